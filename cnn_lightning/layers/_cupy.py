@@ -1,0 +1,58 @@
+"""CUDA tensors as CuPy arrays on torch's device, stream and memory, without a copy."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@cache
+def available() -> bool:
+    """Whether CuPy is installed and sees a CUDA device."""
+    return find_spec("cupy") is not None and bool(import_module("cupy").is_available())
+
+
+@contextmanager
+def current(device: torch.device) -> Iterator[None]:
+    """Make torch's current stream and allocator on ``device`` CuPy's own.
+
+    CuPy's device and stream are per thread and autograd runs a CUDA backward on a thread of its own, so that this is
+    entered at every call.
+    """
+    cupy = import_module("cupy")
+    stream = torch.cuda.current_stream(device)
+    with (
+        cupy.cuda.Device(device.index),
+        cupy.cuda.Stream.from_external(stream),
+        cupy.cuda.using_allocator(_allocator()),
+    ):
+        yield
+
+
+@cache
+def _allocator() -> Any:
+    """CuPy memory out of torch's caching allocator: one pool for both, and none of it waits for the other."""
+    cupy = import_module("cupy")
+
+    def malloc(size: int, device: int) -> int:
+        return torch.cuda.caching_allocator_alloc(size, device, torch.cuda.current_stream(device))
+
+    def free(pointer: int, device: int) -> None:
+        torch.cuda.caching_allocator_delete(pointer)
+
+    return cupy.cuda.PythonFunctionAllocator(malloc, free).malloc
+
+
+def array(tensor: Tensor) -> Any:
+    """The tensor's memory as a CuPy array; enter `current` first."""
+    return import_module("cupy").from_dlpack(tensor.detach())
+
+
+def tensor(result: Any) -> Tensor:
+    """The CuPy array's memory as a tensor."""
+    return torch.from_dlpack(result)

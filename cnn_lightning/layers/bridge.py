@@ -1,0 +1,320 @@
+"""Tensors to arrays and back: the one place that knows devices, streams, dtypes and the compiler.
+
+A layer of one's own needs nothing else. Write a forward and a backward on arrays, then::
+
+    class SquareFunction(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return bridge.call(square, x)
+
+        @staticmethod
+        def backward(ctx, grad_y):
+            (x,) = ctx.saved_tensors
+            return bridge.call(square_backward, grad_y, x)
+
+`call` takes the arrays of the tensors, runs the operation on them and returns tensors like those. `autocast` and
+`write` do for a layer what ``torch.autocast`` and ``inplace=True`` do for torch's own.
+"""
+
+import importlib
+import inspect
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnn_lightning.layers import _cupy
+from cnn_lightning.ops._types import Array
+
+Operation = Callable[..., Any]
+"""Takes arrays (or None) and keyword options; returns an array, or a tuple of arrays and Nones."""
+
+# --------------------------------------------------------------------------------------------------------- the verbs
+
+
+def call(
+    op: Operation,
+    *tensors: Tensor | None,
+    like: Tensor | Sequence[Tensor | None] | None = None,
+    mixed: bool = False,
+    **options: Any,
+) -> Any:
+    """Run ``op`` on the arrays of ``tensors`` and return its results as tensors like those.
+
+    On the CPU the arrays share the tensors' memory; on CUDA they are CuPy arrays on torch's current device and stream
+    where CuPy is installed; from any other device they are copied to the host and back. bfloat16 and float16 are computed in
+    float32. While ``torch.compile`` or ``torch.export`` trace, the same call becomes one opaque operator, so that NumPy
+    is what runs in the compiled program too.
+
+    Args:
+        op: A function of arrays, referred to through its module (``activation.relu``) so that it can be replaced.
+        tensors: Its positional arguments; None stays None.
+        like: Whose dtype the floating results take, one for all or one for each; the first floating tensor otherwise.
+        mixed: Whether floating arguments may differ in dtype (normalisation with float32 weights under bfloat16).
+        options: Keyword arguments of ``op``: numbers, strings, booleans, None, and tuples or lists of those. Where there is a
+            ``needs``, one boolean per result, results that are not needed are None.
+
+    Returns:
+        A tensor where ``op`` returned an array, otherwise a tuple of tensors and Nones.
+
+    Raises:
+        RuntimeError: Tensors on different devices or (unless ``mixed``) of different floating dtypes; complex tensors;
+            double backward, which a hand-written backward has no derivative for.
+    """
+    dtypes = _result_dtypes(tensors, like)
+    if torch.compiler.is_compiling() or _is_fake(tensors):
+        results = torch.ops.cnn_lightning.call(_name(op), list(tensors), _encode(dtypes, mixed, options))
+        needs = options.get("needs", (True,) * len(results))
+        return _unwrap([result if need else None for result, need in zip(results, needs, strict=True)])
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{_label(op)}: double backward (create_graph=True) is not available: its gradient is hand-written and has no "
+            "derivative of its own; expected a first-order gradient (bridge.call belongs into an autograd.Function)"
+        )
+    return _unwrap(_run(op, tensors, dtypes, mixed, options))
+
+
+def autocast(policy: Literal["lower", "float32"], *tensors: Tensor | None) -> Any:
+    """Cast as ``torch.autocast`` would for a native layer: to its lower precision, or up to float32.
+
+    Call it in ``Module.forward``, before ``Function.apply``, so that gradients flow back through the casts. Outside
+    autocast, and for float64, nothing is done. Returns the tensor, or a tuple where several were given.
+    """
+    first = next(tensor for tensor in tensors if tensor is not None)
+    kind = first.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind) if policy == "lower" else torch.float32
+        tensors = tuple(
+            tensor.to(dtype)
+            if tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float64
+            else tensor
+            for tensor in tensors
+        )
+    return tensors if len(tensors) > 1 else tensors[0]
+
+
+def write(x: Tensor, y: Tensor) -> Tensor:
+    """Put ``y`` into ``x`` and return ``x``: the last line of a forward with ``inplace=True``.
+
+    The Function says ``ctx.mark_dirty(x)`` and saves for backward what it needs after this.
+    """
+    return x.copy_(y)
+
+
+# ------------------------------------------------------------------------------------- arrays of tensors, and back again
+
+
+def _run(
+    op: Operation, tensors: Sequence[Tensor | None], dtypes: Sequence[torch.dtype], mixed: bool, options: dict[str, Any]
+) -> list[Tensor | None]:
+    device = _check(op, tensors, mixed)
+    with _place(op, device) as to_tensor:
+        arrays = [None if tensor is None else _array(tensor, device) for tensor in tensors]
+        results = op(*arrays, **options)
+        if not isinstance(results, tuple):
+            results = (results,)
+        kinds = dtypes if len(dtypes) == len(results) else (dtypes[0],) * len(results)
+        return [
+            None if result is None else _cast(to_tensor(_own(result, arrays)), dtype)
+            for result, dtype in zip(results, kinds, strict=True)
+        ]
+
+
+def _array(tensor: Tensor, device: torch.device) -> Array:
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    if device.type == "cuda" and _cupy.available():
+        return _cupy.array(tensor)
+    array: Array = tensor.numpy(force=True)
+    return array
+
+
+def _own(result: Array, arrays: Sequence[Array | None]) -> Array:
+    """``result`` in memory of its own: a tensor that aliased an argument would change with it, unseen by autograd."""
+    if isinstance(result, np.ndarray) and (
+        not result.flags.writeable
+        or any(stride < 0 for stride in result.strides)
+        or any(array is not None and np.may_share_memory(result, array) for array in arrays)
+    ):
+        return result.copy()
+    return result
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != dtype else tensor
+
+
+@contextmanager
+def _place(op: Operation, device: torch.device) -> Iterator[Callable[[Any], Tensor]]:
+    """Where the operation runs, and how its results become tensors of ``device``."""
+    if device.type == "cpu":
+        yield torch.as_tensor
+    elif device.type == "cuda" and _cupy.available():
+        with _cupy.current(device):
+            yield _cupy.tensor
+    else:
+        _notice(op, device)
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            yield lambda result: torch.as_tensor(result).to(device)
+
+
+_noticed = False
+
+
+def _notice(op: Operation, device: torch.device) -> None:
+    """Say once per process that every call copies to the host and back, and what would end that."""
+    global _noticed
+    if _noticed:
+        return
+    _noticed = True
+    remedy = (
+        "pip install 'cnn-lightning[cuda13]' (or [cuda12]) runs the same NumPy code on the GPU"
+        if device.type == "cuda"
+        else "layers='torch' runs natively there"
+    )
+    warnings.warn(
+        f"{_label(op)}: the NumPy layers run on the host; tensors on {device} are copied there and back at every call ({remedy})",
+        stacklevel=2,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- the checks
+
+
+def _check(op: Operation, tensors: Sequence[Tensor | None], mixed: bool) -> torch.device:
+    """The device of all tensors; one line that names the odd one out otherwise."""
+    first: Tensor | None = None
+    floating: Tensor | None = None
+    for index, tensor in enumerate(tensors):
+        if tensor is None:
+            continue
+        if first is None:
+            first = tensor
+        elif tensor.device != first.device:
+            raise RuntimeError(
+                f"{_argument(op, index)}: expected on the same device as {_argument(op, 0)}, {first.device}, got {tensor.device}"
+            )
+        if tensor.is_floating_point():
+            if floating is None:
+                floating = tensor
+            elif tensor.dtype != floating.dtype and not mixed:
+                raise RuntimeError(
+                    f"{_argument(op, index)}: expected the dtype of {_argument(op, 0)}, {floating.dtype}, got {tensor.dtype}"
+                )
+        elif tensor.is_complex():
+            raise RuntimeError(f"{_argument(op, index)}: expected a real dtype, got {tensor.dtype}")
+    if first is None:
+        raise RuntimeError(f"{_label(op)}: expected at least one tensor, got none")
+    return first.device
+
+
+def _label(op: Operation) -> str:
+    return getattr(op, "__name__", type(op).__name__)
+
+
+def _argument(op: Operation, index: int) -> str:
+    names = list(inspect.signature(op).parameters)
+    return f"{_label(op)}: {names[index] if index < len(names) else f'argument {index}'}"
+
+
+def _result_dtypes(
+    tensors: Sequence[Tensor | None], like: Tensor | Sequence[Tensor | None] | None
+) -> tuple[torch.dtype, ...]:
+    if isinstance(like, Tensor):
+        return (like.dtype,)
+    if like is not None:
+        return tuple(torch.float32 if tensor is None else tensor.dtype for tensor in like)
+    for tensor in tensors:
+        if tensor is not None and tensor.is_floating_point():
+            return (tensor.dtype,)
+    return (torch.get_default_dtype(),)
+
+
+def _unwrap(results: list[Tensor | None]) -> Any:
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+# ------------------------------------------------------------------------------------------- under the compiler: one operator
+#
+# Dynamo would trace NumPy calls into torch's own (no longer NumPy, and slower), so that while it traces, `call` leaves one
+# operator in the graph, with the operation's import path and its options as text. What it names runs as it does eagerly.
+
+_functions: dict[str, Operation] = {}
+"""Operations that can't be imported by name (defined in a function, say), by the name that stands in the graph."""
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _name(op: Operation) -> str:
+    name = f"{op.__module__}:{op.__qualname__}"
+    _functions[name] = op
+    return name
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _encode(dtypes: Sequence[torch.dtype], mixed: bool, options: dict[str, Any]) -> str:
+    return json.dumps({"dtypes": [str(dtype)[len("torch.") :] for dtype in dtypes], "mixed": mixed, "options": options})
+
+
+def _decode(text: str) -> tuple[tuple[torch.dtype, ...], bool, dict[str, Any]]:
+    found = json.loads(text)
+    options = {key: _tuples(value) for key, value in found["options"].items()}
+    return tuple(getattr(torch, name) for name in found["dtypes"]), found["mixed"], options
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _find(name: str) -> Operation:
+    module_name, _, path = name.partition(":")
+    found: Any = sys.modules.get(module_name)
+    if found is None and module_name not in sys.builtin_module_names:
+        found = importlib.import_module(module_name)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return found if found is not None else _functions[name]
+
+
+def _is_fake(tensors: Sequence[Tensor | None]) -> bool:
+    """Tensors without data (the meta device, FakeTensorMode): the operator below knows their shapes."""
+    return any(
+        tensor is not None and (tensor.is_meta or isinstance(tensor, torch._subclasses.FakeTensor))
+        for tensor in tensors
+    )
+
+
+@torch.library.custom_op(
+    "cnn_lightning::call", mutates_args=(), schema="(str op, Tensor?[] tensors, str options) -> Tensor[]"
+)
+def _call(op: str, tensors: Sequence[Tensor | None], options: str) -> list[Tensor]:
+    results = _run(_find(op), tensors, *_decode(options))
+    device = next(tensor.device for tensor in tensors if tensor is not None)
+    return [torch.empty(0, device=device) if result is None else result for result in results]
+
+
+@_call.register_fake  # type: ignore[untyped-decorator]
+def _shapes(op: str, tensors: Sequence[Tensor | None], options: str) -> list[Tensor]:
+    """Shapes, strides and dtypes of the results: learned by running the operation once on zeros."""
+    dtypes, mixed, keywords = _decode(options)
+    device = next(tensor.device for tensor in tensors if tensor is not None)
+    with torch.utils._python_dispatch._disable_current_modes():
+        zeros = [
+            None
+            if tensor is None
+            else torch.empty_strided(
+                [int(n) for n in tensor.shape], [int(n) for n in tensor.stride()], dtype=tensor.dtype
+            ).zero_()
+            for tensor in tensors
+        ]
+        results = [
+            result if result is not None else torch.empty(0)
+            for result in _run(_find(op), zeros, dtypes, mixed, keywords)
+        ]
+    return [torch.empty_strided(result.shape, result.stride(), dtype=result.dtype, device=device) for result in results]
