@@ -1,0 +1,38 @@
+"""Every layer of a CNN twice, hand-written NumPy and native PyTorch, in one Lightning Trainer.
+
+The names below are loaded when they are first used, so that ``cnn_lightning.ops`` needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cnn_lightning import layers as layers
+    from cnn_lightning import ops as ops
+    from cnn_lightning.check import check_layer as check_layer
+    from cnn_lightning.classifier import Classifier as Classifier
+    from cnn_lightning.model import SimpleCNN as SimpleCNN
+    from cnn_lightning.model import build_net as build_net
+    from cnn_lightning.swap import swap_layers as swap_layers
+
+_HOMES = {
+    "Classifier": "classifier",
+    "SimpleCNN": "model",
+    "build_net": "model",
+    "check_layer": "check",
+    "swap_layers": "swap",
+}
+
+__all__ = ["Classifier", "SimpleCNN", "build_net", "check_layer", "layers", "ops", "swap_layers"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("layers", "ops"):
+        return import_module(f"{__name__}.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""The torch faces of `cnn_lightning.ops`: one ``autograd.Function`` and one ``Module`` per operation."""

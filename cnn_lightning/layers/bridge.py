@@ -36,7 +36,7 @@ from cnn_lightning.ops._types import Array
 Operation = Callable[..., Any]
 """Takes arrays (or None) and keyword options; returns an array, or a tuple of arrays and Nones."""
 
-# --------------------------------------------------------------------------------------------------------- the verbs
+# ---- the verbs
 
 
 def call(
@@ -49,17 +49,17 @@ def call(
     """Run ``op`` on the arrays of ``tensors`` and return its results as tensors like those.
 
     On the CPU the arrays share the tensors' memory; on CUDA they are CuPy arrays on torch's current device and stream
-    where CuPy is installed; from any other device they are copied to the host and back. bfloat16 and float16 are computed in
-    float32. While ``torch.compile`` or ``torch.export`` trace, the same call becomes one opaque operator, so that NumPy
-    is what runs in the compiled program too.
+    where CuPy is installed; from any other device they are copied to the host and back. bfloat16 and float16 are
+    computed in float32. While ``torch.compile`` or ``torch.export`` trace, the same call becomes one opaque operator,
+    so that NumPy is what runs in the compiled program too.
 
     Args:
         op: A function of arrays, referred to through its module (``activation.relu``) so that it can be replaced.
         tensors: Its positional arguments; None stays None.
         like: Whose dtype the floating results take, one for all or one for each; the first floating tensor otherwise.
         mixed: Whether floating arguments may differ in dtype (normalisation with float32 weights under bfloat16).
-        options: Keyword arguments of ``op``: numbers, strings, booleans, None, and tuples or lists of those. Where there is a
-            ``needs``, one boolean per result, results that are not needed are None.
+        options: Keyword arguments of ``op``: numbers, strings, booleans, None, and tuples or lists of those. Where
+            there is a ``needs``, one boolean per result, results that are not needed are None.
 
     Returns:
         A tensor where ``op`` returned an array, otherwise a tuple of tensors and Nones.
@@ -75,8 +75,8 @@ def call(
         return _unwrap([result if need else None for result, need in zip(results, needs, strict=True)])
     if torch.is_grad_enabled():
         raise RuntimeError(
-            f"{_label(op)}: double backward (create_graph=True) is not available: its gradient is hand-written and has no "
-            "derivative of its own; expected a first-order gradient (bridge.call belongs into an autograd.Function)"
+            f"{_label(op)}: double backward (create_graph=True) is not available: its gradient is hand-written and has "
+            "no derivative of its own; expected a first-order gradient (bridge.call belongs into an autograd.Function)"
         )
     return _unwrap(_run(op, tensors, dtypes, mixed, options))
 
@@ -108,7 +108,7 @@ def write(x: Tensor, y: Tensor) -> Tensor:
     return x.copy_(y)
 
 
-# ------------------------------------------------------------------------------------- arrays of tensors, and back again
+# ---- arrays of tensors, and back again
 
 
 def _run(
@@ -131,9 +131,9 @@ def _array(tensor: Tensor, device: torch.device) -> Array:
     if tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.float()
     if device.type == "cuda" and _cupy.available():
-        return _cupy.array(tensor)
-    array: Array = tensor.numpy(force=True)
-    return array
+        cupy_array: Array = _cupy.array(tensor)
+        return cupy_array
+    return tensor.numpy(force=True)
 
 
 def _own(result: Array, arrays: Sequence[Array | None]) -> Array:
@@ -180,12 +180,13 @@ def _notice(op: Operation, device: torch.device) -> None:
         else "layers='torch' runs natively there"
     )
     warnings.warn(
-        f"{_label(op)}: the NumPy layers run on the host; tensors on {device} are copied there and back at every call ({remedy})",
+        f"{_label(op)}: the NumPy layers run on the host; tensors on {device} are copied there and back at every call "
+        f"({remedy})",
         stacklevel=2,
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- the checks
+# ---- the checks
 
 
 def _check(op: Operation, tensors: Sequence[Tensor | None], mixed: bool) -> torch.device:
@@ -199,14 +200,14 @@ def _check(op: Operation, tensors: Sequence[Tensor | None], mixed: bool) -> torc
             first = tensor
         elif tensor.device != first.device:
             raise RuntimeError(
-                f"{_argument(op, index)}: expected on the same device as {_argument(op, 0)}, {first.device}, got {tensor.device}"
+                f"{_argument(op, index)}: expected the device of the others, {first.device}, got {tensor.device}"
             )
         if tensor.is_floating_point():
             if floating is None:
                 floating = tensor
             elif tensor.dtype != floating.dtype and not mixed:
                 raise RuntimeError(
-                    f"{_argument(op, index)}: expected the dtype of {_argument(op, 0)}, {floating.dtype}, got {tensor.dtype}"
+                    f"{_argument(op, index)}: expected the dtype of the others, {floating.dtype}, got {tensor.dtype}"
                 )
         elif tensor.is_complex():
             raise RuntimeError(f"{_argument(op, index)}: expected a real dtype, got {tensor.dtype}")
@@ -241,10 +242,11 @@ def _unwrap(results: list[Tensor | None]) -> Any:
     return results[0] if len(results) == 1 else tuple(results)
 
 
-# ------------------------------------------------------------------------------------------- under the compiler: one operator
+# ---- under the compiler: one operator
 #
-# Dynamo would trace NumPy calls into torch's own (no longer NumPy, and slower), so that while it traces, `call` leaves one
-# operator in the graph, with the operation's import path and its options as text. What it names runs as it does eagerly.
+# Dynamo would trace NumPy calls into torch's own (no longer NumPy, and slower), so that while it traces, `call` leaves
+# one operator in the graph, with the operation's import path and its options as text. What it names runs as it does
+# eagerly.
 
 _functions: dict[str, Operation] = {}
 """Operations that can't be imported by name (defined in a function, say), by the name that stands in the graph."""
@@ -299,7 +301,7 @@ def _call(op: str, tensors: Sequence[Tensor | None], options: str) -> list[Tenso
     return [torch.empty(0, device=device) if result is None else result for result in results]
 
 
-@_call.register_fake  # type: ignore[untyped-decorator]
+@_call.register_fake
 def _shapes(op: str, tensors: Sequence[Tensor | None], options: str) -> list[Tensor]:
     """Shapes, strides and dtypes of the results: learned by running the operation once on zeros."""
     dtypes, mixed, keywords = _decode(options)
