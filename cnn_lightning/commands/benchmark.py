@@ -1,0 +1,220 @@
+"""``cnn-lightning benchmark``: step, layers, bridge, memory and the floor, measured on the reader's own machine."""
+
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from cnn_lightning.benchmark import (
+    IMPLEMENTATIONS,
+    Floor,
+    LayerRow,
+    Setting,
+    Timing,
+    measure_bridge,
+    measure_floor,
+    measure_layers,
+    measure_memory,
+    measure_steps,
+    threads,
+)
+from cnn_lightning.commands import parser as parsers
+from cnn_lightning.errors import UserError
+
+HELP = "measure step, layers, bridge and memory of every implementation on this machine"
+
+Measured = dict[str, Any]
+
+
+def _parser() -> ArgumentParser:
+    parser = parsers.make("benchmark", __doc__)
+    parser.add_argument("--model.net", default="simple_cnn", help="simple_cnn or the name of a torchvision model")
+    parser.add_argument("--model.channels", type=tuple[int, ...], default=(16, 32), help="of SimpleCNN's convolutions")
+    parser.add_argument("--model.hidden", type=int, default=128, help="of SimpleCNN's first linear layer")
+    parser.add_argument("--data.in_channels", type=int, default=1, help="1 for grey, 3 for colour")
+    parser.add_argument("--data.image_size", type=int, default=28, help="height and width of the random pictures")
+    parser.add_argument("--data.num_classes", type=int, default=10, help="number of classes")
+    parser.add_argument("--data.batch_size", type=int, default=64, help="pictures in a batch")
+    parser.add_argument("--threads", type=int, default=1, help="threads of both libraries")
+    parser.add_argument("--rounds", type=int, default=15, help="bursts of each implementation")
+    parser.add_argument("--compile", type=bool, default=False, help="measure torch.compile too")
+    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="where the tensors live")
+    parser.add_argument("--json", type=str | None, default=None, help="write every figure to this file")
+    parser.add_argument(
+        "--png", type=str | None, default=None, help="draw the layers' share of the step into this file"
+    )
+    return parser
+
+
+def main(args: list[str]) -> int:
+    """Measure, print, and write what was asked for."""
+    options = _parser().parse_args(args)
+    if options.rounds < 1 or options.threads < 1 or options.data.batch_size < 1:
+        raise UserError(
+            "--rounds, --threads and --data.batch_size: expected at least 1, got "
+            f"{options.rounds}, {options.threads} and {options.data.batch_size}"
+        )
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: expected a device of this machine, got cuda, which torch does not see here")
+    for path in filter(None, (options.json, options.png)):
+        if not Path(path).resolve().parent.is_dir():
+            raise UserError(f"--json, --png: expected a file in a folder that exists, got {path}")
+    setting = Setting(
+        net=options.model.net,
+        batch_size=options.data.batch_size,
+        in_channels=options.data.in_channels,
+        image_size=options.data.image_size,
+        num_classes=options.data.num_classes,
+        channels=tuple(options.model.channels),
+        hidden=options.model.hidden,
+        threads=options.threads,
+        device=options.device,
+    )
+    console = Console()
+    found = _measure(setting, options.rounds, options.compile, console)
+    for table in _tables(setting, found):
+        console.print(table)
+    if options.json:
+        Path(options.json).write_text(json.dumps(_plain(setting, found), indent=1))
+        console.print(f"json: {options.json}")
+    if options.png:
+        _draw(setting, found["layers"], options.png)
+        console.print(f"png: {options.png}")
+    return 0
+
+
+def _measure(setting: Setting, rounds: int, compiled: bool, console: Console) -> Measured:
+    names = [name for name in IMPLEMENTATIONS if compiled or name != "torch.compile"]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with threads(setting.threads), Progress(*columns, console=console, transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def tick(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name)
+            progress.update(tasks[name], completed=done, total=total)
+
+        found: Measured = measure_steps(setting, names, rounds, tick)
+        found["layers"] = measure_layers(setting, rounds, tick)
+        found["bridge"] = measure_bridge(setting, rounds, tick)
+        tick("memory", 0, 1)
+        found["memory"] = measure_memory(setting, names)
+        tick("memory", 1, 1)
+        found["floor"] = measure_floor(setting)
+    return found
+
+
+def _tables(setting: Setting, found: Measured) -> list[Table | str]:
+    return [_step_table(setting, found), _layer_table(found["layers"]), *_lines(found)]
+
+
+def _step_table(setting: Setting, found: Measured) -> Table:
+    table = Table(title=f"{setting.net}, batch {setting.batch_size}, {machine(setting)}", title_justify="left")
+    table.add_column("implementation")
+    for heading in ("step ms", "±", "/ torch", "forward ms", "±", "/ torch", "peak MB", "/ torch"):
+        table.add_column(heading, justify="right")
+    for name, step in found["step"].items():
+        forward, peak = found["forward"][name], found["memory"][name]
+        table.add_row(
+            name,
+            *_cells(step, found["step"]["torch"]),
+            *_cells(forward, found["forward"]["torch"]),
+            f"{peak / 1e6:.1f}",
+            f"{peak / found['memory']['torch']:.2f}",
+        )
+    return table
+
+
+def _cells(timing: Timing, torch_timing: Timing) -> tuple[str, str, str]:
+    return f"{timing.median * 1e3:.3f}", f"{timing.spread:.0%}", f"{timing.ratio(torch_timing):.2f}"
+
+
+def _layer_table(rows: list[LayerRow]) -> Table:
+    total = sum(row.forward + row.backward for row in rows)
+    table = Table(title="each layer alone on its own input (medians)", title_justify="left")
+    for heading in ("layer", "type"):
+        table.add_column(heading)
+    for heading in ("forward ms", "/ torch", "backward ms", "/ torch", "GFLOP/s", "share"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.kind,
+            f"{row.forward * 1e3:.3f}",
+            _over(row.forward, row.native_forward),
+            f"{row.backward * 1e3:.3f}",
+            _over(row.backward, row.native_backward),
+            f"{row.gflops:.1f}" if row.flops else "",
+            f"{(row.forward + row.backward) / total:.0%}",
+        )
+    return table
+
+
+def _over(a: float, b: float) -> str:
+    return f"{a / b:.2f}" if b > 0 else ""
+
+
+def _lines(found: Measured) -> list[str]:
+    bridge, floor = found["bridge"], found["floor"]
+    step = found["step"]["numpy"].median
+    return [
+        "bridge: forward, loss and backward through the layers take "
+        f"{bridge['layers'].ratio(bridge['arrays']):.2f} times the same operations on arrays",
+        f"floor: {floor.flops / 1e9:.2f} GFLOP at {floor.peak_flops / 1e9:.0f} GFLOP/s take "
+        f"{floor.flops / floor.peak_flops * 1e3:.3f} ms, {floor.bytes / 1e6:.0f} MB at "
+        f"{floor.bandwidth / 1e9:.1f} GB/s {floor.bytes / floor.bandwidth * 1e3:.3f} ms; "
+        f"the NumPy step is {step / floor.seconds:.1f} times the larger",
+    ]
+
+
+def machine(setting: Setting) -> str:
+    """The machine and the thread counts a figure was measured with."""
+    device = torch.cuda.get_device_name() if setting.device == "cuda" else platform.processor() or platform.machine()
+    return (
+        f"{device}, {setting.threads} thread{'s' * (setting.threads > 1)} each, torch {torch.__version__}, "
+        f"NumPy {np.__version__}"
+    )
+
+
+def _plain(setting: Setting, found: Measured) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, Timing):
+            return {"median_s": value.median, "spread": value.spread, "seconds": value.seconds}
+        if isinstance(value, LayerRow | Floor):
+            return asdict(value)
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list) else value
+
+    return {"setting": asdict(setting), "machine": machine(setting), **plain(found)}
+
+
+def _draw(setting: Setting, rows: list[LayerRow], path: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.4 * len(rows) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(rows))
+    for offset, label, color, forward, backward in (
+        (-0.2, "NumPy", "#3b6fb6", "forward", "backward"),
+        (0.2, "torch", "#c58b2a", "native_forward", "native_backward"),
+    ):
+        first = np.array([getattr(row, forward) for row in rows]) * 1e3
+        second = np.array([getattr(row, backward) for row in rows]) * 1e3
+        axes.barh(places + offset, first, 0.38, color=color, label=f"{label} forward")
+        axes.barh(places + offset, second, 0.38, left=first, color=color, alpha=0.5, label=f"{label} backward")
+    axes.set_yticks(places, [row.name for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds")
+    axes.set_title(f"{setting.net}, batch {setting.batch_size}: each layer alone\n{machine(setting)}", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
