@@ -1,0 +1,24 @@
+"""Flatten and Identity: views, which torch makes without touching the data, and which keep every derivative."""
+
+import torch
+from torch import Tensor
+
+
+class Flatten(torch.nn.Flatten):
+    """``(N, C, H, W)`` to ``(N, C·H·W)``, or any other run of dimensions to one.
+
+    Nothing is computed, so there is nothing to write in NumPy: an array that aliased a tensor's memory would hide
+    later changes from autograd, a view of torch's own doesn't.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Join the dimensions ``start_dim`` to ``end_dim``; a view wherever the strides allow one."""
+        return input.flatten(self.start_dim, self.end_dim)
+
+
+class Identity(torch.nn.Identity):
+    """The input itself."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return ``input``."""
+        return input

@@ -1,0 +1,331 @@
+"""Losses: cross entropy, negative log-likelihood and mean squared error; forward and backward pairs.
+
+Scores have shape ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``. Inside they are rows of C, one for each of M targets.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from cnn_lightning.ops import _blocks
+from cnn_lightning.ops._types import Array
+
+
+def cross_entropy(
+    logits: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    check_target: bool = True,
+) -> Array:
+    """``loss = -sum_c a_c log softmax(logits)_c`` for each target, and their mean.
+
+    With smoothing e, a class index t means ``a = (1 - e) weight_t onehot(t) + e weight / C`` (0 where it is ignored),
+    class probabilities q mean ``a = weight ((1 - e) q + e / C)``. The mean divides by the sum of ``weight_t`` over the
+    targets that are not ignored; for probabilities by M.
+
+    Args:
+        logits: ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``.
+        target: Class indices, in the shape of ``logits`` less C, or class probabilities, in the shape of ``logits``.
+        weight: ``(C,)``, a factor for each class.
+        ignore_index: The index of targets that do not count.
+        reduction: "mean", "sum" or "none".
+        label_smoothing: e, at most 1.
+        check_target: Look for indices out of range. On a GPU this waits for the device.
+
+    Returns:
+        A scalar, or for "none" an array in the shape of ``logits`` less C.
+
+    Raises:
+        IndexError: An index that is neither in ``[0, C)`` nor ``ignore_index``.
+        ValueError: Batch sizes that differ, or an unknown reduction.
+        RuntimeError: Other shapes or dtypes that do not go together, or an option out of range.
+    """
+    _check_reduction(reduction)
+    _check_smoothing(label_smoothing)
+    _check_floating("logits", logits)
+    if target.shape == logits.shape:
+        _check_probabilities(logits, target, weight, ignore_index)
+    else:
+        _check_classes(logits, target, weight, ignore_index, check_target)
+    rows = _shifted(_rows(logits))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if target.shape != logits.shape and label_smoothing <= 0:
+            classes, valid, factor = _classes(logits, target, weight, ignore_index)
+            picked = _picked(rows, classes)
+            losses = factor * (np.log(np.exp(rows, out=rows).sum(axis=1)) - picked)
+        else:
+            a, valid, factor = _soft(logits, target, weight, ignore_index, label_smoothing)
+            expected = (a * rows).sum(axis=1)
+            losses = a.sum(axis=1) * np.log(np.exp(rows, out=rows).sum(axis=1)) - expected
+        return _reduced(losses, valid, factor, reduction, _losses_shape(logits))
+
+
+def cross_entropy_backward(
+    grad_y: Array,
+    logits: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Array:
+    """``grad_logits = grad_loss (sum_c a_c softmax(logits) - a)`` for each target's share of ``grad_y``."""
+    rows = _shifted(_rows(logits))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        np.exp(rows, out=rows)
+        np.divide(rows, rows.sum(axis=1, keepdims=True), out=rows)
+        if target.shape != logits.shape and label_smoothing <= 0:
+            classes, valid, factor = _classes(logits, target, weight, ignore_index)
+            scale = _share(grad_y, valid, factor, reduction) * factor
+            np.multiply(rows, scale[:, None], out=rows)
+            rows[np.arange(rows.shape[0], like=rows), classes] -= scale
+        else:
+            a, valid, factor = _soft(logits, target, weight, ignore_index, label_smoothing)
+            share = _share(grad_y, valid, factor, reduction)
+            np.multiply(rows, (share * a.sum(axis=1))[:, None], out=rows)
+            np.subtract(rows, share[:, None] * a, out=rows)
+    return _unrows(rows, logits)
+
+
+def cross_entropy_backward_target(
+    grad_y: Array,
+    logits: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Array:
+    """``grad_target = -grad_loss weight (1 - e) log softmax(logits)``: class probabilities have a gradient too."""
+    rows = _shifted(_rows(logits))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        np.subtract(np.log(np.exp(rows).sum(axis=1, keepdims=True)), rows, out=rows)
+        _, valid, factor = _soft(logits, target, weight, ignore_index, label_smoothing)
+        share = _share(grad_y, valid, factor, reduction) * (1 - max(label_smoothing, 0.0))
+        np.multiply(rows, share[:, None], out=rows)
+        if weight is not None:
+            np.multiply(rows, weight, out=rows)
+    return _unrows(rows, target)
+
+
+def nll_loss(
+    log_probs: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    check_target: bool = True,
+) -> Array:
+    """``loss = -weight_t log_probs_t`` for each class index t, and their mean.
+
+    Arguments, results and errors are those of `cross_entropy` with class indices.
+    """
+    _check_reduction(reduction)
+    _check_floating("log_probs", log_probs)
+    _check_classes(log_probs, target, weight, ignore_index, check_target)
+    classes, valid, factor = _classes(log_probs, target, weight, ignore_index)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        losses = -factor * _picked(_rows(log_probs), classes)
+        return _reduced(losses, valid, factor, reduction, _losses_shape(log_probs))
+
+
+def nll_loss_backward(
+    grad_y: Array,
+    log_probs: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Array:
+    """``grad_log_probs = -grad_loss weight_t onehot(t)``."""
+    classes, valid, factor = _classes(log_probs, target, weight, ignore_index)
+    rows = np.zeros((classes.shape[0], _classes_number(log_probs)), dtype=log_probs.dtype, like=log_probs)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        share = _share(grad_y, valid, factor, reduction)
+        rows[np.arange(rows.shape[0], like=rows), classes] = -share * factor
+    return _unrows(rows, log_probs)
+
+
+def mse_loss(x: Array, target: Array, *, reduction: str = "mean") -> Array:
+    """``loss = (x - target)^2`` for each element, and their mean (or sum); both of one shape.
+
+    Raises:
+        ValueError: An unknown reduction.
+        NotImplementedError: Arrays that are not floating.
+    """
+    _check_reduction(reduction)
+    _check_floating("x", x)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        losses = np.subtract(x, target, out=_blocks.empty_like(x))
+        np.square(losses, out=losses)
+        if reduction == "none":
+            return losses
+        total: Array = losses.sum()
+        return total / x.size if reduction == "mean" else total
+
+
+def mse_loss_backward(grad_y: Array, x: Array, target: Array, *, reduction: str = "mean") -> Array:
+    """``grad_x = 2 (x - target) grad_loss``; that of ``target`` is its negative."""
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        grad_x = np.subtract(x, target, out=_blocks.empty_like(x))
+        scale = np.divide(2.0, x.size) if reduction == "mean" else 2.0
+        np.multiply(grad_x, float(scale), out=grad_x)
+        np.multiply(grad_x, grad_y, out=grad_x)
+    return grad_x
+
+
+# ---- scores as rows
+
+
+def _classes_number(scores: Array) -> int:
+    return int(scores.shape[0 if scores.ndim == 1 else 1])
+
+
+def _losses_shape(scores: Array) -> tuple[int, ...]:
+    return () if scores.ndim == 1 else (scores.shape[0], *scores.shape[2:])
+
+
+def _rows(scores: Array) -> Array:
+    """``(N, C, d1, ...)`` as ``(M, C)``, where M is 1 for scores of shape ``(C,)``."""
+    rows = np.moveaxis(scores, 1, -1) if scores.ndim > 2 else scores
+    return rows.reshape(math.prod(_losses_shape(scores)), _classes_number(scores))
+
+
+def _unrows(rows: Array, scores: Array) -> Array:
+    """Rows back in the shape and memory layout of ``scores``."""
+    if scores.ndim <= 2:
+        return rows.reshape(scores.shape)
+    result = _blocks.empty_like(scores)
+    np.copyto(result, np.moveaxis(rows.reshape(*_losses_shape(scores), scores.shape[1]), -1, 1))
+    return result
+
+
+def _shifted(rows: Array) -> Array:
+    """Less each row's maximum, so that no exponential overflows; a new array."""
+    with np.errstate(invalid="ignore"):
+        shifted: Array = np.subtract(rows, rows.max(axis=1, keepdims=True, initial=-np.inf))
+    return shifted
+
+
+def _picked(rows: Array, classes: Array) -> Array:
+    return rows[np.arange(rows.shape[0], like=rows), classes]
+
+
+# ---- targets
+
+
+def _classes(scores: Array, target: Array, weight: Array | None, ignore_index: int) -> tuple[Array, Array, Array]:
+    """For each row: its class (0 where ignored), whether it counts, and its factor (0 where ignored)."""
+    flat = target.reshape(math.prod(target.shape))
+    valid = flat != ignore_index
+    classes = np.where(valid, flat, 0)
+    factor = valid.astype(scores.dtype)
+    if weight is not None:
+        factor = np.where(valid, weight[classes], factor)
+    return classes, valid, factor
+
+
+def _soft(
+    logits: Array, target: Array, weight: Array | None, ignore_index: int, label_smoothing: float
+) -> tuple[Array, Array, Array]:
+    """For each row: its ``a`` of `cross_entropy`, whether it counts, and its part in the mean's divisor."""
+    smoothing = max(label_smoothing, 0.0)
+    if target.shape == logits.shape:
+        a = _rows(target) * (1 - smoothing) + smoothing / max(1, _classes_number(logits))
+        if weight is not None:
+            a = a * weight
+        ones = np.ones(a.shape[0], dtype=logits.dtype, like=logits)
+        return a, ones != 0, ones
+    classes, valid, factor = _classes(logits, target, weight, ignore_index)
+    number = _classes_number(logits)
+    a = np.full((classes.shape[0], number), smoothing / max(1, number), dtype=logits.dtype, like=logits)
+    if weight is not None:
+        a *= weight
+    a[np.arange(a.shape[0], like=a), classes] += factor * (1 - smoothing)
+    return a, valid, factor
+
+
+# ---- reduction
+
+
+def _reduced(losses: Array, valid: Array, factor: Array, reduction: str, shape: Sequence[int]) -> Array:
+    losses = np.where(valid, losses, 0)  # not a product: an ignored row may hold infinity
+    if reduction == "none":
+        return losses.reshape(shape)
+    total: Array = losses.sum()
+    return total / factor.sum() if reduction == "mean" else total
+
+
+def _share(grad_y: Array, valid: Array, factor: Array, reduction: str) -> Array:
+    """Each row's part of ``grad_y``: the gradient of its own loss."""
+    if reduction == "none":
+        share = grad_y.reshape(valid.shape)
+    else:
+        share = np.broadcast_to(grad_y / factor.sum() if reduction == "mean" else grad_y, valid.shape)
+    return np.where(valid, share, 0)
+
+
+# ---- what torch refuses
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+
+
+def _check_smoothing(label_smoothing: float) -> None:
+    if label_smoothing > 1:
+        raise RuntimeError(f"label_smoothing: expected a number between 0 and 1, got {label_smoothing}")
+
+
+def _check_floating(name: str, x: Array) -> None:
+    if x.dtype.kind != "f":
+        raise NotImplementedError(f"{name}: expected a floating dtype, got {x.dtype}")
+
+
+def _check_weight(scores: Array, weight: Array | None) -> None:
+    if weight is not None and weight.shape != (_classes_number(scores),):
+        raise RuntimeError(
+            f"weight: expected one factor for each of {_classes_number(scores)} classes, got shape {weight.shape}"
+        )
+
+
+def _check_probabilities(logits: Array, target: Array, weight: Array | None, ignore_index: int) -> None:
+    if target.dtype.kind != "f":
+        raise RuntimeError(
+            f"target: expected a floating dtype for class probabilities (the shape of logits), got {target.dtype}"
+        )
+    if ignore_index >= 0:
+        raise RuntimeError(f"ignore_index: expected none (-100) with class probabilities, got {ignore_index}")
+    _check_weight(logits, weight)
+
+
+def _check_classes(scores: Array, target: Array, weight: Array | None, ignore_index: int, check_range: bool) -> None:
+    if scores.ndim == 0:
+        raise ValueError("logits: expected at least one dimension, that of the classes, got none")
+    if scores.ndim == 1 and target.ndim < 2:
+        if target.size != 1:
+            raise ValueError(f"target: expected one class for scores of shape {scores.shape}, got {target.shape}")
+    elif scores.ndim <= 2 and target.ndim > 1:
+        raise RuntimeError(f"target: expected no more than one dimension, got shape {target.shape}")
+    elif target.shape[:1] != scores.shape[:1]:
+        raise ValueError(f"target: expected a batch of {scores.shape[0]}, got shape {target.shape}")
+    elif target.shape != _losses_shape(scores):
+        raise RuntimeError(f"target: expected shape {_losses_shape(scores)}, got {target.shape}")
+    if target.dtype != np.int64 and not (target.dtype == np.uint8 and scores.ndim <= 2):
+        raise RuntimeError(f"target: expected class indices of dtype int64, got {target.dtype}")
+    _check_weight(scores, weight)
+    if check_range:
+        number = _classes_number(scores)
+        bad = target[(target != ignore_index) & ((target < 0) | (target >= number))]
+        if bad.size:
+            raise IndexError(f"target: expected classes from 0 to {number - 1}, got {bad.reshape(-1)[0]}")
