@@ -1,0 +1,119 @@
+"""Modules one after the other, with convolution, ReLU and max-pooling computed together where nobody can tell."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules import module as _module
+
+from cnn_lightning.layers import bridge
+from cnn_lightning.layers.activation import ReLU
+from cnn_lightning.layers.conv import Conv2d
+from cnn_lightning.layers.pool import MaxPool2d
+from cnn_lightning.ops import fused
+
+
+class ConvReLUPoolFunction(torch.autograd.Function):
+    """`ops.fused.conv_relu_pool` and its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+        """The pooled output (N, O, h, w)."""
+        y, winners = bridge.call(fused.conv_relu_pool, x, weight, bias, padding=padding)
+        ctx.save_for_backward(x, weight, y, winners)
+        ctx.padding = padding
+        return y  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias."""
+        saved, needs = ctx.saved_tensors, tuple(ctx.needs_input_grad[:3])
+        gradients = bridge.call(fused.conv_relu_pool_backward, grad_y, *saved, padding=ctx.padding, needs=needs)
+        return *gradients, None
+
+
+def run(modules: Iterable[torch.nn.Module], x: Tensor) -> Tensor:
+    """``x`` through the modules in order.
+
+    Where three neighbours are this package's ``Conv2d``, ``ReLU`` and ``MaxPool2d`` in their most common form (stride-1
+    convolution, 2x2 pooling) one Function computes them block by block. Every other module, and these three too where
+    somebody looks (hooks, a compiler, autocast), is called as it stands. Results are the same up to rounding.
+    """
+    todo = list(modules)
+    place = 0
+    while place < len(todo):
+        stage = todo[place : place + 3]
+        if _fusable(stage, x):
+            conv = stage[0]
+            x = ConvReLUPoolFunction.apply(x, conv.weight, conv.bias, _padding(conv))
+            place += 3
+        else:
+            x = todo[place](x)
+            place += 1
+    return x
+
+
+def _fusable(stage: Sequence[torch.nn.Module], x: Tensor) -> bool:
+    return (
+        [type(module) for module in stage] == [Conv2d, ReLU, MaxPool2d]
+        and _is_plain_conv(stage[0], x)
+        and _is_plain_pool(stage[2])
+        and not any(map(_is_watched, stage))
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled(x.device.type)
+    )
+
+
+def _is_plain_conv(conv: Any, x: Tensor) -> bool:
+    return (
+        conv.stride == conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and _padding(conv) >= 0
+        and (isinstance(conv.padding, str) or conv.padding[0] == conv.padding[1])
+        and x.dim() == 4
+        and x.dtype == conv.weight.dtype
+        and x.dtype in (torch.float32, torch.float64)
+        and x.device.type == conv.weight.device.type == "cpu"
+        and x.shape[1] == conv.in_channels
+        and all(size + 2 * _padding(conv) > kernel for size, kernel in zip(x.shape[2:], conv.kernel_size, strict=True))
+        and x.is_contiguous()
+    )
+
+
+def _padding(conv: Any) -> int:
+    """The padding of all four sides, or -1 where they differ."""
+    if conv.padding == "valid":
+        return 0
+    if conv.padding == "same":
+        height, width = conv.kernel_size
+        return height // 2 if height == width and height % 2 else -1
+    return int(conv.padding[0])
+
+
+def _is_plain_pool(pool: Any) -> bool:
+    pair = ((2, 2), 2)
+    return (
+        pool.kernel_size in pair
+        and pool.stride in pair
+        and pool.padding in ((0, 0), 0)
+        and pool.dilation in ((1, 1), 1)
+        and not pool.ceil_mode
+        and not pool.return_indices
+    )
+
+
+def _is_watched(module: torch.nn.Module) -> bool:
+    """Whether a hook, on this module or on all, would see that its output was skipped."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or module._compiled_call_impl
+        or _module._global_forward_hooks
+        or _module._global_forward_pre_hooks
+        or _module._global_backward_hooks
+        or _module._global_backward_pre_hooks
+    )
