@@ -11,7 +11,14 @@ from cnn_lightning.layers import bridge
 from cnn_lightning.layers.activation import ReLU
 from cnn_lightning.layers.conv import Conv2d
 from cnn_lightning.layers.pool import MaxPool2d
-from cnn_lightning.ops import fused
+from cnn_lightning.ops import activation, conv, fused, pool
+
+_OPERATIONS = (
+    (conv, ("conv2d", "conv2d_backward")),
+    (activation, ("relu", "relu_backward")),
+    (pool, ("max_pool2d", "max_pool2d_backward")),
+)
+_ORIGINALS = [getattr(module, name) for module, names in _OPERATIONS for name in names]
 
 
 class ConvReLUPoolFunction(torch.autograd.Function):
@@ -45,8 +52,8 @@ def run(modules: Iterable[torch.nn.Module], x: Tensor) -> Tensor:
     while place < len(todo):
         stage = todo[place : place + 3]
         if _fusable(stage, x):
-            conv = stage[0]
-            x = ConvReLUPoolFunction.apply(x, conv.weight, conv.bias, _padding(conv))
+            first: Any = stage[0]
+            x = ConvReLUPoolFunction.apply(x, first.weight, first.bias, _padding(first))
             place += 3
         else:
             x = todo[place](x)
@@ -60,54 +67,64 @@ def _fusable(stage: Sequence[torch.nn.Module], x: Tensor) -> bool:
         and _is_plain_conv(stage[0], x)
         and _is_plain_pool(stage[2])
         and not any(map(_is_watched, stage))
+        and not _is_replaced()
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled(x.device.type)
     )
 
 
-def _is_plain_conv(conv: Any, x: Tensor) -> bool:
+def _is_plain_conv(module: Any, x: Tensor) -> bool:
     return (
-        conv.stride == conv.dilation == (1, 1)
-        and conv.groups == 1
-        and conv.padding_mode == "zeros"
-        and _padding(conv) >= 0
-        and (isinstance(conv.padding, str) or conv.padding[0] == conv.padding[1])
+        module.stride == module.dilation == (1, 1)
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+        and _padding(module) >= 0
+        and (isinstance(module.padding, str) or module.padding[0] == module.padding[1])
         and x.dim() == 4
-        and x.dtype == conv.weight.dtype
+        and x.dtype == module.weight.dtype
         and x.dtype in (torch.float32, torch.float64)
-        and x.device.type == conv.weight.device.type == "cpu"
-        and x.shape[1] == conv.in_channels
-        and all(size + 2 * _padding(conv) > kernel for size, kernel in zip(x.shape[2:], conv.kernel_size, strict=True))
+        and x.device.type == module.weight.device.type == "cpu"
+        and x.shape[1] == module.in_channels
+        and all(
+            size + 2 * _padding(module) > kernel for size, kernel in zip(x.shape[2:], module.kernel_size, strict=True)
+        )
         and x.is_contiguous()
     )
 
 
-def _padding(conv: Any) -> int:
+def _padding(module: Any) -> int:
     """The padding of all four sides, or -1 where they differ."""
-    if conv.padding == "valid":
+    if module.padding == "valid":
         return 0
-    if conv.padding == "same":
-        height, width = conv.kernel_size
+    if module.padding == "same":
+        height, width = module.kernel_size
         return height // 2 if height == width and height % 2 else -1
-    return int(conv.padding[0])
+    return int(module.padding[0])
 
 
-def _is_plain_pool(pool: Any) -> bool:
+def _is_plain_pool(module: Any) -> bool:
     pair = ((2, 2), 2)
     return (
-        pool.kernel_size in pair
-        and pool.stride in pair
-        and pool.padding in ((0, 0), 0)
-        and pool.dilation in ((1, 1), 1)
-        and not pool.ceil_mode
-        and not pool.return_indices
+        module.kernel_size in pair
+        and module.stride in pair
+        and module.padding in ((0, 0), 0)
+        and module.dilation in ((1, 1), 1)
+        and not module.ceil_mode
+        and not module.return_indices
     )
 
 
+def _is_replaced() -> bool:
+    """Whether somebody put an operation of their own in the place of one of the three."""
+    now = [getattr(module, name) for module, names in _OPERATIONS for name in names]
+    return any(a is not b for a, b in zip(now, _ORIGINALS, strict=True))
+
+
 def _is_watched(module: torch.nn.Module) -> bool:
-    """Whether a hook, on this module or on all, would see that its output was skipped."""
+    """Whether a hook, on this module or on all, or a forward of its own would see that its output was skipped."""
     return bool(
-        module._forward_hooks
+        "forward" in module.__dict__
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks

@@ -7,15 +7,13 @@ rather than kept: they are kernel-size times larger than the input.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from cnn_lightning.ops import _blocks
+from cnn_lightning.ops import _blocks, _depthwise
+from cnn_lightning.ops._geometry import Geometry, Padding, Pair, geometry
 from cnn_lightning.ops._types import Array
-
-Pair = int | Sequence[int]
-Padding = Pair | Literal["same", "valid"]
 
 
 def conv2d(
@@ -50,10 +48,15 @@ def conv2d(
         RuntimeError: Wrong number of axes, channels or groups, a kernel larger than the padded image, dtypes that
             differ or are not floating.
     """
-    g = _geometry(x, weight, bias, stride, padding, dilation, groups)
+    g = geometry(x, weight, bias, stride, padding, dilation, groups)
     y = _blocks.empty((g.n, g.o, g.oh, g.ow), like=x)
     if _is_pointwise(g):
         np.matmul(weight.reshape(g.o, g.c), _pixels(x), out=y.reshape(g.n, g.o, g.oh * g.ow))
+        if bias is not None:
+            y += bias[:, None, None]
+        return _format_of(x, y)
+    if _is_depthwise(g):
+        _depthwise.forward(x, weight, g, y)
         if bias is not None:
             y += bias[:, None, None]
         return _format_of(x, y)
@@ -101,14 +104,19 @@ def conv2d_backward(
     Returns:
         ``(grad_x, grad_weight, grad_bias)``, None for what is not needed.
     """
-    g = _geometry(x, weight, None, stride, padding, dilation, groups)
+    g = geometry(x, weight, None, stride, padding, dilation, groups)
     need_x, need_weight, need_bias = needs
     grad_x = _blocks.empty((g.n, g.c, g.h, g.w), like=x) if need_x else None
     matrix = weight.reshape(g.groups, g.o // g.groups, -1).swapaxes(1, 2)
     if _is_pointwise(g):
         return _pointwise_backward(grad_y, x, weight, g, grad_x, needs)
+    grad_weight: Array | None
+    if _is_depthwise(g):
+        grad_weight = _depthwise.backward(grad_y, x, weight, g, grad_x, need_weight)
+        grad_bias = grad_y.sum((0, 2, 3)) if need_bias else None
+        return None if grad_x is None else _format_of(x, grad_x), grad_weight, grad_bias
 
-    def block(part: slice) -> tuple[Array | None, Array | None]:
+    def block(part: slice) -> tuple[Any, Any]:
         upstream = _scratch("upstream", (g.o, g.oh, g.ow, len(range(g.n)[part])), x)
         upstream[...] = grad_y[part].transpose(1, 2, 3, 0)
         upstream = upstream.reshape(g.groups, g.o // g.groups, -1)
@@ -132,31 +140,7 @@ def conv2d_backward(
 # ---- patches as columns, and columns back to pixels
 
 
-class _Geometry(NamedTuple):
-    n: int
-    c: int
-    h: int
-    w: int
-    o: int
-    groups: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    pad: tuple[tuple[int, int], tuple[int, int]]
-    oh: int
-    ow: int
-
-    def windows(self) -> list[tuple[int, int, slice, slice]]:
-        """``(i, j, rows, columns)``: where kernel pixel (i, j) lies in the padded image for all outputs at once."""
-        (sh, sw), (dh, dw) = self.stride, self.dilation
-        return [
-            (i, j, slice(i * dh, i * dh + sh * self.oh, sh), slice(j * dw, j * dw + sw * self.ow, sw))
-            for i in range(self.kernel[0])
-            for j in range(self.kernel[1])
-        ]
-
-
-def _padded(x: Array, g: _Geometry) -> Array:
+def _padded(x: Array, g: Geometry) -> Array:
     """A block of images (n, C, H, W) as (C, H + padding, W + padding, n), zero around."""
     (top, bottom), (left, right) = g.pad
     padded = _scratch("padded", (g.c, g.h + top + bottom, g.w + left + right, x.shape[0]), x)
@@ -169,7 +153,7 @@ def _padded(x: Array, g: _Geometry) -> Array:
     return padded
 
 
-def _columns(padded: Array, g: _Geometry) -> Array:
+def _columns(padded: Array, g: Geometry) -> Array:
     """The patches of (C, H, W, n) as (groups, C / groups * kh * kw, H' * W' * n)."""
     n = padded.shape[-1]
     columns = _scratch("columns", (g.c, *g.kernel, g.oh, g.ow, n), padded)
@@ -178,7 +162,7 @@ def _columns(padded: Array, g: _Geometry) -> Array:
     return columns.reshape(g.groups, -1, g.oh * g.ow * n)
 
 
-def _image(columns: Array, g: _Geometry) -> Array:
+def _image(columns: Array, g: Geometry) -> Array:
     """The adjoint of `_padded` and `_columns`: each column's entries added to the pixels they came from."""
     (top, bottom), (left, right) = g.pad
     columns = columns.reshape(g.c, *g.kernel, g.oh, g.ow, -1)
@@ -193,12 +177,16 @@ def _times_columns(upstream: Array, columns: Array) -> Array:
     """``upstream @ columns^T`` per group, in the order that the matrix product is fastest in."""
     # Measured with OpenBLAS on (32, P) by (144, P): 98 GFLOP/s as columns @ upstream^T, 70 the other way; but a large
     # weight is better written in its own order than turned around.
-    if columns.shape[1] * upstream.shape[1] < 65536:
-        return np.matmul(columns, upstream.swapaxes(1, 2)).swapaxes(1, 2)
-    return np.matmul(upstream, columns.swapaxes(1, 2))
+    small = columns.shape[1] * upstream.shape[1] < 65536
+    result: Array = (
+        np.matmul(columns, upstream.swapaxes(1, 2)).swapaxes(1, 2)
+        if small
+        else np.matmul(upstream, columns.swapaxes(1, 2))
+    )
+    return result
 
 
-def _parts(g: _Geometry, x: Array) -> list[slice]:
+def _parts(g: Geometry, x: Array) -> list[slice]:
     rows = g.c * g.kernel[0] * g.kernel[1] + g.o
     return _blocks.blocks(g.n, rows * g.oh * g.ow * x.dtype.itemsize)
 
@@ -221,9 +209,13 @@ _POINTWISE_PIXELS = 64
 pixels by 1.6, at 16 it is 3 times slower, as the weight is then read again for every few pixels."""
 
 
-def _is_pointwise(g: _Geometry) -> bool:
+def _is_pointwise(g: Geometry) -> bool:
     plain = g.kernel == g.stride == g.dilation == (1, 1) and g.groups == 1 and g.pad == ((0, 0), (0, 0))
     return plain and g.oh * g.ow >= _POINTWISE_PIXELS
+
+
+def _is_depthwise(g: Geometry) -> bool:
+    return g.groups == g.c == g.o > 1 and g.w <= _depthwise.WIDEST
 
 
 def _pixels(x: Array) -> Array:
@@ -232,73 +224,14 @@ def _pixels(x: Array) -> Array:
 
 
 def _pointwise_backward(
-    grad_y: Array, x: Array, weight: Array, g: _Geometry, grad_x: Array | None, needs: Sequence[bool]
+    grad_y: Array, x: Array, weight: Array, g: Geometry, grad_x: Array | None, needs: Sequence[bool]
 ) -> tuple[Array | None, Array | None, Array | None]:
     upstream, matrix = _pixels(grad_y), weight.reshape(g.o, g.c)
     if grad_x is not None:
         np.matmul(matrix.T, upstream, out=_pixels(grad_x))
-        grad_x = _format_of(x, grad_x)
     grad_weight = np.matmul(upstream, _pixels(x).swapaxes(1, 2)).sum(0).reshape(weight.shape) if needs[1] else None
     grad_bias = grad_y.sum((0, 2, 3)) if needs[2] else None
-    return grad_x, grad_weight, grad_bias
-
-
-# ---- shapes and what is wrong with them
-
-
-def _pair(value: Pair, name: str) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value) * (1 if len(value) == 2 else 2)
-    if len(pair) != 2:
-        raise RuntimeError(f"conv2d: {name}: expected one number or two, got {value}")
-    return int(pair[0]), int(pair[1])
-
-
-def _geometry(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    groups: int,
-) -> _Geometry:
-    if x.ndim != 4 or weight.ndim != 4:
-        name, array = ("x", x) if x.ndim != 4 else ("weight", weight)
-        raise RuntimeError(f"conv2d: {name}: expected 4 axes, got shape {tuple(array.shape)}")
-    for name, array in (("x", x), ("weight", weight), ("bias", bias)):
-        if array is not None and (array.dtype.kind != "f" or array.dtype != x.dtype):
-            wanted = "a floating dtype" if array.dtype.kind != "f" else f"x's dtype {x.dtype}"
-            raise RuntimeError(f"conv2d: {name}: expected {wanted}, got {array.dtype}")
-    (n, c, h, w), (o, per_group, *kernel) = x.shape, weight.shape
-    if groups < 1 or o % groups:
-        raise RuntimeError(f"conv2d: groups: expected a positive divisor of {o} output channels, got {groups}")
-    if c != per_group * groups:
-        raise RuntimeError(f"conv2d: x: expected {per_group * groups} channels, got {c} in shape {tuple(x.shape)}")
-    if bias is not None and bias.shape != (o,):
-        raise RuntimeError(f"conv2d: bias: expected shape ({o},), got {tuple(bias.shape)}")
-    steps, spread = _pair(stride, "stride"), _pair(dilation, "dilation")
-    if min(steps) < 1 or min(spread) < 1:
-        raise RuntimeError(f"conv2d: stride and dilation: expected at least 1, got {stride} and {dilation}")
-    reach = [d * (k - 1) for d, k in zip(spread, kernel, strict=True)]
-    if isinstance(padding, str):
-        if padding not in ("same", "valid"):
-            raise RuntimeError(f"conv2d: padding: expected 'same', 'valid' or numbers, got {padding!r}")
-        if padding == "same" and steps != (1, 1):
-            raise RuntimeError(f"conv2d: padding: 'same' expects stride 1, got {stride}")
-        total = reach if padding == "same" else [0, 0]
-        pad = [(p // 2, p - p // 2) for p in total]
-    else:
-        pad = [(p, p) for p in _pair(padding, "padding")]
-    if min(p for both in pad for p in both) < 0:
-        raise RuntimeError(f"conv2d: padding: expected at least 0, got {padding}")
-    size = [h + sum(pad[0]), w + sum(pad[1])]
-    if min(kernel) < 1 or any(s <= r for s, r in zip(size, reach, strict=True)):
-        raise RuntimeError(
-            f"conv2d: x: expected a padded image of at least {reach[0] + 1}x{reach[1] + 1} for the kernel "
-            f"{kernel[0]}x{kernel[1]}, got {size[0]}x{size[1]}"
-        )
-    oh, ow = ((s - r - 1) // step + 1 for s, r, step in zip(size, reach, steps, strict=True))
-    return _Geometry(n, c, h, w, o, groups, (kernel[0], kernel[1]), steps, spread, (pad[0], pad[1]), oh, ow)
+    return None if grad_x is None else _format_of(x, grad_x), grad_weight, grad_bias
 
 
 def _format_of(x: Array, y: Array) -> Array:

@@ -166,7 +166,7 @@ class _Stage:
         return pairs
 
     def columns(self, x: Array, *, with_ones: bool) -> Array:
-        """Patches of a block (n, C, H, W) as (C * kh * kw, 4 * h * w * n), phase by phase; a row of ones for the bias."""
+        """Patches of a block (n, C, H, W) as (C * kh * kw, 4 * h * w * n), phase by phase; ones for the bias below."""
         n = x.shape[0]
         image = self.image(n)
         if self.padding:
@@ -197,7 +197,7 @@ class _Stage:
             place[...] = inside
 
     def route(self, gradient: Array, winners: Array) -> Array:
-        """The gradient of each window (O, h * w * n) at the pixel that won, zero at the other three: (O, 4 * h * w * n).
+        """The gradient of each window (O, h * w * n) at the pixel that won, zero at the others: (O, 4 * h * w * n).
 
         By bits, as a product with 0 would turn an infinite gradient into NaN.
         """

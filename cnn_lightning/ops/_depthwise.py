@@ -1,0 +1,118 @@
+"""One kernel per channel, as banded matrices along the width.
+
+With one channel in and one out there is no matrix for `conv2d` to multiply by: its columns would be written and read
+for nine products each. But sliding one row of the kernel along one row of the image is itself a matrix product,
+``x_row @ band`` with ``band[v * stride + j * dilation - left, v] = weight[j]``, and all rows of all images of a channel
+go through the same band. The zeros in it are multiplied too, which at BLAS's speed costs less than columns do up to
+rows of about a hundred pixels. Measured, 3x3, 8 images, forward and backward, over columns: 32 channels of 32x32 2.2
+times faster, 144 of 16x16 2.3, 384 of 4x4 1.2.
+"""
+
+import numpy as np
+
+from cnn_lightning.ops import _blocks
+from cnn_lightning.ops._geometry import Geometry
+from cnn_lightning.ops._types import Array
+
+WIDEST = 96
+"""Rows longer than this are cheaper as columns."""
+
+
+def forward(x: Array, weight: Array, g: Geometry, y: Array) -> None:
+    """Write the convolution of ``x`` (N, C, H, W) with ``weight`` (C, 1, kh, kw) into ``y`` (N, C, H', W')."""
+
+    def block(part: slice) -> None:
+        rows, bands = _rows(x[:, part], g), _bands(weight[part, 0], g)
+        total = _blocks.scratch("depthwise output", (rows.shape[0], g.oh, g.n, g.ow), like=x)
+        product = _blocks.scratch("depthwise product", total.shape, like=x)
+        for i in range(g.kernel[0]):
+            np.matmul(_under(rows, i, g), bands[:, i, None], out=total if i == 0 else product)
+            if i:
+                total += product
+        y[:, part] = total.transpose(2, 0, 1, 3)
+
+    _blocks.run(block, _parts(g, x), like=x)
+
+
+def backward(
+    grad_y: Array, x: Array, weight: Array, g: Geometry, grad_x: Array | None, need_weight: bool
+) -> Array | None:
+    """Write the gradient of ``x`` into ``grad_x`` (unless None) and return the weight's.
+
+    ``grad_row = grad_y_row @ band^T``; the gradient of a band is ``x_row^T @ grad_y_row``, and the weight's is its sum
+    along each diagonal.
+    """
+    grad_weight = _blocks.empty(weight.shape, like=weight) if need_weight else None
+    (top, _), _ = g.pad
+
+    def block(part: slice) -> None:
+        channels = len(range(g.c)[part])
+        upstream = _blocks.scratch("depthwise output", (channels, g.oh, g.n, g.ow), like=x)
+        upstream[...] = grad_y[:, part].transpose(1, 2, 0, 3)
+        if grad_weight is not None:
+            rows = _rows(x[:, part], g)
+            flat = upstream.reshape(channels, g.oh * g.n, g.ow)
+            for i in range(g.kernel[0]):
+                under = _under(rows, i, g).reshape(channels, g.oh * g.n, g.w)
+                grad_weight[part, 0, i] = _along_diagonals(np.matmul(under.swapaxes(1, 2), flat), g)
+        if grad_x is not None:
+            bands = _bands(weight[part, 0], g).swapaxes(2, 3)
+            rows = _blocks.scratch("depthwise rows", (channels, g.h + sum(g.pad[0]), g.n, g.w), like=x)
+            rows[...] = 0
+            product = _blocks.scratch("depthwise product", (channels, g.oh, g.n, g.w), like=x)
+            for i in range(g.kernel[0]):
+                np.matmul(upstream, bands[:, i, None], out=product)
+                target = _under(rows, i, g)
+                target += product
+            grad_x[:, part] = rows[:, top : top + g.h].transpose(2, 0, 1, 3)
+
+    _blocks.run(block, _parts(g, x), like=x)
+    return grad_weight
+
+
+def _parts(g: Geometry, x: Array) -> list[slice]:
+    """Blocks of channels, as every channel is on its own."""
+    return _blocks.blocks(g.c, 3 * g.n * (g.h + g.kernel[0]) * g.w * x.itemsize)
+
+
+def _rows(x: Array, g: Geometry) -> Array:
+    """Channels (n, C, H, W) as (C, H + padding, n, W): rows of zeros above and below, none at the sides."""
+    (top, bottom), _ = g.pad
+    rows = _blocks.scratch("depthwise rows", (x.shape[1], g.h + top + bottom, g.n, g.w), like=x)
+    rows[:, :top] = 0
+    rows[:, top + g.h :] = 0
+    rows[:, top : top + g.h] = x.transpose(1, 2, 0, 3)
+    return rows
+
+
+def _under(rows: Array, i: int, g: Geometry) -> Array:
+    """The image's rows (C, H', n, W) that kernel row ``i`` lies on."""
+    first, step = i * g.dilation[0], g.stride[0]
+    return rows[:, first : first + step * g.oh : step]
+
+
+def _bands(weight: Array, g: Geometry) -> Array:
+    """The kernel's rows (C, kh, kw) as bands (C, kh, W, W'); what falls beside the image is left out."""
+    bands = np.zeros_like(weight, shape=(*weight.shape[:2], g.w * g.ow), order="C")
+    for j, diagonal in enumerate(_diagonals(g)):
+        bands[:, :, diagonal] = weight[:, :, j, None]
+    return bands.reshape(*weight.shape[:2], g.w, g.ow)
+
+
+def _along_diagonals(grad_bands: Array, g: Geometry) -> Array:
+    """The adjoint of `_bands` for one kernel row: (C, W, W') to (C, kw)."""
+    flat = grad_bands.reshape(grad_bands.shape[0], g.w * g.ow)
+    return np.stack([flat[:, diagonal].sum(1) for diagonal in _diagonals(g)], axis=1)
+
+
+def _diagonals(g: Geometry) -> list[slice]:
+    """Where kernel column j stands in a band laid out flat: at pixel u = v*stride + j*dilation - left of output v."""
+    step, (left, _) = g.stride[1], g.pad[1]
+    found = []
+    for j in range(g.kernel[1]):
+        offset = j * g.dilation[1] - left
+        first = max(0, -(offset // step))
+        count = max(0, min(g.ow - 1, (g.w - 1 - offset) // step) - first + 1)
+        start, stride = (first * step + offset) * g.ow + first, step * g.ow + 1
+        found.append(slice(start, start + count * stride, stride) if count else slice(0))
+    return found
