@@ -1,0 +1,142 @@
+"""Convolution layers. A single image without its batch axis is a batch of one, as in torch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnn_lightning.layers import bridge
+from cnn_lightning.ops import conv, conv_transpose, padding
+
+
+class Conv1dFunction(torch.autograd.Function):
+    """A convolution along one axis."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any]) -> Any:
+        """Keep input and weight: each is the other's gradient's factor."""
+        ctx.save_for_backward(x, weight)
+        ctx.options = options
+        return bridge.call(conv.conv1d, x, weight, bias, **options)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """Gradients of input, weight and bias."""
+        x, weight = ctx.saved_tensors
+        needs = tuple(ctx.needs_input_grad[:3])
+        return *bridge.call(conv.conv1d_backward, grad_y, x, weight, **ctx.options, needs=needs), None
+
+
+class Conv2dFunction(torch.autograd.Function):
+    """A convolution of images."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any]) -> Any:
+        """Keep input and weight: each is the other's gradient's factor."""
+        ctx.save_for_backward(x, weight)
+        ctx.options = options
+        return bridge.call(conv.conv2d, x, weight, bias, **options)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """Gradients of input, weight and bias."""
+        x, weight = ctx.saved_tensors
+        needs = tuple(ctx.needs_input_grad[:3])
+        return *bridge.call(conv.conv2d_backward, grad_y, x, weight, **ctx.options, needs=needs), None
+
+
+class ConvTranspose2dFunction(torch.autograd.Function):
+    """A convolution's gradient for its input, as a forward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any]) -> Any:
+        """Keep input and weight: each is the other's gradient's factor."""
+        ctx.save_for_backward(x, weight)
+        ctx.options = options
+        return bridge.call(conv_transpose.conv_transpose2d, x, weight, bias, **options)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """Gradients of input, weight and bias."""
+        x, weight = ctx.saved_tensors
+        pair = conv_transpose.conv_transpose2d_backward
+        needs = tuple(ctx.needs_input_grad[:3])
+        return *bridge.call(pair, grad_y, x, weight, **ctx.options, needs=needs), None
+
+
+class PadFunction(torch.autograd.Function):
+    """Borders of the image's own pixels."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pad: tuple[int, ...], mode: str) -> Any:
+        """Keep the input for its shape."""
+        ctx.save_for_backward(x)
+        ctx.options = {"pad": pad, "mode": mode}
+        return bridge.call(padding.pad, x, **ctx.options)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """The borders' gradient goes to the pixels they repeat."""
+        (x,) = ctx.saved_tensors
+        return bridge.call(padding.pad_backward, grad_y, x, **ctx.options), None, None
+
+
+class Conv1d(torch.nn.Conv1d):
+    """`torch.nn.Conv1d` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, L) or (C, L) to (N, O, L') or (O, L')."""
+        x, options = _prepared(self, input)
+        arguments = bridge.autocast("lower", x, self.weight, self.bias)
+        return _like(input, Conv1dFunction.apply(*arguments, options))
+
+
+class Conv2d(torch.nn.Conv2d):
+    """`torch.nn.Conv2d` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) or (C, H, W) to (N, O, H', W') or (O, H', W')."""
+        x, options = _prepared(self, input)
+        arguments = bridge.autocast("lower", x, self.weight, self.bias)
+        return _like(input, Conv2dFunction.apply(*arguments, options))
+
+
+class ConvTranspose2d(torch.nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d` in NumPy."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(N, C, H, W) or (C, H, W) to (N, O, H', W') or (O, H', W').
+
+        ``output_size``, (H', W'), chooses among the sizes that the same convolution would take to H and W.
+        """
+        x, options = _prepared(self, input)
+        options["output_padding"] = self._output_padding(
+            input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
+        )
+        arguments = bridge.autocast("lower", x, self.weight, self.bias)
+        return _like(input, ConvTranspose2dFunction.apply(*arguments, options))
+
+
+def _prepared(module: Any, input: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """The input with a batch axis, and with its borders where the padding is not of zeros; the options left to do."""
+    kind, axes = type(module).__name__, len(module.kernel_size) + 1
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{kind}: input: expected a tensor, got {type(input).__name__}")
+    if input.dim() not in (axes, axes + 1):
+        # torch leaves this to its padding function, which has no kernel ("not implemented") for other ranks.
+        error = RuntimeError if module.padding_mode == "zeros" else NotImplementedError
+        raise error(
+            f"{kind}: input: expected {axes + 1} axes (batch, channels, ...) or {axes} (channels, ...), "
+            f"got shape {tuple(input.shape)}"
+        )
+    x = input if input.dim() == axes + 1 else input.unsqueeze(0)
+    options = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")}
+    if module.padding_mode != "zeros":
+        x = PadFunction.apply(x, tuple(module._reversed_padding_repeated_twice), module.padding_mode)
+        options["padding"] = 0
+    return x, options
+
+
+def _like(input: Tensor, y: Tensor) -> Tensor:
+    """``y`` without its batch axis where ``input`` had none."""
+    return y if y.dim() == input.dim() else y.squeeze(0)

@@ -1,0 +1,36 @@
+"""The linear layer."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnn_lightning.layers import bridge
+from cnn_lightning.ops import linear
+
+
+class LinearFunction(torch.autograd.Function):
+    """A weighted sum of all features for every output."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+        """Keep input and weight: each is the other's gradient's factor."""
+        ctx.save_for_backward(x, weight)
+        return bridge.call(linear.linear, x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """Gradients of input, weight and bias."""
+        x, weight = ctx.saved_tensors
+        return bridge.call(linear.linear_backward, grad_y, x, weight, needs=tuple(ctx.needs_input_grad))
+
+
+class Linear(torch.nn.Linear):
+    """`torch.nn.Linear` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        if not isinstance(input, Tensor):
+            raise TypeError(f"Linear: input: expected a tensor, got {type(input).__name__}")
+        y: Tensor = LinearFunction.apply(*bridge.autocast("lower", input, self.weight, self.bias))
+        return y
