@@ -93,7 +93,7 @@ def conv_relu_pool_backward(
             columns = g.columns(x[part], with_ones=need_bias)
             weight_and_bias = np.matmul(columns, upstream.T)
         elif need_bias:
-            weight_and_bias = passed.reshape(g.o, -1).sum(1)[None]
+            weight_and_bias = upstream.sum(1)[None]
         if grad_x is not None:
             columns = g.scratch("columns", (g.rows, upstream.shape[1]))
             np.matmul(matrix, upstream, out=columns)

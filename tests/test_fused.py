@@ -1,0 +1,207 @@
+"""A fused stage equals its three layers, in torch and in NumPy, and steps back where somebody looks."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from cnn_lightning import layers
+from cnn_lightning.layers import fused as fused_layers
+from cnn_lightning.ops import fused
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    return F.max_pool2d(F.relu(F.conv2d(x, weight, bias, padding=padding)), 2)
+
+
+def ours(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, upstream: Tensor) -> list[np.ndarray]:
+    arrays = [None if value is None else value.detach().numpy() for value in (x, weight, bias)]
+    y, winners = fused.conv_relu_pool(*arrays, padding=padding)  # type: ignore[arg-type]
+    back = fused.conv_relu_pool_backward(
+        upstream.numpy(), arrays[0], arrays[1], y, winners, padding=padding, needs=(True, True, bias is not None)
+    )
+    return [array for array in (y, *back) if array is not None]
+
+
+def assert_stage(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> None:
+    wanted = [value.requires_grad_() for value in (x, weight, bias) if value is not None]
+    y = reference(x, weight, bias, padding)
+    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
+    expected = [y, *torch.autograd.grad(y, wanted, upstream)]
+    for a, b in zip(ours(x, weight, bias, padding, upstream), expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(a), b.detach(), rtol=1e-10, atol=1e-10, equal_nan=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(2, 11), st.integers(2, 11)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    padding=st.integers(0, 2),
+    with_bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_equals_torch_in_float64(
+    size: tuple[int, ...], kernel: tuple[int, int], padding: int, with_bias: bool, seed: int
+) -> None:
+    if any(n + 2 * padding - k < 1 for n, k in zip(size[2:], kernel, strict=True)):
+        return
+    torch.manual_seed(seed)
+    x, weight = torch.randn(size, dtype=torch.float64), torch.randn(2, size[1], *kernel, dtype=torch.float64)
+    assert_stage(x, weight, torch.randn(2, dtype=torch.float64) if with_bias else None, padding)
+
+
+def test_ties_go_to_the_first_and_nothing_passes_where_relu_is_zero() -> None:
+    x = torch.ones(2, 1, 6, 6, dtype=torch.float64)
+    x[1] = 0
+    assert_stage(x, torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64), 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_nan_and_infinity_take_the_same_way(value: float, place: tuple[int, int]) -> None:
+    x = torch.arange(16, dtype=torch.float64).view(1, 1, 4, 4) + 1
+    x[0, 0, place[0], place[1]] = value
+    assert_stage(x, torch.ones(1, 1, 1, 1, dtype=torch.float64), None, 0)
+
+
+def test_an_infinite_upstream_gradient_stays_at_the_winner() -> None:
+    x, weight = np.arange(16.0).reshape(1, 1, 4, 4), np.ones((1, 1, 1, 1))
+    y, winners = fused.conv_relu_pool(x, weight, None)
+    grad_x, *_ = fused.conv_relu_pool_backward(
+        np.full_like(y, np.inf), x, weight, y, winners, needs=(True, False, False)
+    )
+    assert grad_x is not None
+    assert np.isinf(grad_x).sum() == 4
+    assert not np.isnan(grad_x).any()
+
+
+# ---- the layers
+
+
+def stage(**conv: Any) -> list[torch.nn.Module]:
+    torch.manual_seed(0)
+    options = {"kernel_size": 3, "padding": 1} | conv
+    return [layers.Conv2d(2, 4, **options), layers.ReLU(), layers.MaxPool2d(2)]
+
+
+def count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls = [0]
+    apply = fused_layers.ConvReLUPoolFunction.apply
+
+    def counted(*args: Any) -> Any:
+        calls[0] += 1
+        return apply(*args)
+
+    monkeypatch.setattr(fused_layers.ConvReLUPoolFunction, "apply", counted)
+    return calls
+
+
+def test_a_stage_is_fused_and_equals_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, modules = count(monkeypatch), stage()
+    x = torch.randn(3, 2, 9, 8)
+    found = fused_layers.run(modules, x)
+    assert calls == [1]
+    torch.testing.assert_close(found, torch.nn.Sequential(*modules)(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("needs_x", [True, False])
+@pytest.mark.parametrize("frozen", [(), ("weight",), ("bias",), ("weight", "bias")])
+def test_only_what_is_needed_gets_a_gradient(needs_x: bool, frozen: tuple[str, ...]) -> None:
+    fused_stage, layered = stage(), stage()
+    x = torch.randn(3, 2, 9, 8)
+    results = []
+    for modules, run in ((fused_stage, fused_layers.run), (layered, lambda m, v: torch.nn.Sequential(*m)(v))):
+        leaf = x.clone().requires_grad_(needs_x)
+        for name in frozen:
+            getattr(modules[0], name).requires_grad_(False)
+        y = run(modules, leaf)
+        if y.requires_grad:
+            y.square().sum().backward()
+        results.append([leaf.grad, *(parameter.grad for parameter in modules[0].parameters())])
+    for a, b in zip(*results, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_hook_sees_its_own_layers_output(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, modules, seen = count(monkeypatch), stage(), []
+    handle = modules[index].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    x = torch.randn(3, 2, 8, 8)
+    fused_layers.run(modules, x)
+    assert calls == [0]
+    assert seen == [(3, 4, 4, 4) if index == 2 else (3, 4, 8, 8)]
+    handle.remove()
+    fused_layers.run(modules, x)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        stage(stride=2),
+        stage(dilation=2),
+        stage(groups=2),
+        stage(padding=(1, 0)),
+        stage(padding_mode="reflect"),
+        [*stage()[:2], layers.MaxPool2d(3)],
+        [*stage()[:2], layers.MaxPool2d(2, ceil_mode=True)],
+        [*stage()[:2], layers.MaxPool2d(2, stride=1)],
+        [*stage()[:2], torch.nn.MaxPool2d(2)],
+        [torch.nn.Conv2d(2, 4, 3), *stage()[1:]],
+    ],
+)
+def test_other_options_go_layer_by_layer(modules: list[torch.nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count(monkeypatch)
+    x = torch.randn(3, 2, 9, 8)
+    torch.testing.assert_close(fused_layers.run(modules, x), torch.nn.Sequential(*modules)(x))
+    assert calls == [0]
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", 0, 2, (1, 1)])
+def test_paddings_that_fuse(padding: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, modules = count(monkeypatch), stage(padding=padding)
+    x = torch.randn(3, 2, 9, 8)
+    torch.testing.assert_close(fused_layers.run(modules, x), torch.nn.Sequential(*modules)(x), rtol=1e-5, atol=1e-6)
+    assert calls == [1]
+
+
+def test_a_replaced_operation_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cnn_lightning.ops import activation
+
+    calls, modules, seen = count(monkeypatch), stage(), []
+    relu = activation.relu
+    monkeypatch.setattr(activation, "relu", lambda x: seen.append(x.shape) or relu(x))
+    fused_layers.run(modules, torch.randn(3, 2, 8, 8))
+    assert calls == [0]
+    assert seen
+
+
+def test_in_place_change_of_what_was_saved_is_noticed() -> None:
+    modules = stage()
+    y = fused_layers.run(modules, torch.randn(3, 2, 8, 8))
+    y.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_float32_is_as_near_to_the_truth_as_torch() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(8, 3, 20, 20), torch.randn(16, 3, 3, 3), torch.randn(16)
+    truth = reference(x.double(), weight.double(), bias.double(), 1)
+    found, _ = fused.conv_relu_pool(x.numpy(), weight.numpy(), bias.numpy(), padding=1)
+    native = reference(x, weight, bias, 1)
+    assert (torch.from_numpy(found) - truth).abs().mean() <= 1.5 * (native - truth).abs().mean()
+
+
+def test_copies_of_a_stage_fuse_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, modules = count(monkeypatch), copy.deepcopy(stage())
+    fused_layers.run(modules, torch.randn(3, 2, 8, 8))
+    assert calls == [1]
