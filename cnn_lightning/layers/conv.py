@@ -110,9 +110,7 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
         ``output_size``, (H', W'), chooses among the sizes that the same convolution would take to H and W.
         """
         x, options = _prepared(self, input)
-        options["output_padding"] = self._output_padding(
-            input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
-        )
+        options["output_padding"] = _output_padding(self, input, output_size)
         arguments = bridge.autocast("lower", x, self.weight, self.bias)
         return _like(input, ConvTranspose2dFunction.apply(*arguments, options))
 
@@ -135,6 +133,12 @@ def _prepared(module: Any, input: Tensor) -> tuple[Tensor, dict[str, Any]]:
         x = PadFunction.apply(x, tuple(module._reversed_padding_repeated_twice), module.padding_mode)
         options["padding"] = 0
     return x, options
+
+
+def _output_padding(module: Any, input: Tensor, output_size: list[int] | None) -> Any:
+    """The rows and columns at the bottom and right that ``output_size`` asks for; torch's own arithmetic and errors."""
+    sizes = module.stride, module.padding, module.kernel_size
+    return tuple(module._output_padding(input, output_size, *sizes, len(module.kernel_size), module.dilation))
 
 
 def _like(input: Tensor, y: Tensor) -> Tensor:

@@ -137,6 +137,95 @@ def conv2d_backward(
     return None if grad_x is None else _format_of(x, grad_x), grad_weight, grad_bias
 
 
+# ---- along one axis: images of one row
+
+
+def conv1d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Array:
+    """Slide ``weight`` along ``x``.
+
+    Forward: ``y[n, o, u] = bias[o] + sum_{c, i} weight[o, c, i] * x[n, c, u*stride + i*dilation - padding]``, which is
+    `conv2d` on images of height 1.
+
+    Args:
+        x: Signals (N, C, L).
+        weight: Kernels (O, C / groups, k).
+        bias: (O,) or None.
+        stride: Step between patches.
+        padding: Zeros at both ends; "valid" for none, "same" for the input's length.
+        dilation: Step between the samples of a patch.
+        groups: Number of independent groups of channels.
+
+    Returns:
+        (N, O, (L + 2*padding - dilation*(k - 1) - 1) // stride + 1).
+
+    Raises:
+        RuntimeError: As `conv2d`.
+    """
+    options = _of_one_row(x, weight, stride, padding, dilation)
+    return conv2d(x[:, :, None], weight[:, :, None], bias, **options, groups=groups)[:, :, 0]
+
+
+def conv1d_backward(
+    grad_y: Array,
+    x: Array,
+    weight: Array,
+    *,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    needs: Sequence[bool] = (True, True, True),
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `conv1d`: those of `conv2d` on images of height 1.
+
+    Args:
+        grad_y: Upstream gradient, shaped as the output (N, O, L').
+        x: The forward's input (N, C, L).
+        weight: The forward's kernels (O, C / groups, k).
+        stride: As in the forward, like the options after it.
+        padding: See `conv1d`.
+        dilation: See `conv1d`.
+        groups: See `conv1d`.
+        needs: Which of the three gradients are wanted.
+
+    Returns:
+        ``(grad_x, grad_weight, grad_bias)``, None for what is not needed.
+    """
+    options = _of_one_row(x, weight, stride, padding, dilation)
+    grad_x, grad_weight, grad_bias = conv2d_backward(
+        grad_y[:, :, None], x[:, :, None], weight[:, :, None], **options, groups=groups, needs=needs
+    )
+    return (
+        None if grad_x is None else grad_x[:, :, 0],
+        None if grad_weight is None else grad_weight[:, :, 0],
+        grad_bias,
+    )
+
+
+def _of_one_row(x: Array, weight: Array, stride: Pair, padding: Padding, dilation: Pair) -> dict[str, Any]:
+    """`conv1d`'s options as `conv2d`'s."""
+    for name, array in (("x", x), ("weight", weight)):
+        if array.ndim != 3:
+            raise RuntimeError(f"conv1d: {name}: expected 3 axes, got shape {tuple(array.shape)}")
+    pairs: dict[str, Any] = {"padding": padding} if isinstance(padding, str) else {}
+    for name, value, idle in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        if name not in pairs:
+            numbers = (value,) if isinstance(value, int) else tuple(value)
+            if len(numbers) != 1:
+                raise RuntimeError(f"conv1d: {name}: expected one number, got {value}")
+            pairs[name] = (idle, numbers[0])
+    return pairs
+
+
 # ---- patches as columns, and columns back to pixels
 
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnn_lightning.ops import conv
+from cnn_lightning.ops._geometry import Pair
 from cnn_lightning.ops._types import Array
-from cnn_lightning.ops.conv import Pair
 
 
 def conv_transpose2d(
@@ -88,11 +88,12 @@ def conv_transpose2d_backward(
         ``(grad_x, grad_weight, grad_bias)``, None for what is not needed.
     """
     g = _geometry(x, weight, None, stride, padding, output_padding, groups, dilation)
-    grad_x = grad_weight = grad_bias = None
+    grad_x: Array | None = None
+    grad_weight: Array | None = None
+    grad_bias: Array | None = None
     if needs[0]:
-        grad_x = conv.conv2d(grad_y, weight, **g.options)
-        if g.surplus != (0, 0):
-            grad_x = grad_x[:, :, : x.shape[2], : x.shape[3]].copy()
+        every = conv.conv2d(grad_y, weight, **g.options)
+        grad_x = every if g.surplus == (0, 0) else every[:, :, : x.shape[2], : x.shape[3]].copy()
     if needs[1]:
         _, grad_weight, _ = conv.conv2d_backward(_longer(x, g), grad_y, weight, **g.options, needs=(False, True, False))
     if needs[2]:
@@ -135,9 +136,9 @@ def _geometry(
     groups: int,
     dilation: Pair,
 ) -> _Geometry:
-    for name, array in (("x", x), ("weight", weight)):
-        if array.ndim != 4:
-            raise RuntimeError(f"conv_transpose2d: {name}: expected 4 axes, got shape {tuple(array.shape)}")
+    if x.ndim != 4 or weight.ndim != 4:
+        name, wrong = ("x", x) if x.ndim != 4 else ("weight", weight)
+        raise RuntimeError(f"conv_transpose2d: {name}: expected 4 axes, got shape {tuple(wrong.shape)}")
     for name, array in (("x", x), ("weight", weight), ("bias", bias)):
         if array is not None and (array.dtype.kind != "f" or array.dtype != x.dtype):
             wanted = "a floating dtype" if array.dtype.kind != "f" else f"x's dtype {x.dtype}"

@@ -1,0 +1,252 @@
+"""Convolution, its transpose, padding and linear against torch: random options, adjoints, what is not a number."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from cnn_lightning.layers.conv import Conv1d, Conv2d, ConvTranspose2d
+from cnn_lightning.layers.linear import Linear
+from cnn_lightning.ops import conv, conv_transpose, linear, padding
+from tests.duck import Duck
+from tests.test_layers import assert_equal, run
+
+PAIRS = {Conv1d: torch.nn.Conv1d, Conv2d: torch.nn.Conv2d, ConvTranspose2d: torch.nn.ConvTranspose2d}
+EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def agree(layer: type[torch.nn.Module], options: dict[str, Any], x: torch.Tensor, *more: Any) -> None:
+    """The same values, gradients and shapes as the native layer, or the same refusal."""
+    torch.manual_seed(0)
+    native = PAIRS[layer](**options, dtype=x.dtype)
+    ours = layer(**options, dtype=x.dtype)
+    ours.load_state_dict(native.state_dict())
+    with warnings.catch_warnings():
+        # torch says once that 'same' with an even kernel may cost it a copy.
+        warnings.filterwarnings("ignore", message="Using padding='same'")
+        try:
+            expected = run(native, (x, *more))
+        except (RuntimeError, ValueError) as error:
+            with pytest.raises(type(error)):
+                run(ours, (x, *more))
+            return
+    assert_equal(run(ours, (x, *more)), expected, 1e-10)
+
+
+def options_of(data: st.DataObject, axes: int, transposed: bool) -> dict[str, Any]:
+    groups = data.draw(st.integers(1, 3), "groups")
+    each = st.tuples(*[st.integers(1, 3)] * axes)
+    stride = data.draw(each, "stride")
+    options = {
+        "in_channels": groups * data.draw(st.integers(1, 3), "in"),
+        "out_channels": groups * data.draw(st.integers(1, 3), "out"),
+        "kernel_size": data.draw(st.tuples(*[st.integers(1, 4)] * axes), "kernel"),
+        "stride": stride,
+        "dilation": data.draw(each, "dilation"),
+        "groups": groups,
+        "bias": data.draw(st.booleans(), "bias"),
+        "padding": data.draw(st.tuples(*[st.integers(0, 4)] * axes), "padding"),
+    }
+    if transposed:
+        return options | {"output_padding": data.draw(st.tuples(*[st.integers(0, 2)] * axes), "output_padding")}
+    options["padding_mode"] = data.draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"]), "mode")
+    text = data.draw(st.sampled_from([None, None, "same", "valid"]), "text")
+    if text is not None:
+        options |= {"padding": text, "stride": 1 if text == "same" else stride}
+    return options
+
+
+def has_fitting_output_padding(options: dict[str, Any]) -> bool:
+    rows = zip(options["output_padding"], options["stride"], options["dilation"], strict=True)
+    return all(more < max(stride, dilation) for more, stride, dilation in rows)
+
+
+def image_of(data: st.DataObject, channels: int, axes: int) -> torch.Tensor:
+    size = data.draw(st.tuples(*[st.integers(1, 9)] * axes), "size")
+    batch = data.draw(st.sampled_from([(), (0,), (1,), (3,)]), "batch")
+    x = torch.randn(*batch, channels, *size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    if data.draw(st.booleans(), "strided"):
+        x = x.transpose(-1, -2).contiguous().transpose(-1, -2)
+    return x
+
+
+@pytest.mark.parametrize("layer", [Conv1d, Conv2d, ConvTranspose2d])
+@given(data=st.data())
+@EXAMPLES
+def test_random_options_equal_torch(layer: type[torch.nn.Module], data: st.DataObject) -> None:
+    axes = 1 if layer is Conv1d else 2
+    options = options_of(data, axes, layer is ConvTranspose2d)
+    x = image_of(data, options["in_channels"], axes)
+    # torch checks the output padding only where there is an image to compute.
+    assume(layer is not ConvTranspose2d or x.numel() or has_fitting_output_padding(options))
+    agree(layer, options, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(data=st.data())
+@settings(EXAMPLES, max_examples=40)
+def test_random_linear_equals_torch(dtype: torch.dtype, data: st.DataObject) -> None:
+    shape = data.draw(st.lists(st.integers(0, 4), max_size=3))
+    features, outputs = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 20))
+    torch.manual_seed(0)
+    native = torch.nn.Linear(features, outputs, bias=data.draw(st.booleans()), dtype=dtype)
+    ours = Linear(features, outputs, bias=native.bias is not None, dtype=dtype)
+    ours.load_state_dict(native.state_dict())
+    x = torch.randn(*shape, features, generator=torch.Generator().manual_seed(3), dtype=dtype)
+    assert_equal(run(ours, (x,)), run(native, (x,)), 1e-10 if dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [((2, 4), 1), ((4, 3), (1, 3)), ((2, 2), 3)])
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_same_padding_puts_the_odd_pixel_where_torch_does(kernel: Any, dilation: Any, mode: str) -> None:
+    options = {"padding": "same", "dilation": dilation, "padding_mode": mode}
+    agree(
+        Conv2d, {"in_channels": 2, "out_channels": 3, "kernel_size": kernel, **options}, torch.rand(2, 2, 7, 8).double()
+    )
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("frozen", [(), ("weight",), ("bias",), ("weight", "bias")])
+@pytest.mark.parametrize("layer", [Conv2d, ConvTranspose2d])
+def test_frozen_parameters_get_no_gradient(layer: Any, frozen: tuple[str, ...], bias: bool) -> None:
+    module = layer(3, 4, 3, bias=bias)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    y = module(torch.randn(2, 3, 6, 5))
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    assert y.requires_grad is bool(wanted)
+    if wanted:
+        y.sum().backward()
+    for parameter in module.parameters():
+        assert (parameter.grad is not None) is parameter.requires_grad
+
+
+def test_the_first_convolution_never_computes_the_images_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def spy(*arrays: Any, needs: Any, **options: Any) -> Any:
+        asked.append(needs)
+        return original(*arrays, needs=needs, **options)
+
+    original = conv.conv2d_backward
+    monkeypatch.setattr(conv, "conv2d_backward", spy)
+    Conv2d(1, 2, 3)(torch.randn(2, 1, 6, 6)).sum().backward()
+    assert asked == [(False, True, True)]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("layer", [Conv2d, ConvTranspose2d])
+def test_what_is_not_a_number_stays_so(layer: Any, value: float) -> None:
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    x[1, 2, 3, 3] = value
+    torch.manual_seed(0)
+    ours = layer(3, 4, 3, dtype=torch.float64)
+    torch.manual_seed(0)
+    native = PAIRS[layer](3, 4, 3, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), native(x), equal_nan=True, rtol=1e-10, atol=1e-10)
+
+
+@given(data=st.data())
+@EXAMPLES
+def test_backward_is_the_adjoint(data: st.DataObject) -> None:
+    """<conv(x), g> = <x, grad_x(g)>, and the same for the weight and for the transpose."""
+    options = options_of(data, 2, True)
+    del options["bias"], options["kernel_size"]
+    c, o, groups = options.pop("in_channels"), options.pop("out_channels"), options["groups"]
+    size = data.draw(st.tuples(st.integers(4, 8), st.integers(4, 8)))
+    kernel = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, c, *size))
+    assume(has_fitting_output_padding(options))
+
+    def hold(forward: Any, backward: Any, weight: Any, options: dict[str, Any]) -> None:
+        try:
+            y = forward(x, weight, **options)
+        except RuntimeError:
+            assume(False)
+        g = random.standard_normal(y.shape)
+        grad_x, grad_weight, grad_bias = backward(g, x, weight, **options)
+        np.testing.assert_allclose((grad_x * x).sum(), (y * g).sum(), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose((grad_weight * weight).sum(), (y * g).sum(), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(grad_bias, g.sum((0, 2, 3)), rtol=1e-9, atol=1e-9)
+
+    weight = random.standard_normal((c, o // groups, *kernel))
+    hold(conv_transpose.conv_transpose2d, conv_transpose.conv_transpose2d_backward, weight, options)
+    del options["output_padding"]
+    weight = random.standard_normal((o, c // groups, *kernel))
+    hold(conv.conv2d, conv.conv2d_backward, weight, options)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@given(data=st.data())
+@settings(EXAMPLES, max_examples=40)
+def test_padding_equals_torch(mode: Any, data: st.DataObject) -> None:
+    axes = data.draw(st.integers(1, 2))
+    pad = data.draw(st.lists(st.integers(0, 6), min_size=2 * axes, max_size=2 * axes))
+    shape = (data.draw(st.integers(0, 2)), 2, *data.draw(st.lists(st.integers(1, 7), min_size=axes, max_size=axes)))
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    try:
+        y = F.pad(x, pad, mode)
+    except RuntimeError:
+        with pytest.raises(RuntimeError, match="pad: expected widths"):
+            padding.pad(x.detach().numpy(), pad=pad, mode=mode)
+        return
+    g = torch.randn(y.shape, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(y, x, g)
+    array = x.detach().numpy()
+    np.testing.assert_array_equal(padding.pad(array, pad=pad, mode=mode), y.detach().numpy())
+    found = padding.pad_backward(g.numpy(), array, pad=pad, mode=mode)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_padding_keeps_the_memory_format_and_its_inputs(mode: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 6)).transpose(0, 3, 1, 2)
+    g = np.random.default_rng(1).standard_normal((2, 6, 7, 7))
+    before = x.copy(), g.copy()
+    assert padding.pad(x, pad=(2, 2, 2, 2), mode=mode).transpose(0, 2, 3, 1).flags.c_contiguous
+    assert padding.pad_backward(g, x, pad=(2, 2, 2, 2), mode=mode).transpose(0, 2, 3, 1).flags.c_contiguous
+    np.testing.assert_array_equal(x, before[0])
+    np.testing.assert_array_equal(g, before[1])
+
+
+def test_padding_refuses_what_it_does_not_know() -> None:
+    x = np.ones((1, 1, 4, 4))
+    with pytest.raises(ValueError, match="mode: expected"):
+        padding.pad(x, pad=(1, 1), mode="mirror")  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="two widths"):
+        padding.pad(x, pad=(1, 1, 1), mode="reflect")
+
+
+def test_a_device_array_never_comes_to_the_host() -> None:
+    random = np.random.default_rng(0)
+    x, weight, bias = (Duck(random.standard_normal(shape)) for shape in [(2, 3, 5, 5), (3, 2, 3, 3), (2,)])
+    options: Any = {"stride": 2, "padding": 1, "dilation": 3, "output_padding": 2}
+    y = conv_transpose.conv_transpose2d(x, weight, bias, **options)
+    grads = conv_transpose.conv_transpose2d_backward(y, x, weight, **options)
+    padded = padding.pad(x, pad=(1, 2, 3, 4), mode="reflect")
+    rows = linear.linear(x, Duck(random.standard_normal((4, 5))))
+    results = [y, *grads, padded, padding.pad_backward(padded, x, pad=(1, 2, 3, 4), mode="reflect"), rows]
+    assert all(isinstance(result, Duck) for result in results)
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "shape", "message"),
+    [
+        (Conv2d, (4, 2, 3), (2, 3, 8, 8), r"expected 4 channels, got 3"),
+        (Conv2d, (3, 2, 9), (2, 3, 8, 8), r"at least 9x9 .* got 8x8"),
+        (Conv2d, (3, 2, 3), (3, 8), r"input: expected 4 axes .* got shape \(3, 8\)"),
+        (ConvTranspose2d, (4, 2, 3), (2, 3, 8, 8), r"expected 4 channels, got 3"),
+        (ConvTranspose2d, (3, 2, 3, 1, 9), (2, 3, 8, 8), r"padding: expected to leave an image, got \(9, 9\)"),
+        (Linear, (5, 3), (2, 4), r"expected 5 features, got shape \(2, 4\)"),
+    ],
+)
+def test_one_line_says_what_was_expected_and_what_came(layer: Any, options: Any, shape: Any, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message) as caught:
+        layer(*options)(torch.ones(shape))
+    assert "\n" not in str(caught.value)
