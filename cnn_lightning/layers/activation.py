@@ -1,4 +1,4 @@
-"""Activation layers. What ``inplace=True`` overwrites, backward does without or keeps a copy of, as torch does."""
+"""Activation layers: each Function names the pair of `cnn_lightning.ops.activation` that it calls."""
 
 from typing import Any
 
@@ -8,31 +8,354 @@ from torch import Tensor
 from cnn_lightning.layers import bridge
 from cnn_lightning.ops import activation
 
+# Backward needs the output (relu, relu6, sigmoid, tanh) or the input (the others). What inplace=True overwrites is done
+# without, as in torch: leaky_relu and elu go by their output, the others keep a copy of their input.
+
+
+def _written(ctx: Any, x: Tensor, y: Tensor, inplace: bool) -> Tensor:
+    """``y``, moved into ``x`` for ``inplace=True``."""
+    if inplace:
+        ctx.mark_dirty(x)
+        return bridge.write(x, y)
+    return y
+
 
 class ReLUFunction(torch.autograd.Function):
     """max(x, 0)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
-        """Keep the output alone: it is 0 where the gradient stops."""
-        y = bridge.call(activation.relu, x)
-        if inplace:
-            ctx.mark_dirty(x)
-            y = bridge.write(x, y)
+        """Keep the output alone."""
+        y = _written(ctx, x, bridge.call(activation.relu, x), inplace)
         ctx.save_for_backward(y)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
-        """0 where the output is not positive, NaN excepted."""
-        (y,) = ctx.saved_tensors
-        return bridge.call(activation.relu_backward, grad_y, y), None
+        """From the output."""
+        return bridge.call(activation.relu_backward, grad_y, *ctx.saved_tensors), None
 
 
 class ReLU(torch.nn.ReLU):
     """`torch.nn.ReLU` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """``max(x, 0)`` for any shape."""
-        y: Tensor = ReLUFunction.apply(input, self.inplace)
+        """``max(x, 0)``, any shape."""
+        y: Tensor = ReLUFunction.apply(input, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class ReLU6Function(torch.autograd.Function):
+    """min(max(x, 0), 6)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
+        """Keep the output alone."""
+        y = _written(ctx, x, bridge.call(activation.relu6, x), inplace)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the output."""
+        return bridge.call(activation.relu6_backward, grad_y, *ctx.saved_tensors), None
+
+
+class ReLU6(torch.nn.ReLU6):
+    """`torch.nn.ReLU6` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``min(max(x, 0), 6)``, any shape."""
+        y: Tensor = ReLU6Function.apply(input, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class LeakyReLUFunction(torch.autograd.Function):
+    """x where x > 0, else negative_slope x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, negative_slope: float, inplace: bool) -> Any:
+        """Keep the input, or the output that took its place."""
+        ctx.negative_slope, ctx.inplace = negative_slope, inplace
+        y = _written(ctx, x, bridge.call(activation.leaky_relu, x, negative_slope=negative_slope), inplace)
+        ctx.save_for_backward(y if inplace else x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From either; an output tells no signs apart where negative_slope is negative."""
+        if ctx.inplace and ctx.negative_slope < 0:
+            raise RuntimeError(
+                f"negative_slope: expected none below 0 for a gradient with inplace=True, got {ctx.negative_slope}"
+            )
+        grad_x = bridge.call(
+            activation.leaky_relu_backward, grad_y, *ctx.saved_tensors, negative_slope=ctx.negative_slope
+        )
+        return grad_x, None, None
+
+
+class LeakyReLU(torch.nn.LeakyReLU):
+    """`torch.nn.LeakyReLU` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x`` where x > 0, else ``negative_slope x``, any shape."""
+        y: Tensor = LeakyReLUFunction.apply(input, self.negative_slope, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class PReLUFunction(torch.autograd.Function):
+    """x where x > 0, else weight x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Any:
+        """Keep the arguments."""
+        ctx.save_for_backward(x, weight)
+        return bridge.call(activation.prelu, x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """The gradients of both."""
+        return bridge.call(activation.prelu_backward, grad_y, *ctx.saved_tensors, needs=tuple(ctx.needs_input_grad))
+
+
+class PReLU(torch.nn.PReLU):
+    """`torch.nn.PReLU` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x`` where x > 0, else ``weight x``, with one weight or one for each channel of ``(N, C, ...)``."""
+        y: Tensor = PReLUFunction.apply(*bridge.autocast("lower", input, self.weight))
+        return y
+
+
+class ELUFunction(torch.autograd.Function):
+    """x where x > 0, else alpha (exp(x) - 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: float, inplace: bool) -> Any:
+        """Keep the input, or the output that took its place."""
+        ctx.alpha, ctx.inplace = alpha, inplace
+        y = _written(ctx, x, bridge.call(activation.elu, x, alpha=alpha), inplace)
+        ctx.save_for_backward(y if inplace else x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From either; an output tells no signs apart where alpha is negative."""
+        if ctx.inplace and ctx.alpha < 0:
+            raise RuntimeError(f"alpha: expected none below 0 for a gradient with inplace=True, got {ctx.alpha}")
+        backward = activation.elu_backward_from_output if ctx.inplace else activation.elu_backward
+        return bridge.call(backward, grad_y, *ctx.saved_tensors, alpha=ctx.alpha), None, None
+
+
+class ELU(torch.nn.ELU):
+    """`torch.nn.ELU` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x`` where x > 0, else ``alpha (exp(x) - 1)``, any shape."""
+        y: Tensor = ELUFunction.apply(input, self.alpha, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class GELUFunction(torch.autograd.Function):
+    """x P(x) with the normal distribution P."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, approximate: str) -> Any:
+        """Keep the input."""
+        ctx.save_for_backward(x)
+        ctx.approximate = approximate
+        return bridge.call(activation.gelu, x, approximate=approximate)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        return bridge.call(activation.gelu_backward, grad_y, *ctx.saved_tensors, approximate=ctx.approximate), None
+
+
+class GELU(torch.nn.GELU):
+    """`torch.nn.GELU` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x P(x)`` with the normal distribution P or its tanh approximation, any shape."""
+        y: Tensor = GELUFunction.apply(input, self.approximate)
+        return y
+
+
+class SiLUFunction(torch.autograd.Function):
+    """x sigmoid(x)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
+        """Keep the input, or a copy of it."""
+        ctx.save_for_backward(x.clone() if inplace else x)
+        return _written(ctx, x, bridge.call(activation.silu, x), inplace)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        return bridge.call(activation.silu_backward, grad_y, *ctx.saved_tensors), None
+
+
+class SiLU(torch.nn.SiLU):
+    """`torch.nn.SiLU` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x sigmoid(x)``, any shape."""
+        y: Tensor = SiLUFunction.apply(input, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class MishFunction(torch.autograd.Function):
+    """x tanh(softplus(x))."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
+        """Keep the input, or a copy of it."""
+        ctx.save_for_backward(x.clone() if inplace else x)
+        return _written(ctx, x, bridge.call(activation.mish, x), inplace)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        return bridge.call(activation.mish_backward, grad_y, *ctx.saved_tensors), None
+
+
+class Mish(torch.nn.Mish):
+    """`torch.nn.Mish` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x tanh(softplus(x))``, any shape."""
+        y: Tensor = MishFunction.apply(input, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class SoftplusFunction(torch.autograd.Function):
+    """log(1 + exp(beta x)) / beta."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, beta: float, threshold: float) -> Any:
+        """Keep the input."""
+        ctx.save_for_backward(x)
+        ctx.beta = beta
+        ctx.threshold = threshold
+        return bridge.call(activation.softplus, x, beta=beta, threshold=threshold)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        return (
+            bridge.call(
+                activation.softplus_backward, grad_y, *ctx.saved_tensors, beta=ctx.beta, threshold=ctx.threshold
+            ),
+            None,
+            None,
+        )
+
+
+class Softplus(torch.nn.Softplus):
+    """`torch.nn.Softplus` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``log(1 + exp(beta x)) / beta``, and ``x`` above the threshold, any shape."""
+        y: Tensor = SoftplusFunction.apply(input, self.beta, self.threshold)
+        return y
+
+
+class HardswishFunction(torch.autograd.Function):
+    """x min(max(x + 3, 0), 6) / 6."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
+        """Keep the input, or a copy of it."""
+        ctx.save_for_backward(x.clone() if inplace else x)
+        return _written(ctx, x, bridge.call(activation.hardswish, x), inplace)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        return bridge.call(activation.hardswish_backward, grad_y, *ctx.saved_tensors), None
+
+
+class Hardswish(torch.nn.Hardswish):
+    """`torch.nn.Hardswish` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x min(max(x + 3, 0), 6) / 6``, any shape."""
+        y: Tensor = HardswishFunction.apply(input, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class HardsigmoidFunction(torch.autograd.Function):
+    """min(max(x + 3, 0), 6) / 6."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
+        """Keep the input, or a copy of it."""
+        ctx.save_for_backward(x.clone() if inplace else x)
+        return _written(ctx, x, bridge.call(activation.hardsigmoid, x), inplace)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        return bridge.call(activation.hardsigmoid_backward, grad_y, *ctx.saved_tensors), None
+
+
+class Hardsigmoid(torch.nn.Hardsigmoid):
+    """`torch.nn.Hardsigmoid` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``min(max(x + 3, 0), 6) / 6``, any shape."""
+        y: Tensor = HardsigmoidFunction.apply(input, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class SigmoidFunction(torch.autograd.Function):
+    """1 / (1 + exp(-x))."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        """Keep the output alone."""
+        y = bridge.call(activation.sigmoid, x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the output."""
+        return bridge.call(activation.sigmoid_backward, grad_y, *ctx.saved_tensors)
+
+
+class Sigmoid(torch.nn.Sigmoid):
+    """`torch.nn.Sigmoid` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``1 / (1 + exp(-x))``, any shape; integers become floats."""
+        x = input if input.is_floating_point() else input.to(torch.get_default_dtype())
+        y: Tensor = SigmoidFunction.apply(x)
+        return y
+
+
+class TanhFunction(torch.autograd.Function):
+    """tanh(x)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        """Keep the output alone."""
+        y = bridge.call(activation.tanh, x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the output."""
+        return bridge.call(activation.tanh_backward, grad_y, *ctx.saved_tensors)
+
+
+class Tanh(torch.nn.Tanh):
+    """`torch.nn.Tanh` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``tanh(x)``, any shape; integers become floats."""
+        x = input if input.is_floating_point() else input.to(torch.get_default_dtype())
+        y: Tensor = TanhFunction.apply(x)
         return y

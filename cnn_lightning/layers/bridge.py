@@ -108,6 +108,19 @@ def write(x: Tensor, y: Tensor) -> Tensor:
     return x.copy_(y)
 
 
+def overwrites(x: Tensor, inplace: bool) -> bool:
+    """``inplace``, for ``Module.forward`` to pass on: refused beforehand where autograd would only refuse afterwards.
+
+    Raises:
+        RuntimeError: ``x`` is a leaf that requires a gradient, or a view of one.
+    """
+    if inplace and torch.is_grad_enabled():
+        source = x._base if x._is_view() and x._base is not None else x
+        if source.is_leaf and source.requires_grad:
+            raise RuntimeError("input: a leaf Variable that requires grad is being used in an in-place operation")
+    return inplace
+
+
 # ---- arrays of tensors, and back again
 
 

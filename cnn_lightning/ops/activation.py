@@ -1,49 +1,371 @@
 """Elementwise activations: forward and backward pairs.
 
-Shapes are free everywhere (``x`` and ``grad_y`` alike), results have the shape, dtype and memory layout of ``x``.
-Values and gradients at kinks, infinities and NaN are torch's, and where torch's own vectorised and scalar code disagree
-(the gradient at NaN), those of its scalar code, which its GPU code shares.
+Any shape will do, for ``x`` and ``grad_y`` alike; results have the shape, dtype and memory layout of ``x``. Values and
+gradients at kinks, infinities and NaN are torch's. (Where its vectorised and its scalar code differ, in the gradient of
+relu6, elu and hardswish at NaN, those of its scalar code, which its GPU code shares.)
+
+Formulas are written for whole arrays and run on blocks of the batch, so that their intermediate results stay in cache.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from cnn_lightning.ops import _blocks
+from cnn_lightning.ops._normal import normal
 from cnn_lightning.ops._types import Array
 
 
-def _blockwise(function: Callable[..., object], x: Array, *more: Array) -> Array:
-    """``function(*blocks, out)`` for every block of the batch: the passes over a block find it in cache."""
-    y = _blocks.empty_like(x)
-    arrays = [array[None] if x.ndim == 0 else array for array in (x, *more, y)]
-    parts = _blocks.blocks(arrays[0].shape[0], x.nbytes // max(1, arrays[0].shape[0]))
-    _blocks.run(lambda part: function(*(array[part] for array in arrays)), parts, like=x)
-    return y
-
-
-def _zero(out: Array, where: Array, grad: Array) -> None:
-    """``out = 0 where where else grad``, by the bits of ``grad``.
-
-    A product with 0 and 1 is no substitute (infinity and NaN times 0 are NaN), and `np.where` takes eight times as long
-    because it branches at every element. Uses ``where`` up.
-    """
-    bits = np.dtype(f"i{out.itemsize}")
-    keep = where.view("i1")
-    np.subtract(keep, 1, out=keep)
-    mask = out.view(bits)
-    np.copyto(mask, keep)
-    np.bitwise_and(mask, grad.view(bits), out=mask)
-
-
 def relu(x: Array) -> Array:
-    """``y = max(x, 0)``; NaN stays NaN."""
-    return _blockwise(lambda x, out: np.maximum(x, 0, out=out), x)
+    """``y = max(x, 0)``; NaN stays NaN. Integers may be passed too.
+
+    Raises:
+        NotImplementedError: Booleans.
+    """
+    _check_dtype("relu", x, "fiu")
+    return _blockwise(lambda x, y: np.maximum(x, 0, out=y), x)
 
 
 def relu_backward(grad_y: Array, x: Array) -> Array:
-    """``grad_x = 0 where x <= 0 else grad_y``: it passes at NaN.
+    """``grad_x = 0 where x <= 0 else grad_y``: it passes at NaN. Instead of ``x`` the output will do."""
+    return _blockwise(lambda x, grad_y, grad_x: _zero(x <= 0, grad_y, out=grad_x), x, grad_y)
 
-    ``x`` may also be the output, which has the same sign.
+
+def relu6(x: Array) -> Array:
+    """``y = min(max(x, 0), 6)``. Integers may be passed too.
+
+    Raises:
+        NotImplementedError: Booleans.
     """
-    return _blockwise(lambda x, grad, out: _zero(out, x <= 0, grad), x, grad_y)
+    _check_dtype("relu6", x, "fiu")
+    return _blockwise(lambda x, y: np.minimum(np.maximum(x, 0, out=y), 6, out=y), x)
+
+
+def relu6_backward(grad_y: Array, x: Array) -> Array:
+    """``grad_x = 0 where x <= 0 or x >= 6 else grad_y``. Instead of ``x`` the output will do."""
+    return _blockwise(lambda x, grad_y, grad_x: _zero((x <= 0) | (x >= 6), grad_y, out=grad_x), x, grad_y)
+
+
+def leaky_relu(x: Array, *, negative_slope: float = 0.01) -> Array:
+    """``y = x where x > 0 else negative_slope x``."""
+    _check_dtype("leaky_relu", x)
+    return _blockwise(lambda x, y: _leaky(x, negative_slope, y), x)
+
+
+def leaky_relu_backward(grad_y: Array, x: Array, *, negative_slope: float = 0.01) -> Array:
+    """``grad_x = grad_y where x > 0 else negative_slope grad_y``. Unless the slope is negative, the output will do."""
+    return _blockwise(lambda x, grad_y, grad_x: _leaky_backward(x, negative_slope, grad_y, grad_x), x, grad_y)
+
+
+def prelu(x: Array, weight: Array) -> Array:
+    """``y = x where x > 0 else weight x``, with one weight, or one for each channel: ``(N, C, ...)`` and ``(C,)``.
+
+    Raises:
+        RuntimeError: An ``x`` that is not floating, or has another number of channels.
+    """
+    slope = _slope(x, weight)
+    return _blockwise(lambda x, y: _leaky(x, slope, y), x)
+
+
+def prelu_backward(
+    grad_y: Array, x: Array, weight: Array, *, needs: tuple[bool, bool] = (True, True)
+) -> tuple[Array | None, Array | None]:
+    """``grad_x`` as for `leaky_relu`; ``grad_weight`` sums ``grad_y x`` where not x > 0, over all but the channels."""
+    slope = _slope(x, weight)
+    grad_x = grad_weight = None
+    if needs[0]:
+        grad_x = _blockwise(lambda x, grad_y, grad_x: _leaky_backward(x, slope, grad_y, grad_x), x, grad_y)
+    if needs[1]:
+        products = _blockwise(lambda x, grad_y, out: _zero(x > 0, grad_y * x, out=out), x, grad_y)
+        axes = tuple(axis for axis in range(x.ndim) if weight.size == 1 or axis != 1)
+        grad_weight = products.sum(axis=axes).reshape(weight.shape)
+    return grad_x, grad_weight
+
+
+def elu(x: Array, *, alpha: float = 1.0) -> Array:
+    """``y = x where x > 0 else alpha (exp(x) - 1)``."""
+    _check_dtype("elu", x)
+
+    def formula(x: Array, y: Array) -> None:
+        np.expm1(np.minimum(x, 0, out=y), out=y)
+        np.multiply(y, alpha, out=y)
+        np.add(y, np.maximum(x, 0), out=y)
+
+    return _blockwise(formula, x)
+
+
+def elu_backward(grad_y: Array, x: Array, *, alpha: float = 1.0) -> Array:
+    """``grad_x = grad_y alpha exp(x) where x <= 0 else grad_y``."""
+
+    def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
+        np.exp(np.fmin(x, 0, out=grad_x), out=grad_x)
+        np.multiply(grad_x, alpha, out=grad_x)
+        _one(~(x <= 0), grad_x)
+        np.multiply(grad_x, grad_y, out=grad_x)
+
+    return _blockwise(formula, x, grad_y)
+
+
+def elu_backward_from_output(grad_y: Array, y: Array, *, alpha: float = 1.0) -> Array:
+    """``grad_x = grad_y (y + alpha) where y <= 0 else grad_y``, for an ``alpha`` that is not negative."""
+
+    def formula(y: Array, grad_y: Array, grad_x: Array) -> None:
+        np.add(np.fmin(y, 0, out=grad_x), alpha, out=grad_x)
+        _one(~(y <= 0), grad_x)
+        np.multiply(grad_x, grad_y, out=grad_x)
+
+    return _blockwise(formula, y, grad_y)
+
+
+def gelu(x: Array, *, approximate: str = "none") -> Array:
+    """``y = x P(x)``, where ``P(x) = (1 + erf(x / sqrt 2)) / 2`` is the normal distribution.
+
+    With ``approximate="tanh"``, ``P(x) = (1 + tanh u) / 2 = sigmoid(2 u)``, ``u = sqrt(2 / pi) (x + 0.044715 x^3)``.
+    It is not computed by ``1 + erf`` or ``1 + tanh``, which lose all digits for negative x.
+
+    Raises:
+        RuntimeError: An ``approximate`` that is neither "none" nor "tanh".
+    """
+    _check_dtype("gelu", x)
+    if approximate not in ("none", "tanh"):
+        raise RuntimeError(f"approximate: expected 'none' or 'tanh', got {approximate!r}")
+    distribution = normal if approximate == "none" else _normal_by_tanh
+    return _blockwise(lambda x, y: np.multiply(x, distribution(x)[0], out=y), x)
+
+
+def gelu_backward(grad_y: Array, x: Array, *, approximate: str = "none") -> Array:
+    """``grad_x = grad_y (P(x) + x P'(x))``, with ``P'(x) = exp(-x^2 / 2) / sqrt(2 pi)``.
+
+    With ``approximate="tanh"``, ``P'(x) = 2 P(x) (1 - P(x)) sqrt(2 / pi) (1 + 3 0.044715 x^2)``.
+    """
+    distribution = normal if approximate == "none" else _normal_by_tanh
+
+    def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
+        p, density = distribution(x)
+        np.multiply(grad_y, p + x * density, out=grad_x)
+
+    return _blockwise(formula, x, grad_y)
+
+
+def silu(x: Array) -> Array:
+    """``y = x sigmoid(x)``."""
+    _check_dtype("silu", x)
+    return _blockwise(lambda x, y: np.divide(x, 1 + np.exp(-x), out=y), x)
+
+
+def silu_backward(grad_y: Array, x: Array) -> Array:
+    """``grad_x = grad_y s (1 + x (1 - s))``, ``s = sigmoid(x)``."""
+
+    def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
+        s = _sigmoid(x)
+        np.multiply(grad_y, s * (1 + x * (1 - s)), out=grad_x)
+
+    return _blockwise(formula, x, grad_y)
+
+
+def mish(x: Array) -> Array:
+    """``y = x tanh(softplus(x))``, which is ``x n / (n + 2)`` with ``n = e (e + 2)``, ``e = exp(x)``."""
+    _check_dtype("mish", x)
+    return _blockwise(lambda x, y: np.multiply(x, _tanh_softplus(x)[0], out=y), x)
+
+
+def mish_backward(grad_y: Array, x: Array) -> Array:
+    """``grad_x = grad_y (t + x s (1 - t^2))``, ``t = tanh(softplus(x))``, ``s = sigmoid(x)``."""
+
+    def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
+        t, s = _tanh_softplus(x)
+        np.multiply(grad_y, t + x * s * (1 - t * t), out=grad_x)
+
+    return _blockwise(formula, x, grad_y)
+
+
+def softplus(x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
+    """``y = log(1 + exp(beta x)) / beta``, but ``x`` where ``beta x > threshold``."""
+    _check_dtype("softplus", x)
+
+    def formula(x: Array, y: Array) -> None:
+        z = beta * x
+        np.log1p(np.exp(-np.abs(z)), out=y)
+        np.add(y, np.maximum(z, 0), out=y)
+        np.multiply(y, 1 / beta if beta else math.inf, out=y)
+        _choose(z > threshold, x, out=y)
+
+    return _blockwise(formula, x)
+
+
+def softplus_backward(grad_y: Array, x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
+    """``grad_x = grad_y sigmoid(beta x)``, but ``grad_y`` where ``beta x > threshold``."""
+
+    def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
+        z = beta * x
+        np.multiply(grad_y, _sigmoid(z), out=grad_x)
+        _choose(z > threshold, grad_y, out=grad_x)
+
+    return _blockwise(formula, x, grad_y)
+
+
+def hardswish(x: Array) -> Array:
+    """``y = x min(max(x + 3, 0), 6) / 6``."""
+    _check_dtype("hardswish", x)
+
+    def formula(x: Array, y: Array) -> None:
+        np.minimum(np.maximum(x + 3, 0, out=y), 6, out=y)
+        np.multiply(x, y, out=y)
+        np.divide(y, 6, out=y)
+
+    return _blockwise(formula, x)
+
+
+def hardswish_backward(grad_y: Array, x: Array) -> Array:
+    """``grad_x = 0 where x <= -3, grad_y (x / 3 + 1/2) where x < 3, else grad_y``."""
+
+    def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
+        slope = grad_y * (x / 3 + 0.5)
+        _choose(~(x < 3), grad_y, out=slope)
+        _zero(x <= -3, slope, out=grad_x)
+
+    return _blockwise(formula, x, grad_y)
+
+
+def hardsigmoid(x: Array) -> Array:
+    """``y = min(max(x + 3, 0), 6) / 6``."""
+    _check_dtype("hardsigmoid", x)
+
+    def formula(x: Array, y: Array) -> None:
+        np.minimum(np.maximum(x + 3, 0, out=y), 6, out=y)
+        np.divide(y, 6, out=y)
+
+    return _blockwise(formula, x)
+
+
+def hardsigmoid_backward(grad_y: Array, x: Array) -> Array:
+    """``grad_x = grad_y / 6 where -3 < x < 3 else 0``."""
+
+    def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
+        _zero(~((x > -3) & (x < 3)), grad_y * _ONE_SIXTH, out=grad_x)
+
+    return _blockwise(formula, x, grad_y)
+
+
+def sigmoid(x: Array) -> Array:
+    """``y = 1 / (1 + exp(-x))``."""
+    _check_dtype("sigmoid", x)
+    return _blockwise(lambda x, y: np.divide(1, 1 + np.exp(-x), out=y), x)
+
+
+def sigmoid_backward(grad_y: Array, y: Array) -> Array:
+    """``grad_x = grad_y (1 - y) y``."""
+    return _blockwise(lambda y, grad_y, grad_x: np.multiply(grad_y * (1 - y), y, out=grad_x), y, grad_y)
+
+
+def tanh(x: Array) -> Array:
+    """``y = (exp(x) - exp(-x)) / (exp(x) + exp(-x))``."""
+    _check_dtype("tanh", x)
+    return _blockwise(lambda x, y: np.tanh(x, out=y), x)
+
+
+def tanh_backward(grad_y: Array, y: Array) -> Array:
+    """``grad_x = grad_y (1 - y^2)``."""
+    return _blockwise(lambda y, grad_y, grad_x: np.multiply(grad_y, 1 - y * y, out=grad_x), y, grad_y)
+
+
+# ---- parts of the formulas
+
+_ONE_SIXTH = float(np.float32(1 / 6))
+"""As torch rounds it, for float64 too: an exact sixth would differ from its gradients by 3e-8."""
+
+
+def _leaky(x: Array, slope: float | Array, y: Array) -> None:
+    np.multiply(np.minimum(x, 0, out=y), slope, out=y)
+    np.add(y, np.maximum(x, 0), out=y)
+
+
+def _leaky_backward(x: Array, slope: float | Array, grad_y: Array, grad_x: Array) -> None:
+    np.multiply(grad_y, slope, out=grad_x)
+    _choose(x > 0, grad_y, out=grad_x)
+
+
+def _slope(x: Array, weight: Array) -> Array:
+    """PReLU's weight in a shape that meets the channels of ``x``."""
+    if x.dtype.kind != "f":
+        raise RuntimeError(f"prelu: x: expected the dtype of weight, {weight.dtype}, got {x.dtype}")
+    if weight.size == 1:
+        return weight.reshape(())
+    channels = x.shape[1] if x.ndim > 1 else 1
+    if x.ndim == 0 or weight.size != channels:
+        raise RuntimeError(f"prelu: weight: expected 1 or {channels} elements, the channels of x, got {weight.size}")
+    return weight.reshape(channels, *(1,) * (x.ndim - 2))
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def _normal_by_tanh(x: Array) -> tuple[Array, Array]:
+    """Gelu's approximation of the normal distribution, and the derivative of that."""
+    scale = 2 * math.sqrt(2 / math.pi)
+    square = x * x
+    p = _sigmoid(scale * x * (1 + 0.044715 * square))
+    return p, p * (1 - p) * (scale * (1 + 3 * 0.044715 * square))
+
+
+def _tanh_softplus(x: Array) -> tuple[Array, Array]:
+    """``tanh(softplus(x))`` and ``sigmoid(x)`` from one exponential; from x = 20 on both are 1 in either dtype."""
+    e = np.exp(np.minimum(x, 20))
+    n = e * (e + 2)
+    return n / (n + 2), e / (1 + e)
+
+
+# ---- by blocks, and exact choices
+
+
+def _blockwise(formula: Callable[..., object], *arrays: Array) -> Array:
+    """``formula(*blocks, result)`` for every block of the batch; the result is like the first array."""
+    result = _blocks.empty_like(arrays[0])
+    views = [array[None] if array.ndim == 0 else array for array in (*arrays, result)]
+    length = views[0].shape[0]
+
+    def work(part: slice) -> None:
+        with np.errstate(all="ignore"):
+            formula(*(view[part] for view in views))
+
+    _blocks.run(work, _blocks.blocks(length, _ARRAYS * result.nbytes // max(1, length)), like=result)
+    return result
+
+
+_ARRAYS = 8
+"""What a formula keeps in cache at a time: its arguments, its result, and what lies between."""
+
+# A product with 0 and 1 is no substitute for a choice (infinity and NaN times 0 are NaN), and np.where takes eight
+# times as long as these, since it branches at every element.
+
+
+def _zero(where: Array, x: Array, *, out: Array) -> None:
+    """``out = 0 where where else x``, by the bits of ``x``."""
+    bits = np.dtype(f"i{out.itemsize}")
+    mask = out.view(bits)
+    np.copyto(mask, where)
+    np.subtract(mask, 1, out=mask)
+    np.bitwise_and(mask, x.view(bits), out=mask)
+
+
+def _choose(where: Array, x: Array, *, out: Array) -> None:
+    """``out = x where where else out``, by their bits."""
+    bits = np.dtype(f"i{out.itemsize}")
+    result = out.view(bits)
+    mask = where.astype(bits)
+    np.negative(mask, out=mask)
+    np.bitwise_and(mask, np.bitwise_xor(result, x.view(bits)), out=mask)
+    np.bitwise_xor(result, mask, out=result)
+
+
+def _one(where: Array, out: Array) -> None:
+    """``out = 1 where where else out``; ``out`` is finite."""
+    np.multiply(out, ~where, out=out)
+    np.add(out, where, out=out)
+
+
+def _check_dtype(name: str, x: Array, kinds: str = "f") -> None:
+    if x.dtype.kind not in kinds:
+        raise NotImplementedError(f"{name}: x: expected a floating dtype, got {x.dtype}")

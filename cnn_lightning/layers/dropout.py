@@ -1,0 +1,115 @@
+"""Dropout layers: torch draws the masks, so that a generator's state gives the masks it gives the native layers."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnn_lightning.layers import bridge
+from cnn_lightning.ops import dropout
+
+
+class DropoutFunction(torch.autograd.Function):
+    """x keep / (1 - p)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, keep: Tensor, p: float, inplace: bool) -> Any:
+        """Keep the mask alone."""
+        ctx.save_for_backward(keep)
+        ctx.p = p
+        y = bridge.call(dropout.dropout, x, keep, p=p)
+        if inplace:
+            ctx.mark_dirty(x)
+            return bridge.write(x, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """The same for the gradient."""
+        return bridge.call(dropout.dropout_backward, grad_y, *ctx.saved_tensors, p=ctx.p), None, None, None
+
+
+class Dropout(torch.nn.Dropout):
+    """`torch.nn.Dropout` in NumPy, with torch's own mask."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """In training, 0 with probability p and otherwise 1 / (1 - p) times as large; else the input itself."""
+        if not self.training or self.p == 0 or input.numel() == 0:
+            return input
+        return _dropped(input, _elements(input, self.p), self.p, self.inplace)
+
+
+class Dropout1d(torch.nn.Dropout1d):
+    """`torch.nn.Dropout1d` in NumPy: whole channels of ``(N, C, L)`` or ``(C, L)``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """In training, channels are 0 with probability p, otherwise 1 / (1 - p) times as large.
+
+        Raises:
+            RuntimeError: An input that has neither two nor three dimensions.
+        """
+        if input.dim() not in (2, 3):
+            raise RuntimeError(f"dropout1d: input: expected (N, C, L) or (C, L), got shape {tuple(input.shape)}")
+        if not self.training or self.p == 0 or input.numel() == 0:
+            return input
+        batched = input if input.dim() == 3 else input.unsqueeze(0)
+        keep = _channels(batched, self.p).view(*input.shape[:-1], 1)
+        return _dropped(input, keep, self.p, self.inplace)
+
+
+class Dropout2d(torch.nn.Dropout2d):
+    """`torch.nn.Dropout2d` in NumPy: whole channels of ``(N, C, H, W)``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """In training, channels are 0 with probability p, otherwise 1 / (1 - p) times as large.
+
+        Three dimensions are ``(N, C, L)`` to it, as to torch; any number other than four is taken with torch's warning.
+
+        Raises:
+            RuntimeError: An input with fewer than two dimensions.
+        """
+        if input.dim() != 4:
+            _warn_of_shape(input)
+        if not self.training or self.p == 0 or input.numel() == 0:
+            return input
+        if input.dim() < 2:
+            raise RuntimeError(f"dropout2d: input: expected at least two dimensions, got shape {tuple(input.shape)}")
+        return _dropped(input, _channels(input, self.p), self.p, self.inplace)
+
+
+def _elements(x: Tensor, p: float) -> Tensor:
+    """1 for each element to keep, 0 for the others.
+
+    Drawn by torch's dropout itself, since its GPU kernel draws in a way of its own.
+    """
+    if p == 1:
+        return torch.zeros_like(x)
+    return torch.nn.functional.dropout(torch.ones_like(x), p).ne_(0)
+
+
+def _channels(x: Tensor, p: float) -> Tensor:
+    """1 for each channel to keep, 0 for the others: ``(N, C, 1, ...)``."""
+    shape = (*x.shape[:2], *(1,) * (x.dim() - 2))
+    return x.new_zeros(shape) if p == 1 else x.new_empty(shape).bernoulli_(1 - p)
+
+
+def _dropped(x: Tensor, keep: Tensor, p: float, inplace: bool) -> Tensor:
+    if not x.is_floating_point():
+        raise RuntimeError(f"dropout: input: expected a floating dtype, got {x.dtype}")
+    y: Tensor = DropoutFunction.apply(x, keep, p, bridge.overwrites(x, inplace))
+    return y
+
+
+def _warn_of_shape(x: Tensor) -> None:
+    if x.dim() == 3:
+        warnings.warn(
+            "dropout2d: Received a 3D input to dropout2d, which is taken for (N, C, L), where C is the channel dim; "
+            "use dropout1d to say so.",
+            stacklevel=3,
+        )
+    else:
+        warnings.warn(
+            f"dropout2d: Received a {x.dim()}-D input to dropout2d, which is deprecated; it is for (N, C, H, W).",
+            stacklevel=3,
+        )

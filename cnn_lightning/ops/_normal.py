@@ -1,0 +1,80 @@
+"""The normal distribution, which NumPy lacks."""
+
+import math
+
+import numpy as np
+
+from cnn_lightning.ops._types import Array
+
+# After M. M. Shepherd and J. G. Laframboise, "Chebyshev Approximation of (1 + 2x) exp(x^2) erfc x in 0 <= x < inf.",
+# Math. Comp. 36 (1981), 249-253. In terms of the distribution P, F(a) = (1 + sqrt(2) a) exp(a^2 / 2) P(-a) is smooth in
+# t = (a - K) / (a + K), so that one polynomial serves every a >= 0, without a branch. F(0) = 1/2; these are the
+# coefficients of (F - 1/2) / w with w = a / (a + K) = (1 + t) / 2, in powers of t, for float32 and float64 (by item
+# size). They interpolate it at Chebyshev nodes of 0 <= a <= 14 and 0 <= a <= 38, where P(-a) leaves the dtype's range.
+_K = 4.0
+_COEFFICIENTS = {
+    4: (
+        0.2569558024406433,
+        -0.3893131911754608,
+        0.32586702704429626,
+        -0.18555480241775513,
+        0.06898172944784164,
+        -0.011248426511883736,
+        -0.0036564550828188658,
+        0.0020930871833115816,
+        0.0004865473019890487,
+    ),
+    8: (
+        0.25695575749662525,
+        -0.389312401298556,
+        0.3258701990109447,
+        -0.1855717922608258,
+        0.06893331459640964,
+        -0.011167287720267116,
+        -0.0034020537089650216,
+        0.002064978764780073,
+        5.555502840005643e-05,
+        -0.0002849045953650382,
+        1.268839649856548e-05,
+        4.357692841897869e-05,
+        -1.4807375089020342e-06,
+        -7.53677210306928e-06,
+        -3.7453923217505655e-07,
+        1.347791164389536e-06,
+        2.5089299995388294e-07,
+        -2.1092531497541375e-07,
+        -7.32953064485427e-08,
+        2.028762745474248e-08,
+        1.0199153029852857e-08,
+    ),
+}
+
+
+def normal(x: Array) -> tuple[Array, Array]:
+    """The standard normal distribution ``P(x) = erfc(-x / sqrt 2) / 2`` and its density ``P'(x)``.
+
+    float32 or float64, any shape. The relative error of ``P`` is at most 9 + 2 x^2 ulp in the lower tail (x^2 itself is
+    rounded), where ``1 + erf`` loses all digits, and 2 ulp above 0.
+    """
+    a = np.abs(x)
+    w = np.divide(_K, a + _K)
+    t = 1 - 2 * w
+    np.subtract(1, w, out=w)
+    first, *others = reversed(_COEFFICIENTS[x.itemsize])
+    tail = t * first
+    for coefficient in others[:-1]:
+        tail += coefficient
+        tail *= t
+    tail += others[-1]
+    tail *= w
+    tail += 0.5
+    exponential = np.square(a)
+    exponential *= -0.5
+    np.exp(exponential, out=exponential)
+    tail *= exponential
+    tail /= 1 + math.sqrt(2) * a
+    # P(-a), or 1 - P(-a) above 0
+    np.copysign(tail, -x, out=tail)
+    tail += ~np.signbit(x)
+    exponential *= 1 / math.sqrt(2 * math.pi)
+    return tail, exponential

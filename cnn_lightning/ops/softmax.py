@@ -1,0 +1,75 @@
+"""Softmax and its logarithm along one dimension: forward and backward pairs.
+
+The maximum is subtracted first, so that no exponential overflows. A slice that holds NaN or +inf, or nothing but -inf,
+comes out as NaN, as in torch. Results have the shape, dtype and memory layout of ``x``.
+"""
+
+import numpy as np
+
+from cnn_lightning.ops import _blocks
+from cnn_lightning.ops._types import Array
+
+
+def softmax(x: Array, *, dim: int) -> Array:
+    """``y_i = exp(x_i) / sum_j exp(x_j)`` along ``dim``.
+
+    Raises:
+        IndexError: A ``dim`` that ``x`` does not have.
+        NotImplementedError: An ``x`` that is not floating.
+    """
+    y = _shifted("softmax", x, dim)
+    view = _with_axis(y)
+    np.exp(view, out=view)
+    with np.errstate(invalid="ignore"):
+        np.divide(view, view.sum(axis=dim, keepdims=True), out=view)
+    return y
+
+
+def softmax_backward(grad_y: Array, y: Array, *, dim: int) -> Array:
+    """``grad_x = y (grad_y - sum_j y_j grad_y_j)``; takes the forward's output."""
+    grad_x = _blocks.empty_like(y)
+    grad_y, y, view = _with_axis(grad_y), _with_axis(y), _with_axis(grad_x)
+    with np.errstate(invalid="ignore", over="ignore"):
+        np.multiply(y, grad_y, out=view)
+        np.subtract(grad_y, view.sum(axis=dim, keepdims=True), out=view)
+        np.multiply(view, y, out=view)
+    return grad_x
+
+
+def log_softmax(x: Array, *, dim: int) -> Array:
+    """``y_i = x_i - log sum_j exp(x_j)`` along ``dim``; errors as for `softmax`."""
+    y = _shifted("log_softmax", x, dim)
+    view = _with_axis(y)
+    with np.errstate(divide="ignore"):
+        np.subtract(view, np.log(np.exp(view).sum(axis=dim, keepdims=True)), out=view)
+    return y
+
+
+def log_softmax_backward(grad_y: Array, y: Array, *, dim: int) -> Array:
+    """``grad_x = grad_y - exp(y) sum_j grad_y_j``; takes the forward's output."""
+    grad_x = _blocks.empty_like(y)
+    grad_y, y, view = _with_axis(grad_y), _with_axis(y), _with_axis(grad_x)
+    with np.errstate(invalid="ignore", over="ignore"):
+        np.exp(y, out=view)
+        np.multiply(view, grad_y.sum(axis=dim, keepdims=True), out=view)
+        np.subtract(grad_y, view, out=view)
+    return grad_x
+
+
+def _with_axis(x: Array) -> Array:
+    """A view with a dimension to work along: torch takes a scalar for one of length 1."""
+    return x[None] if x.ndim == 0 else x
+
+
+def _shifted(name: str, x: Array, dim: int) -> Array:
+    """``x`` less its maximum along ``dim``, a new array."""
+    if x.dtype.kind != "f":
+        raise NotImplementedError(f"{name}: x: expected a floating dtype, got {x.dtype}")
+    bound = max(1, x.ndim)
+    if not -bound <= dim < bound:
+        raise IndexError(f"{name}: dim: expected one from {-bound} to {bound - 1}, got {dim}")
+    y = _blocks.empty_like(x)
+    wide = _with_axis(x)
+    with np.errstate(invalid="ignore"):
+        np.subtract(wide, wide.max(axis=dim, keepdims=True, initial=-np.inf), out=_with_axis(y))
+    return y
