@@ -92,7 +92,7 @@ def build_net(
         name: see `net_names`; capitals don't matter, nor ``-`` for ``_``.
         num_classes: the number of outputs; the head of a pretrained network is replaced where it has another number.
         in_channels: 1 for SimpleCNN and 3 for the others by default; for any other number the first convolution is
-            replaced. Pretrained weights of it are repeated over the channels and scaled by ``3 / in_channels``.
+            replaced. Its pretrained weights are summed over the colours, or repeated and scaled.
         image_size: of the images to come; None means 28 for SimpleCNN and, for the others, that it isn't checked.
         channels: of SimpleCNN's convolutions.
         hidden: outputs of SimpleCNN's first linear layer.
@@ -301,13 +301,16 @@ def _replace_head(net: nn.Module, before: int, num_classes: int) -> None:
 def _replace_first_convolution(net: nn.Module, in_channels: int, *, pretrained: bool) -> None:
     """Let the network take ``in_channels`` instead of 3, its output's variance unchanged.
 
-    ``w'[:, i] = w[:, i mod 3] * 3 / in_channels`` for pretrained weights: grey images give what three equal channels
-    gave. Otherwise new normal weights, of the old ones' deviation times ``sqrt(3 / in_channels)``.
+    Pretrained weights are summed for one channel, so that a grey image gives what its colour version gave; for more
+    channels ``w'[:, i] = w[:, i mod 3] * 3 / in_channels``. Otherwise the weights are new normal numbers, of the old
+    ones' deviation times ``sqrt(3 / in_channels)``.
     """
     name, old = next((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
     new = _convolution(old, in_channels, old.out_channels)
     with torch.no_grad():
-        if pretrained:
+        if pretrained and in_channels == 1:
+            new.weight.copy_(old.weight.sum(1, keepdim=True))
+        elif pretrained:
             repeats = -(-in_channels // 3)
             new.weight.copy_(old.weight.repeat(1, repeats, 1, 1)[:, :in_channels] * (3 / in_channels))
         else:

@@ -179,7 +179,7 @@ class _Part:
     def is_layer(self) -> bool:
         """Whether it computes something itself, as far as can be told from outside."""
         module = self.module
-        if self.native in LAYERS:
+        if self.native in LAYERS or _REMEMBERED in module.__dict__:
             return True
         if isinstance(module, (*_CONTAINERS, *_WRAPPERS)):
             return False
@@ -211,6 +211,8 @@ def _modules(net: nn.Module, beside: Mapping[str, nn.Module]) -> list[_Part]:
         aliases.setdefault(id(module), []).extend({short, name, full})
 
     for name, module in wrapped.named_modules(remove_duplicate=False):
+        if "parametrizations" in name.split("."):
+            continue  # functions of a weight, not layers
         add(module, name, f"{prefix}{name}".removesuffix(".") if prefix else name)
     for outer, other in beside.items():
         for name, module in other.named_modules(remove_duplicate=False):
@@ -386,7 +388,7 @@ def _obstacle(module: nn.Module) -> str:
     """Why this object's class can't be changed, though its type is known."""
     if parametrize.is_parametrized(module):
         names = ", ".join(module.parametrizations)  # type: ignore[arg-type]
-        return f"its {names} is parametrized, which a change of class would lose (swap first, parametrize afterwards)"
+        return f"its {names} is parametrized and a change of class would lose it (swap before it is parametrized)"
     if isinstance(module, LazyModuleMixin):
         return "it has no parameters yet (run one batch first)"
     if "forward" in module.__dict__:
@@ -435,7 +437,7 @@ def _apply(plan: list[tuple[_Part, type[nn.Module]]]) -> set[int]:
 
 def _rows(part: _Part, asked: bool) -> Iterator[Row]:
     kind = type(part.module)
-    for name in part.names if part.is_layer or _REMEMBERED in part.module.__dict__ else ():
+    for name in part.names if part.is_layer else ():
         if _is_ours(part.module):
             ours = kind in _NATIVE or parametrize.is_parametrized(part.module)
             yield Row(name, part.native.__name__, "numpy" if ours else kind.__name__)
