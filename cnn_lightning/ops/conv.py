@@ -113,7 +113,7 @@ def conv2d_backward(
     grad_weight: Array | None
     if _is_depthwise(g):
         grad_weight = _depthwise.backward(grad_y, x, weight, g, grad_x, need_weight)
-        grad_bias = grad_y.sum((0, 2, 3)) if need_bias else None
+        grad_bias = bias_gradient(grad_y) if need_bias else None
         return None if grad_x is None else _format_of(x, grad_x), grad_weight, grad_bias
 
     def block(part: slice) -> tuple[Any, Any]:
@@ -135,6 +135,16 @@ def conv2d_backward(
     grad_weight = _total([w for w, _ in sums], weight, weight.shape) if need_weight else None
     grad_bias = _total([b for _, b in sums], weight, (g.o,)) if need_bias else None
     return None if grad_x is None else _format_of(x, grad_x), grad_weight, grad_bias
+
+
+def bias_gradient(grad_y: Array) -> Array:
+    """Sum of ``grad_y`` (N, O, H, W) over images and pixels, (O,).
+
+    Summed in float64: in channels_last memory NumPy adds one pixel after the other, and the rounding of thousands of
+    such additions would show in float32.
+    """
+    total: Array = grad_y.sum((0, 2, 3), dtype=np.float64).astype(grad_y.dtype)
+    return total
 
 
 # ---- along one axis: images of one row
@@ -319,7 +329,7 @@ def _pointwise_backward(
     if grad_x is not None:
         np.matmul(matrix.T, upstream, out=_pixels(grad_x))
     grad_weight = np.matmul(upstream, _pixels(x).swapaxes(1, 2)).sum(0).reshape(weight.shape) if needs[1] else None
-    grad_bias = grad_y.sum((0, 2, 3)) if needs[2] else None
+    grad_bias = bias_gradient(grad_y) if needs[2] else None
     return None if grad_x is None else _format_of(x, grad_x), grad_weight, grad_bias
 
 

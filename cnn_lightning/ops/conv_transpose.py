@@ -97,7 +97,7 @@ def conv_transpose2d_backward(
     if needs[1]:
         _, grad_weight, _ = conv.conv2d_backward(_longer(x, g), grad_y, weight, **g.options, needs=(False, True, False))
     if needs[2]:
-        grad_bias = grad_y.sum((0, 2, 3))
+        grad_bias = conv.bias_gradient(grad_y)
     return grad_x, grad_weight, grad_bias
 
 

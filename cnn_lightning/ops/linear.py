@@ -58,7 +58,8 @@ def linear_backward(
             grad_weight = _blocks.empty(weight.shape, like=weight)
             np.matmul(upstream.T, x.reshape(_count(x), x.shape[-1]), out=grad_weight)
     if needs[2]:
-        grad_bias = upstream.sum(0)
+        # NumPy adds rows one after the other: float64 keeps the rounding of thousands of additions out of float32.
+        grad_bias = upstream.sum(0, dtype=np.float64).astype(upstream.dtype)
     return grad_x, grad_weight, grad_bias
 
 
