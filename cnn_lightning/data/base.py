@@ -1,0 +1,117 @@
+"""What every DataModule of an image set that fits into memory shares."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnn_lightning.data.loader import Batches
+from cnn_lightning.data.pictures import find_pictures, read_pictures
+from cnn_lightning.data.readers import ImageSet, Split
+from cnn_lightning.errors import UserError
+
+
+class InMemory(LightningDataModule):
+    """Splits held as uint8 tensors, handed out as normalised batches.
+
+    A subclass says how to `read` its set. Each process takes batches of ``batch_size``, so that the global batch is
+    ``batch_size`` times the number of processes.
+
+    Args:
+        batch_size: Pictures in a batch of one process.
+        seed: Of the order of samples and of the augmentation.
+        augment: Shift training pictures by up to two pixels.
+        flip: Mirror them by chance as well.
+        predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
+    """
+
+    num_classes: int
+    in_channels: int
+    image_size: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __init__(
+        self, batch_size: int, seed: int, augment: bool, flip: bool = False, predict_dir: str | None = None
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UserError(f"data.batch_size: expected at least 1, got {batch_size}")
+        if seed < 0:
+            raise UserError(f"data.seed: expected at least 0, got {seed}")
+        self.batch_size, self.seed, self.augment, self.flip = batch_size, seed, augment, flip
+        self.predict_dir = None if predict_dir is None else Path(predict_dir)
+        if self.predict_dir is not None and not self.predict_dir.is_dir():
+            raise UserError(f"data.predict_dir: expected a folder of pictures, got {predict_dir!r}")
+        self._splits: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def read(self) -> ImageSet:
+        """The whole set."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the set once, whatever the stage."""
+        if not self._splits:
+            found = self.read()
+            self.class_names, self.mean, self.std = found.class_names, found.mean, found.std
+            self._splits = {name: _tensors(getattr(found, name)) for name in ("train", "val", "test")}
+
+    def train_dataloader(self) -> Batches:
+        """Shuffled, and augmented where asked for."""
+        return self._batches("train", seed=self.seed, augment=self.augment, flip=self.flip)
+
+    def val_dataloader(self) -> Batches:
+        """In order."""
+        return self._batches("val")
+
+    def test_dataloader(self) -> Batches:
+        """In order."""
+        return self._batches("test")
+
+    def predict_dataloader(self) -> Batches:
+        """The pictures of ``predict_dir`` in the order of `predict_files`, or the test split."""
+        if self.predict_dir is not None and "predict" not in self._splits:
+            files = self.predict_files()
+            images = read_pictures(files, self.image_size, grey=self.in_channels == 1)
+            self._splits["predict"] = _tensors(Split(images, np.full(len(files), -1)))
+        return self._batches("test" if self.predict_dir is None else "predict")
+
+    def predict_files(self) -> list[Path]:
+        """The files that ``predict`` is asked about; none where it is asked about the test split."""
+        if self.predict_dir is None:
+            return []
+        files = find_pictures(self.predict_dir)
+        if not files:
+            raise UserError(f"data.predict_dir: expected at least one picture in {str(self.predict_dir)!r}, found none")
+        return files
+
+    def _batches(self, split: str, **options: Any) -> Batches:
+        images, labels = self._splits[split]
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return Batches(
+            images,
+            labels,
+            batch_size=self.batch_size,
+            mean=self.mean,
+            std=self.std,
+            rank=rank,
+            world_size=world_size,
+            **options,
+        )
+
+
+def _tensors(split: Split) -> tuple[Tensor, Tensor]:
+    images: NDArray[np.uint8] = np.array(split.images)  # a copy that torch may share: files are read-only memory
+    return torch.from_numpy(images), torch.from_numpy(np.array(split.labels, np.int64))
+
+
+def channel_statistics(images: NDArray[np.uint8]) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of each channel of (N, C, H, W), for values from 0 to 1."""
+    values = images.astype(np.float64) / 255
+    return values.mean((0, 2, 3)).tolist(), values.std((0, 2, 3)).tolist()

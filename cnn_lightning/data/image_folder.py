@@ -1,0 +1,103 @@
+"""A user's own pictures, in one folder a class."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cnn_lightning.data.base import InMemory, channel_statistics
+from cnn_lightning.data.order import stratified
+from cnn_lightning.data.pictures import find_pictures, read_pictures
+from cnn_lightning.data.readers import ImageSet, Split
+from cnn_lightning.errors import UserError
+
+
+class ImageFolder(InMemory):
+    """Pictures in class folders: ``root/train/CLASS/*`` with ``val`` and ``test`` beside it, or one ``root/CLASS/*``.
+
+    Where there is no ``val`` or ``test`` folder, a fixed share of every class is kept for it. Pictures are turned
+    upright (EXIF), laid on white where they are transparent, resized, and held in memory.
+
+    Args:
+        root: The folder.
+        batch_size: Pictures in a batch of one process.
+        seed: Of the order of samples, the split and the augmentation.
+        augment: Shift training pictures by up to two pixels and mirror every second one.
+        image_size: Height and width that pictures are resized to.
+        grey: One channel instead of three.
+        val_fraction: Share kept for validation where there is no ``val`` folder.
+        test_fraction: Share kept for the test where there is no ``test`` folder.
+        predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 32,
+        seed: int = 0,
+        augment: bool = True,
+        image_size: int = 64,
+        grey: bool = False,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        predict_dir: str | None = None,
+    ) -> None:
+        super().__init__(batch_size, seed, augment, flip=True, predict_dir=predict_dir)
+        if image_size < 1:
+            raise UserError(f"data.image_size: expected at least 1, got {image_size}")
+        if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:
+            raise UserError(
+                "data.val_fraction, data.test_fraction: expected positive shares that leave some to train with, got "
+                f"{val_fraction} and {test_fraction}"
+            )
+        self.root, self.image_size, self.grey = Path(root), image_size, grey
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.in_channels = 1 if grey else 3
+        self.mean = self.std = (0.5,) * self.in_channels
+        if not self.root.is_dir():
+            raise UserError(f"data.root: expected a folder of class folders, got {root!r}")
+        self._train = self.root / "train" if (self.root / "train").is_dir() else self.root
+        self.class_names = tuple(sorted(path.name for path in self._train.iterdir() if _is_class(path)))
+        if not self.class_names:
+            raise UserError(f"data.root: expected a folder for each class in {self._train}, found none")
+        self.num_classes = len(self.class_names)
+
+    def read(self) -> ImageSet:
+        """Every picture, decoded and resized."""
+        parts = {"train": self._read(self._train)}
+        for name in ("val", "test"):
+            if (self.root / name).is_dir():
+                parts[name] = self._read(self.root / name)
+        shares = {"val": self.val_fraction, "test": self.test_fraction}
+        missing = {name: share for name, share in shares.items() if name not in parts}
+        if missing:
+            whole = parts["train"]
+            fractions = (1 - sum(missing.values()), *missing.values())
+            cut = stratified(whole.labels, fractions, self.seed)
+            for name, part in zip(("train", *missing), cut, strict=True):
+                if not len(part):
+                    raise UserError(
+                        f"data.root: expected enough pictures in {self._train} to keep some for {name}, "
+                        f"found {len(whole.labels)}"
+                    )
+                parts[name] = Split(whole.images[part], whole.labels[part])
+        mean, std = channel_statistics(parts["train"].images)
+        std = [value or 1.0 for value in std]  # pictures that are all alike have no deviation to divide by
+        return ImageSet(parts["train"], parts["val"], parts["test"], self.class_names, tuple(mean), tuple(std))
+
+    def _read(self, folder: Path) -> Split:
+        files: list[Path] = []
+        labels: list[int] = []
+        for path in sorted(path for path in folder.iterdir() if _is_class(path)):
+            if path.name not in self.class_names:
+                raise UserError(f"{path}: expected one of the classes {', '.join(self.class_names)}")
+        for label, name in enumerate(self.class_names):
+            found = find_pictures(folder / name) if (folder / name).is_dir() else []
+            if not found:
+                raise UserError(f"{folder / name}: expected at least one picture of this class, found none")
+            files += found
+            labels += [label] * len(found)
+        return Split(read_pictures(files, self.image_size, self.grey), np.array(labels, np.int64))
+
+
+def _is_class(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")

@@ -1,0 +1,110 @@
+"""Batches from memory: uint8 pictures, transformed a batch at a time, in an order that any process can name.
+
+Lightning needs no sampler of its own for it: each rank takes its slice of every global batch, nothing is padded and
+nothing is seen twice. The loader can say where it stands in an epoch (`Batches.state_dict`), which makes a run that
+was stopped in the middle of one go on with the very next batch.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from cnn_lightning.data.order import permutation
+
+SHIFT = 2
+"""Augmented pictures are shifted by up to so many pixels in each direction."""
+
+
+class Batches:
+    """Normalised float32 images and int64 labels, batch after batch.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
+        batch_size: Of one process; ``world_size`` of them make the global batch.
+        mean: Of each channel, for values from 0 to 1.
+        std: The standard deviation likewise.
+        seed: Of the order and the augmentation; None keeps the images as they are and in their order.
+        augment: Shift each picture a little, differently in every epoch (with a seed).
+        flip: Also mirror every second picture, by chance.
+        rank: Of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        seed: int | None = None,
+        augment: bool = False,
+        flip: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.mean, self.std, self.seed = list(mean), list(std), seed
+        self.augment, self.flip = augment and seed is not None, flip and augment and seed is not None
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self._next = 0
+        self.sampler = self  # where Lightning calls set_epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // (self.batch_size * self.world_size))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order and the augmentation of this epoch from the next batch on."""
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were handed out."""
+        return {"next": self._next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind the batches that were handed out already."""
+        self._next = state["next"] % max(1, len(self))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """From where `load_state_dict` left it, otherwise from the epoch's start.
+
+        Epoch and place are looked up with the first batch, as Lightning makes the iterator before it says which epoch.
+        """
+        start, self._next = self._next, 0
+        n = len(self.labels)
+        order = np.arange(n) if self.seed is None else permutation(n, self.seed, self.epoch)
+        step = self.batch_size * self.world_size
+        for index in range(start, len(self)):
+            whole = order[index * step : (index + 1) * step]
+            mine = whole[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+            if len(whole) < step:
+                mine = np.array_split(whole, self.world_size)[self.rank]
+            self._next = index + 1
+            yield self._batch(torch.from_numpy(mine))
+
+    def _batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        images = self.images[indices]
+        if self.augment and len(indices):
+            images = self._augmented(images, indices.numpy())
+        images = transforms.to_dtype(images, torch.float32, scale=True)
+        return transforms.normalize(images, self.mean, self.std), self.labels[indices]
+
+    def _augmented(self, images: Tensor, indices: Any) -> Tensor:
+        """Chance is a function of seed, epoch and picture alone, so that it is the same for any number of ranks."""
+        random = np.random.default_rng([self.seed or 0, self.epoch, 1])
+        shifts = torch.from_numpy(random.integers(0, 2 * SHIFT + 1, (len(self.labels), 2))[indices])
+        height, width = images.shape[2:]
+        wide = torch.nn.functional.pad(images, [SHIFT] * 4)
+        windows = wide.unfold(2, height, 1).unfold(3, width, 1)
+        images = windows[torch.arange(len(images)), :, shifts[:, 0], shifts[:, 1]]
+        if self.flip:
+            mirrored = torch.from_numpy(random.random(len(self.labels))[indices] < 0.5)
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        return images

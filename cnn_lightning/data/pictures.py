@@ -1,0 +1,74 @@
+"""Picture files as arrays: any format, size and mode that Pillow reads, and one line for those it does not."""
+
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cnn_lightning.errors import UserError
+
+ENDINGS = frozenset(Image.registered_extensions())
+MEMORY = 8 * 2**30
+"""Bytes of resized pictures that are held in memory at most."""
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Every file that is named like a picture; hidden files are left alone."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".") and path.suffix.lower() in ENDINGS
+    )
+
+
+def read_pictures(files: list[Path], image_size: int, grey: bool) -> NDArray[np.uint8]:
+    """Pictures as uint8 (N, C, image_size, image_size).
+
+    Raises:
+        UserError: A file that is no picture, is damaged or absurdly large, or more pictures than fit into memory.
+    """
+    channels = 1 if grey else 3
+    needed = len(files) * channels * image_size**2
+    if needed > MEMORY:
+        raise UserError(
+            f"data.image_size: expected pictures that fit into {MEMORY >> 30} GiB, got {needed >> 30} GiB for "
+            f"{len(files)} of {image_size}x{image_size}"
+        )
+    images = np.empty((len(files), channels, image_size, image_size), np.uint8)
+
+    def fill(index: int) -> None:
+        images[index] = read_picture(files[index], image_size, grey)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fill, range(len(files))))
+    return images
+
+
+def read_picture(path: Path, image_size: int, grey: bool) -> NDArray[np.uint8]:
+    """One picture as uint8 (C, image_size, image_size): upright, on white, resized."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                upright = ImageOps.exif_transpose(file)
+                picture = _eight_bits(upright).convert("RGBA")
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise UserError(f"{path}: expected a picture of fewer than {Image.MAX_IMAGE_PIXELS} pixels") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: expected a picture, but it is none that can be read") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise UserError(f"{path}: expected a picture, but it is damaged: {error}") from None
+    white = Image.new("RGBA", picture.size, "white")
+    flat = Image.alpha_composite(white, picture).convert("L" if grey else "RGB")
+    resized = np.asarray(flat.resize((image_size, image_size), Image.Resampling.BILINEAR))
+    return resized[None] if grey else resized.transpose(2, 0, 1)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Pictures of 16 bits a pixel scaled to 8; Pillow's own conversion would clip them."""
+    if picture.mode.startswith("I"):
+        return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    return picture
