@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cnn_lightning.ops import _blocks
-from cnn_lightning.ops._normal import normal
+from cnn_lightning.ops._special import normal
 from cnn_lightning.ops._types import Array
 
 
@@ -86,34 +86,26 @@ def prelu_backward(
 def elu(x: Array, *, alpha: float = 1.0) -> Array:
     """``y = x where x > 0 else alpha (exp(x) - 1)``."""
     _check_dtype("elu", x)
-
-    def formula(x: Array, y: Array) -> None:
-        np.expm1(np.minimum(x, 0, out=y), out=y)
-        np.multiply(y, alpha, out=y)
-        np.add(y, np.maximum(x, 0), out=y)
-
-    return _blockwise(formula, x)
+    return _precise(lambda x: np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0)), x)
 
 
 def elu_backward(grad_y: Array, x: Array, *, alpha: float = 1.0) -> Array:
     """``grad_x = grad_y alpha exp(x) where x <= 0 else grad_y``."""
 
-    def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
-        np.exp(np.fmin(x, 0, out=grad_x), out=grad_x)
-        np.multiply(grad_x, alpha, out=grad_x)
-        _one(~(x <= 0), grad_x)
-        np.multiply(grad_x, grad_y, out=grad_x)
+    def formula(x: Array, grad_y: Array) -> Array:
+        grad_x = grad_y * (alpha * np.exp(np.minimum(x, 0)))
+        _choose(~(x <= 0), grad_y, out=grad_x)
+        return grad_x
 
-    return _blockwise(formula, x, grad_y)
+    return _precise(formula, x, grad_y)
 
 
 def elu_backward_from_output(grad_y: Array, y: Array, *, alpha: float = 1.0) -> Array:
     """``grad_x = grad_y (y + alpha) where y <= 0 else grad_y``, for an ``alpha`` that is not negative."""
 
     def formula(y: Array, grad_y: Array, grad_x: Array) -> None:
-        np.add(np.fmin(y, 0, out=grad_x), alpha, out=grad_x)
-        _one(~(y <= 0), grad_x)
-        np.multiply(grad_x, grad_y, out=grad_x)
+        np.multiply(grad_y, y + alpha, out=grad_x)
+        _choose(~(y <= 0), grad_y, out=grad_x)
 
     return _blockwise(formula, y, grad_y)
 
@@ -128,10 +120,11 @@ def gelu(x: Array, *, approximate: str = "none") -> Array:
         RuntimeError: An ``approximate`` that is neither "none" nor "tanh".
     """
     _check_dtype("gelu", x)
-    if approximate not in ("none", "tanh"):
-        raise RuntimeError(f"approximate: expected 'none' or 'tanh', got {approximate!r}")
-    distribution = normal if approximate == "none" else _normal_by_tanh
-    return _blockwise(lambda x, y: np.multiply(x, distribution(x)[0], out=y), x)
+    if approximate == "none":
+        return _blockwise(lambda x, y: np.multiply(x, normal(x)[0], out=y), x)
+    if approximate == "tanh":
+        return _precise(lambda x: x * _normal_by_tanh(x)[0], x)
+    raise RuntimeError(f"approximate: expected 'none' or 'tanh', got {approximate!r}")
 
 
 def gelu_backward(grad_y: Array, x: Array, *, approximate: str = "none") -> Array:
@@ -139,70 +132,82 @@ def gelu_backward(grad_y: Array, x: Array, *, approximate: str = "none") -> Arra
 
     With ``approximate="tanh"``, ``P'(x) = 2 P(x) (1 - P(x)) sqrt(2 / pi) (1 + 3 0.044715 x^2)``.
     """
-    distribution = normal if approximate == "none" else _normal_by_tanh
 
-    def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
-        p, density = distribution(x)
-        np.multiply(grad_y, p + x * density, out=grad_x)
+    def formula(x: Array, grad_y: Array) -> Array:
+        p, density = normal(x) if approximate == "none" else _normal_by_tanh(x)
+        density *= x
+        density += p
+        density *= grad_y
+        return density
 
-    return _blockwise(formula, x, grad_y)
+    if approximate == "none":
+        return _blockwise(lambda x, grad_y, grad_x: np.copyto(grad_x, formula(x, grad_y)), x, grad_y)
+    return _precise(formula, x, grad_y)
 
 
 def silu(x: Array) -> Array:
     """``y = x sigmoid(x)``."""
     _check_dtype("silu", x)
-    return _blockwise(lambda x, y: np.divide(x, 1 + np.exp(-x), out=y), x)
+    return _precise(lambda x: x / (1 + np.exp(-x)), x)
 
 
 def silu_backward(grad_y: Array, x: Array) -> Array:
     """``grad_x = grad_y s (1 + x (1 - s))``, ``s = sigmoid(x)``."""
 
-    def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
+    def formula(x: Array, grad_y: Array) -> Array:
         s = _sigmoid(x)
-        np.multiply(grad_y, s * (1 + x * (1 - s)), out=grad_x)
+        slope = 1 - s
+        slope *= x
+        slope += 1
+        slope *= s
+        slope *= grad_y
+        return slope
 
-    return _blockwise(formula, x, grad_y)
+    return _precise(formula, x, grad_y)
 
 
 def mish(x: Array) -> Array:
     """``y = x tanh(softplus(x))``, which is ``x n / (n + 2)`` with ``n = e (e + 2)``, ``e = exp(x)``."""
     _check_dtype("mish", x)
-    return _blockwise(lambda x, y: np.multiply(x, _tanh_softplus(x)[0], out=y), x)
+    return _precise(lambda x: x * _tanh_softplus(x)[0], x)
 
 
 def mish_backward(grad_y: Array, x: Array) -> Array:
     """``grad_x = grad_y (t + x s (1 - t^2))``, ``t = tanh(softplus(x))``, ``s = sigmoid(x)``."""
 
-    def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
+    def formula(x: Array, grad_y: Array) -> Array:
         t, s = _tanh_softplus(x)
-        np.multiply(grad_y, t + x * s * (1 - t * t), out=grad_x)
+        s *= x * (1 - t * t)
+        s += t
+        s *= grad_y
+        return s
 
-    return _blockwise(formula, x, grad_y)
+    return _precise(formula, x, grad_y)
 
 
 def softplus(x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
     """``y = log(1 + exp(beta x)) / beta``, but ``x`` where ``beta x > threshold``."""
     _check_dtype("softplus", x)
 
-    def formula(x: Array, y: Array) -> None:
+    def formula(x: Array) -> Array:
         z = beta * x
-        np.log1p(np.exp(-np.abs(z)), out=y)
-        np.add(y, np.maximum(z, 0), out=y)
-        np.multiply(y, 1 / beta if beta else math.inf, out=y)
+        y = (np.log1p(np.exp(-np.abs(z))) + np.maximum(z, 0)) * (1 / beta if beta else math.inf)
         _choose(z > threshold, x, out=y)
+        return y
 
-    return _blockwise(formula, x)
+    return _precise(formula, x)
 
 
 def softplus_backward(grad_y: Array, x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
     """``grad_x = grad_y sigmoid(beta x)``, but ``grad_y`` where ``beta x > threshold``."""
 
-    def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
+    def formula(x: Array, grad_y: Array) -> Array:
         z = beta * x
-        np.multiply(grad_y, _sigmoid(z), out=grad_x)
+        grad_x = grad_y * _sigmoid(z)
         _choose(z > threshold, grad_y, out=grad_x)
+        return grad_x
 
-    return _blockwise(formula, x, grad_y)
+    return _precise(formula, x, grad_y)
 
 
 def hardswish(x: Array) -> Array:
@@ -251,7 +256,7 @@ def hardsigmoid_backward(grad_y: Array, x: Array) -> Array:
 def sigmoid(x: Array) -> Array:
     """``y = 1 / (1 + exp(-x))``."""
     _check_dtype("sigmoid", x)
-    return _blockwise(lambda x, y: np.divide(1, 1 + np.exp(-x), out=y), x)
+    return _precise(_sigmoid, x)
 
 
 def sigmoid_backward(grad_y: Array, y: Array) -> Array:
@@ -262,7 +267,7 @@ def sigmoid_backward(grad_y: Array, y: Array) -> Array:
 def tanh(x: Array) -> Array:
     """``y = (exp(x) - exp(-x)) / (exp(x) + exp(-x))``."""
     _check_dtype("tanh", x)
-    return _blockwise(lambda x, y: np.tanh(x, out=y), x)
+    return _precise(np.tanh, x)
 
 
 def tanh_backward(grad_y: Array, y: Array) -> Array:
@@ -306,8 +311,10 @@ def _normal_by_tanh(x: Array) -> tuple[Array, Array]:
     """Gelu's approximation of the normal distribution, and the derivative of that."""
     scale = 2 * math.sqrt(2 / math.pi)
     square = x * x
-    p = _sigmoid(scale * x * (1 + 0.044715 * square))
-    return p, p * (1 - p) * (scale * (1 + 3 * 0.044715 * square))
+    e = np.exp(-scale * x * (1 + 0.044715 * square))
+    p = 1 / (1 + e)
+    above = np.fmin(e * p, 1)  # 1 - p without cancellation; NaN where e is infinite and p 0
+    return p, p * above * (scale * (1 + 3 * 0.044715 * square))
 
 
 def _tanh_softplus(x: Array) -> tuple[Array, Array]:
@@ -334,8 +341,23 @@ def _blockwise(formula: Callable[..., object], *arrays: Array) -> Array:
     return result
 
 
-_ARRAYS = 8
+_ARRAYS = 16
 """What a formula keeps in cache at a time: its arguments, its result, and what lies between."""
+
+
+def _precise(formula: Callable[..., Array], *arrays: Array) -> Array:
+    """`_blockwise` for a ``formula(*blocks)`` that returns its result, computed in float64 and rounded once.
+
+    NumPy's exp and tanh are two or three units in the last place off in float32, torch's one.
+    """
+
+    def rounded(*blocks: Array) -> None:
+        *arguments, out = blocks
+        result = formula(*(block.astype(np.float64, copy=False) for block in arguments))
+        np.copyto(out, result, casting="same_kind")
+
+    return _blockwise(rounded, *arrays)
+
 
 # A product with 0 and 1 is no substitute for a choice (infinity and NaN times 0 are NaN), and np.where takes eight
 # times as long as these, since it branches at every element.
@@ -358,12 +380,6 @@ def _choose(where: Array, x: Array, *, out: Array) -> None:
     np.negative(mask, out=mask)
     np.bitwise_and(mask, np.bitwise_xor(result, x.view(bits)), out=mask)
     np.bitwise_xor(result, mask, out=result)
-
-
-def _one(where: Array, out: Array) -> None:
-    """``out = 1 where where else out``; ``out`` is finite."""
-    np.multiply(out, ~where, out=out)
-    np.add(out, where, out=out)
 
 
 def _check_dtype(name: str, x: Array, kinds: str = "f") -> None:

@@ -4,11 +4,11 @@ Scores have shape ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``. Inside they are r
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from cnn_lightning.ops import _blocks
+from cnn_lightning.ops._special import precise
 from cnn_lightning.ops._types import Array
 
 
@@ -57,12 +57,12 @@ def cross_entropy(
         if target.shape != logits.shape and label_smoothing <= 0:
             classes, valid, factor = _classes(logits, target, weight, ignore_index)
             picked = _picked(rows, classes)
-            losses = factor * (np.log(np.exp(rows, out=rows).sum(axis=1)) - picked)
+            losses = factor * (np.log(_sum(precise(np.exp, rows, out=rows))) - picked)
         else:
             a, valid, factor = _soft(logits, target, weight, ignore_index, label_smoothing)
-            expected = (a * rows).sum(axis=1)
-            losses = a.sum(axis=1) * np.log(np.exp(rows, out=rows).sum(axis=1)) - expected
-        return _reduced(losses, valid, factor, reduction, _losses_shape(logits))
+            np.subtract(np.log(_sum(precise(np.exp, rows)))[:, None], rows, out=rows, casting="same_kind")
+            losses = _sum(a * rows)
+        return _reduced(losses, valid, factor, reduction, logits)
 
 
 def cross_entropy_backward(
@@ -78,8 +78,8 @@ def cross_entropy_backward(
     """``grad_logits = grad_loss (sum_c a_c softmax(logits) - a)`` for each target's share of ``grad_y``."""
     rows = _shifted(_rows(logits))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        np.exp(rows, out=rows)
-        np.divide(rows, rows.sum(axis=1, keepdims=True), out=rows)
+        precise(np.exp, rows, out=rows)
+        np.divide(rows, _sum(rows)[:, None], out=rows, casting="same_kind")
         if target.shape != logits.shape and label_smoothing <= 0:
             classes, valid, factor = _classes(logits, target, weight, ignore_index)
             scale = _share(grad_y, valid, factor, reduction) * factor
@@ -106,7 +106,7 @@ def cross_entropy_backward_target(
     """``grad_target = -grad_loss weight (1 - e) log softmax(logits)``: class probabilities have a gradient too."""
     rows = _shifted(_rows(logits))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        np.subtract(np.log(np.exp(rows).sum(axis=1, keepdims=True)), rows, out=rows)
+        np.subtract(np.log(_sum(precise(np.exp, rows)))[:, None], rows, out=rows, casting="same_kind")
         _, valid, factor = _soft(logits, target, weight, ignore_index, label_smoothing)
         share = _share(grad_y, valid, factor, reduction) * (1 - max(label_smoothing, 0.0))
         np.multiply(rows, share[:, None], out=rows)
@@ -134,7 +134,7 @@ def nll_loss(
     classes, valid, factor = _classes(log_probs, target, weight, ignore_index)
     with np.errstate(divide="ignore", invalid="ignore"):
         losses = -factor * _picked(_rows(log_probs), classes)
-        return _reduced(losses, valid, factor, reduction, _losses_shape(log_probs))
+        return _reduced(losses, valid, factor, reduction, log_probs)
 
 
 def nll_loss_backward(
@@ -169,8 +169,8 @@ def mse_loss(x: Array, target: Array, *, reduction: str = "mean") -> Array:
         np.square(losses, out=losses)
         if reduction == "none":
             return losses
-        total: Array = losses.sum()
-        return total / x.size if reduction == "mean" else total
+        total: Array = losses.sum(dtype=np.float64)
+        return (total / x.size if reduction == "mean" else total).astype(x.dtype)
 
 
 def mse_loss_backward(grad_y: Array, x: Array, target: Array, *, reduction: str = "mean") -> Array:
@@ -216,6 +216,12 @@ def _shifted(rows: Array) -> Array:
     return shifted
 
 
+def _sum(rows: Array) -> Array:
+    """Each row's sum, in float64 whatever the dtype of the rows."""
+    total: Array = rows.sum(axis=1, dtype=np.float64)
+    return total
+
+
 def _picked(rows: Array, classes: Array) -> Array:
     return rows[np.arange(rows.shape[0], like=rows), classes]
 
@@ -257,12 +263,12 @@ def _soft(
 # ---- reduction
 
 
-def _reduced(losses: Array, valid: Array, factor: Array, reduction: str, shape: Sequence[int]) -> Array:
+def _reduced(losses: Array, valid: Array, factor: Array, reduction: str, scores: Array) -> Array:
     losses = np.where(valid, losses, 0)  # not a product: an ignored row may hold infinity
     if reduction == "none":
-        return losses.reshape(shape)
-    total: Array = losses.sum()
-    return total / factor.sum() if reduction == "mean" else total
+        return losses.reshape(_losses_shape(scores)).astype(scores.dtype, copy=False)
+    total: Array = losses.sum(dtype=np.float64)
+    return (total / factor.sum(dtype=np.float64) if reduction == "mean" else total).astype(scores.dtype)
 
 
 def _share(grad_y: Array, valid: Array, factor: Array, reduction: str) -> Array:

@@ -1,12 +1,13 @@
 """Softmax and its logarithm along one dimension: forward and backward pairs.
 
 The maximum is subtracted first, so that no exponential overflows. A slice that holds NaN or +inf, or nothing but -inf,
-comes out as NaN, as in torch. Results have the shape, dtype and memory layout of ``x``.
+comes out as NaN, as in torch. Results have the shape and dtype of ``x`` and are contiguous, as torch's are.
 """
 
 import numpy as np
 
 from cnn_lightning.ops import _blocks
+from cnn_lightning.ops._special import precise
 from cnn_lightning.ops._types import Array
 
 
@@ -19,19 +20,19 @@ def softmax(x: Array, *, dim: int) -> Array:
     """
     y = _shifted("softmax", x, dim)
     view = _with_axis(y)
-    np.exp(view, out=view)
+    precise(np.exp, view, out=view)
     with np.errstate(invalid="ignore"):
-        np.divide(view, view.sum(axis=dim, keepdims=True), out=view)
+        np.divide(view, _sum(view, dim), out=view, casting="same_kind")
     return y
 
 
 def softmax_backward(grad_y: Array, y: Array, *, dim: int) -> Array:
     """``grad_x = y (grad_y - sum_j y_j grad_y_j)``; takes the forward's output."""
-    grad_x = _blocks.empty_like(y)
+    grad_x = _blocks.empty(y.shape, like=y)
     grad_y, y, view = _with_axis(grad_y), _with_axis(y), _with_axis(grad_x)
     with np.errstate(invalid="ignore", over="ignore"):
         np.multiply(y, grad_y, out=view)
-        np.subtract(grad_y, view.sum(axis=dim, keepdims=True), out=view)
+        np.subtract(grad_y, _sum(view, dim), out=view, casting="same_kind")
         np.multiply(view, y, out=view)
     return grad_x
 
@@ -41,17 +42,17 @@ def log_softmax(x: Array, *, dim: int) -> Array:
     y = _shifted("log_softmax", x, dim)
     view = _with_axis(y)
     with np.errstate(divide="ignore"):
-        np.subtract(view, np.log(np.exp(view).sum(axis=dim, keepdims=True)), out=view)
+        np.subtract(view, np.log(_sum(precise(np.exp, view), dim)), out=view, casting="same_kind")
     return y
 
 
 def log_softmax_backward(grad_y: Array, y: Array, *, dim: int) -> Array:
     """``grad_x = grad_y - exp(y) sum_j grad_y_j``; takes the forward's output."""
-    grad_x = _blocks.empty_like(y)
+    grad_x = _blocks.empty(y.shape, like=y)
     grad_y, y, view = _with_axis(grad_y), _with_axis(y), _with_axis(grad_x)
     with np.errstate(invalid="ignore", over="ignore"):
-        np.exp(y, out=view)
-        np.multiply(view, grad_y.sum(axis=dim, keepdims=True), out=view)
+        precise(np.exp, y, out=view)
+        np.multiply(view, _sum(grad_y, dim), out=view, casting="same_kind")
         np.subtract(grad_y, view, out=view)
     return grad_x
 
@@ -61,6 +62,12 @@ def _with_axis(x: Array) -> Array:
     return x[None] if x.ndim == 0 else x
 
 
+def _sum(x: Array, dim: int) -> Array:
+    """The sum along ``dim``, which stays, in float64 whatever the dtype of ``x``."""
+    total: Array = x.sum(axis=dim, keepdims=True, dtype=np.float64)
+    return total
+
+
 def _shifted(name: str, x: Array, dim: int) -> Array:
     """``x`` less its maximum along ``dim``, a new array."""
     if x.dtype.kind != "f":
@@ -68,7 +75,7 @@ def _shifted(name: str, x: Array, dim: int) -> Array:
     bound = max(1, x.ndim)
     if not -bound <= dim < bound:
         raise IndexError(f"{name}: dim: expected one from {-bound} to {bound - 1}, got {dim}")
-    y = _blocks.empty_like(x)
+    y = _blocks.empty(x.shape, like=x)
     wide = _with_axis(x)
     with np.errstate(invalid="ignore"):
         np.subtract(wide, wide.max(axis=dim, keepdims=True, initial=-np.inf), out=_with_axis(y))

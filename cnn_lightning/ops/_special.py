@@ -1,10 +1,22 @@
-"""The normal distribution, which NumPy lacks."""
+"""Functions that NumPy lacks, or has in float32 with half of torch's accuracy."""
 
 import math
 
 import numpy as np
 
+from cnn_lightning.ops import _blocks
 from cnn_lightning.ops._types import Array
+
+
+def precise(function: np.ufunc, x: Array, out: Array | None = None) -> Array:
+    """``function(x)`` in the dtype of ``x``, computed in float64: half a unit in the last place off, not two or three.
+
+    NumPy casts piece by piece, so that no float64 array comes to be.
+    """
+    out = _blocks.empty_like(x) if out is None else out
+    function(x, out=out, dtype=np.float64, casting="same_kind")
+    return out
+
 
 # After M. M. Shepherd and J. G. Laframboise, "Chebyshev Approximation of (1 + 2x) exp(x^2) erfc x in 0 <= x < inf.",
 # Math. Comp. 36 (1981), 249-253. In terms of the distribution P, F(a) = (1 + sqrt(2) a) exp(a^2 / 2) P(-a) is smooth in
@@ -53,8 +65,8 @@ _COEFFICIENTS = {
 def normal(x: Array) -> tuple[Array, Array]:
     """The standard normal distribution ``P(x) = erfc(-x / sqrt 2) / 2`` and its density ``P'(x)``.
 
-    float32 or float64, any shape. The relative error of ``P`` is at most 9 + 2 x^2 ulp in the lower tail (x^2 itself is
-    rounded), where ``1 + erf`` loses all digits, and 2 ulp above 0.
+    float32 or float64, any shape. The relative error of ``P`` is about 6 + 2 x^2 ulp at most below 0 (x^2 itself is
+    rounded), where ``1 + erf`` loses all digits, and 4 ulp above.
     """
     a = np.abs(x)
     w = np.divide(_K, a + _K)
@@ -70,7 +82,7 @@ def normal(x: Array) -> tuple[Array, Array]:
     tail += 0.5
     exponential = np.square(a)
     exponential *= -0.5
-    np.exp(exponential, out=exponential)
+    precise(np.exp, exponential, out=exponential)
     tail *= exponential
     tail /= 1 + math.sqrt(2) * a
     # P(-a), or 1 - P(-a) above 0

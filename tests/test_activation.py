@@ -1,0 +1,396 @@
+"""Activations and softmax at every kink, in the tails, on any layout, device array and number of threads."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from cnn_lightning.layers import activation as layers
+from cnn_lightning.layers import softmax as softmax_layers
+from cnn_lightning.ops import _blocks, activation, softmax
+from cnn_lightning.ops._special import normal
+from tests.duck import Duck
+
+NAN, INF = float("nan"), float("inf")
+KINKS = (0.0, -0.0, 3.0, -3.0, 6.0, 20.0, 2.5, 10.0)
+SPECIAL = np.array(
+    [NAN, INF, -INF, *KINKS]
+    + [np.nextafter(np.float32(kink), np.float32(side)) for kink in KINKS for side in (-INF, INF)]
+    + [1, -1, 21, 100, -100, 88, 89, -88, -104, 300, 1e4, -1e4, 1e-30, -1e-30, 1e18, -1e18]
+)
+
+
+def waves(x: np.ndarray) -> np.ndarray:
+    """An upstream gradient for ``x``."""
+    return np.asarray(np.cos(np.arange(x.size).reshape(x.shape)), dtype=x.dtype)
+
+
+Native = Callable[..., torch.Tensor]
+# (operation, native, options, whether backward takes the output)
+PAIRS: list[tuple[str, Native, dict[str, Any], bool]] = [
+    ("relu", F.relu, {}, True),
+    ("relu", F.relu, {}, False),
+    ("relu6", F.relu6, {}, True),
+    ("relu6", F.relu6, {}, False),
+    ("leaky_relu", F.leaky_relu, {}, False),
+    ("leaky_relu", F.leaky_relu, {"negative_slope": -0.5}, False),
+    ("leaky_relu", F.leaky_relu, {"negative_slope": 0.0}, False),
+    ("leaky_relu", F.leaky_relu, {"negative_slope": 2.0}, True),
+    ("elu", F.elu, {}, False),
+    ("elu", F.elu, {"alpha": 1.3}, False),
+    ("elu", F.elu, {"alpha": -0.7}, False),
+    ("gelu", F.gelu, {}, False),
+    ("gelu", F.gelu, {"approximate": "tanh"}, False),
+    ("silu", F.silu, {}, False),
+    ("mish", F.mish, {}, False),
+    ("softplus", F.softplus, {}, False),
+    ("softplus", F.softplus, {"beta": 2.0, "threshold": 5.0}, False),
+    ("softplus", F.softplus, {"beta": -1.0}, False),
+    ("softplus", F.softplus, {"beta": 0.0}, False),
+    ("hardswish", F.hardswish, {}, False),
+    ("hardsigmoid", F.hardsigmoid, {}, False),
+    ("sigmoid", torch.sigmoid, {}, True),
+    ("tanh", torch.tanh, {}, True),
+]
+IDS = [f"{name}-{options}-{'y' if by_output else 'x'}" for name, _, options, by_output in PAIRS]
+TOLERANCE = {np.float64: 1e-12, np.float32: 2e-6}
+
+
+def forward(name: str) -> Callable[..., Any]:
+    return getattr(activation, name)  # type: ignore[no-any-return]
+
+
+def backward(name: str) -> Callable[..., Any]:
+    return getattr(activation, f"{name}_backward")  # type: ignore[no-any-return]
+
+
+def one_at_a_time(native: Native, x: np.ndarray, grad_y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Torch's value and gradient of each element by its scalar code, which rules where its vector code differs."""
+    ys, gradients = np.empty_like(x), np.empty_like(x)
+    for index in range(x.size):
+        leaf = torch.from_numpy(x[index : index + 1].copy()).requires_grad_()
+        y = native(leaf)
+        (gradient,) = torch.autograd.grad(y, leaf, torch.from_numpy(grad_y[index : index + 1]))
+        ys[index], gradients[index] = y.item(), gradient.item()
+    return ys, gradients
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("upstream", [1.0, -2.0, NAN, INF])
+@pytest.mark.parametrize(("name", "native", "options", "by_output"), PAIRS, ids=IDS)
+def test_special_values(
+    name: str, native: Native, options: dict[str, Any], by_output: bool, upstream: float, dtype: Any
+) -> None:
+    x = SPECIAL.astype(dtype)
+    grad_y = np.full_like(x, upstream)
+    expected_y, expected_grad = one_at_a_time(lambda t: native(t, **options), x, grad_y)
+    y = forward(name)(x, **options)
+    grad_x = backward(name)(grad_y, y if by_output else x, **options)
+    assert y.dtype == grad_x.dtype == dtype
+    np.testing.assert_allclose(y, expected_y, rtol=TOLERANCE[dtype], atol=1e-13 if dtype == np.float64 else 1e-7)
+    if np.isinf(upstream):  # infinity times a number that underflows in one of the two only
+        kept = ~(np.abs(x) >= 10)
+        x, grad_x, expected_grad = x[kept], grad_x[kept], expected_grad[kept]
+    np.testing.assert_allclose(
+        grad_x, expected_grad, rtol=TOLERANCE[dtype], atol=1e-13 if dtype == np.float64 else 2e-6, equal_nan=True
+    )
+
+
+def test_elu_by_its_output() -> None:
+    x = SPECIAL.copy()
+    grad_y = np.full_like(x, 2.0)
+    _, expected = one_at_a_time(lambda t: F.elu(t * 1, 1.3, inplace=True), x, grad_y)
+    y = activation.elu(x, alpha=1.3)
+    np.testing.assert_allclose(
+        activation.elu_backward_from_output(grad_y, y, alpha=1.3), expected, rtol=1e-12, atol=1e-13
+    )
+
+
+@st.composite
+def arrays(draw: st.DrawFn) -> np.ndarray:
+    """Any shape, with or without elements, any order of the axes, steps and reversals."""
+    shape = draw(st.lists(st.integers(0, 5), max_size=5))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    x = generator.standard_normal([2 * n for n in shape]) * 4
+    x = x.transpose(draw(st.permutations(range(len(shape)))))
+    steps = [slice(None, None, draw(st.sampled_from([1, 2, -1, -2]))) for _ in shape]
+    return np.asarray(x[tuple(steps)])
+
+
+@pytest.mark.parametrize(("name", "native", "options", "by_output"), PAIRS, ids=IDS)
+@settings(max_examples=15, deadline=None)
+@given(x=arrays(), single=st.booleans())
+def test_any_shape_and_strides(
+    name: str, native: Native, options: dict[str, Any], by_output: bool, x: np.ndarray, single: bool
+) -> None:
+    x = x.astype(np.float32 if single else np.float64, order="K")
+    grad_y = waves(x)
+    before = x.copy(), grad_y.copy()
+    leaf = torch.from_numpy(x.copy()).requires_grad_()
+    expected = native(leaf, **options)
+    expected.backward(torch.from_numpy(grad_y))
+    y = forward(name)(x, **options)
+    grad_x = backward(name)(grad_y, y if by_output else x, **options)
+    tolerance = 2e-6 if single else 1e-12
+    np.testing.assert_allclose(y, expected.detach(), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(grad_x, leaf.grad, rtol=tolerance, atol=2 * tolerance)
+    assert y.shape == grad_x.shape == x.shape
+    assert y.dtype == grad_x.dtype == x.dtype
+    assert not np.may_share_memory(y, x)
+    np.testing.assert_array_equal(x, before[0])
+    np.testing.assert_array_equal(grad_y, before[1])
+
+
+@settings(max_examples=50, deadline=None)
+@given(x=arrays(), channels=st.booleans())
+def test_prelu(x: np.ndarray, channels: bool) -> None:
+    number = x.shape[1] if channels and x.ndim > 1 and x.shape[1] else 1
+    weight = np.linspace(-0.5, 1.5, number)
+    grad_y = waves(x)
+    leaves = torch.from_numpy(x.copy()).requires_grad_(), torch.from_numpy(weight).requires_grad_()
+    expected = F.prelu(*leaves)
+    expected.backward(torch.from_numpy(grad_y))
+    grad_x, grad_weight = activation.prelu_backward(grad_y, x, weight)
+    np.testing.assert_allclose(activation.prelu(x, weight), expected.detach(), rtol=1e-12)
+    np.testing.assert_allclose(grad_x, leaves[0].grad, rtol=1e-12)
+    np.testing.assert_allclose(grad_weight, leaves[1].grad, rtol=1e-10, atol=1e-10)
+    assert activation.prelu_backward(grad_y, x, weight, needs=(True, False))[1] is None
+    assert activation.prelu_backward(grad_y, x, weight, needs=(False, True))[0] is None
+
+
+def test_prelu_at_special_values() -> None:
+    x = SPECIAL.reshape(-1, 1)
+    for upstream in (1.0, NAN, INF):
+        grad_y = np.full_like(x, upstream)
+        leaves = torch.from_numpy(x.copy()).requires_grad_(), torch.tensor([0.25], dtype=torch.float64)
+        F.prelu(*leaves).backward(torch.from_numpy(grad_y))
+        grad_x, _ = activation.prelu_backward(grad_y, x, leaves[1].numpy())
+        np.testing.assert_allclose(grad_x, leaves[0].grad, rtol=1e-12)
+    # The weight's gradient takes nothing from where x > 0, not even infinity.
+    _, grad_weight = activation.prelu_backward(np.array([INF, 1.0]), np.array([2.0, -3.0]), np.array([0.25]))
+    np.testing.assert_array_equal(grad_weight, [-3.0])
+
+
+# ---- accuracy
+
+
+def test_normal_distribution_in_float64() -> None:
+    generator = np.random.default_rng(0)
+    x = np.concatenate(
+        [generator.uniform(-37.5, 9, 500_000), generator.standard_normal(500_000), [0.0, -0.0, 1e-300, 40.0]]
+    )
+    reference = np.array([math.erfc(-value / math.sqrt(2)) / 2 for value in x])
+    found, density = normal(x)
+    ulp = np.abs(found - reference) / np.spacing(reference)
+    assert (ulp / (8 + 2.1 * x * x))[x < 0].max() <= 1
+    assert ulp[x >= 0].max() <= 4
+    np.testing.assert_allclose(density, np.exp(-x * x / 2) / math.sqrt(2 * math.pi), rtol=1e-15)
+    np.testing.assert_array_equal(normal(np.array([-INF, INF, NAN]))[0], [0, 1, NAN])
+
+
+def test_normal_distribution_in_float32() -> None:
+    x = np.random.default_rng(0).uniform(-12.5, 6, 500_000).astype(np.float32)
+    reference = np.array([math.erfc(-value / math.sqrt(2)) / 2 for value in x.tolist()])
+    found, density = normal(x)
+    assert found.dtype == density.dtype == np.float32
+    ulp = np.abs(found.astype(np.float64) - reference) / np.spacing(reference.astype(np.float32))
+    assert (ulp / (8 + 2.1 * x * x))[x < 0].max() <= 1
+    assert ulp[x >= 0].max() <= 4
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 4.0, 30.0])
+@pytest.mark.parametrize(
+    ("name", "native", "options", "by_output"), [pair for pair in PAIRS if pair[2].get("beta") != 0]
+)
+def test_float32_is_as_near_to_the_truth_as_torch(
+    name: str, native: Native, options: dict[str, Any], by_output: bool, scale: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(20_000, generator=generator) * scale).requires_grad_()
+    grad_y = torch.randn(20_000, generator=generator)
+
+    def run(dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+        leaf = x.detach().to(dtype).requires_grad_()
+        y = native(leaf, **options)
+        y.backward(grad_y.to(dtype))
+        assert leaf.grad is not None
+        return y.detach().numpy(), leaf.grad.numpy()
+
+    truth, theirs = run(torch.float64), run(torch.float32)
+    y = forward(name)(x.detach().numpy(), **options)
+    ours = y, backward(name)(grad_y.numpy(), y if by_output else x.detach().numpy(), **options)
+    for true, their, our in zip(truth, theirs, ours, strict=True):
+        assert np.abs(our - true).max() <= 1.5 * np.abs(their - true).max() + 1e-8
+
+
+def test_gelu_keeps_its_digits_in_the_tail() -> None:
+    x = np.array([-8.0, -5.0, -20.0])
+    expected = [value * math.erfc(-value / math.sqrt(2)) / 2 for value in x]
+    np.testing.assert_allclose(activation.gelu(x), expected, rtol=1e-13)
+    np.testing.assert_allclose(activation.gelu(x.astype(np.float32))[:2], expected[:2], rtol=1e-5)
+
+
+def test_softplus_with_a_high_threshold_does_not_overflow() -> None:
+    np.testing.assert_array_equal(activation.softplus(np.array([800.0, -800.0]), threshold=1000.0), [800.0, 0.0])
+
+
+# ---- memory: layout, threads, device arrays, in-place
+
+
+@pytest.mark.parametrize(("name", "native", "options", "by_output"), PAIRS, ids=IDS)
+def test_layout_threads_and_device_arrays(
+    name: str, native: Native, options: dict[str, Any], by_output: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.random.default_rng(0).standard_normal((9, 8, 6, 7)).astype(np.float32).transpose(0, 3, 1, 2)
+    plain = forward(name)(x, **options), backward(name)(x, x, **options)
+    assert all(result.strides == x.strides for result in plain)
+    monkeypatch.setattr(_blocks, "BLOCK_BYTES", 4096)
+    threads = _blocks.get_num_threads()
+    try:
+        _blocks.set_num_threads(3)
+        threaded = forward(name)(x, **options), backward(name)(x, x, **options)
+    finally:
+        _blocks.set_num_threads(threads)
+    device = Duck(x)
+    ducks = forward(name)(device, **options), backward(name)(device, device, **options)
+    for a, b, c in zip(plain, threaded, ducks, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c.array)
+
+
+def test_prelu_on_a_device_array() -> None:
+    x, weight = Duck(np.linspace(-1, 1, 12).reshape(2, 3, 2)), Duck(np.array([0.1, 0.2, 0.3]))
+    assert isinstance(activation.prelu(x, weight), Duck)
+    assert all(isinstance(result, Duck) for result in activation.prelu_backward(x, x, weight))
+
+
+INPLACE = [
+    (layers.ReLU, nn.ReLU),
+    (layers.ReLU6, nn.ReLU6),
+    (layers.LeakyReLU, nn.LeakyReLU),
+    (layers.ELU, nn.ELU),
+    (layers.SiLU, nn.SiLU),
+    (layers.Mish, nn.Mish),
+    (layers.Hardswish, nn.Hardswish),
+    (layers.Hardsigmoid, nn.Hardsigmoid),
+]
+
+
+@pytest.mark.parametrize(("layer", "native"), INPLACE)
+def test_inplace_writes_its_input_and_refuses_leaves(layer: Any, native: Any) -> None:
+    x = torch.linspace(-5, 5, 11)
+    y = layer(inplace=True)(x)
+    assert y is x
+    torch.testing.assert_close(x, native()(torch.linspace(-5, 5, 11)))
+    leaf = torch.linspace(-5, 5, 11).requires_grad_()
+    for refused in (leaf, leaf[:3]):
+        with pytest.raises(RuntimeError, match="leaf"):
+            layer(inplace=True)(refused)
+    assert torch.equal(leaf, torch.linspace(-5, 5, 11))
+    with torch.no_grad():
+        layer(inplace=True)(leaf)
+    torch.testing.assert_close(leaf.detach(), native()(torch.linspace(-5, 5, 11)))
+    with pytest.raises(RuntimeError):
+        layer(inplace=True)(torch.ones(1).expand(3))
+
+
+@pytest.mark.parametrize(("layer", "native"), INPLACE)
+def test_inplace_on_a_view_reaches_the_base(layer: Any, native: Any) -> None:
+    gradients = []
+    for module in (layer(inplace=True), native(inplace=True)):
+        leaf = torch.linspace(-5, 5, 12, dtype=torch.float64).reshape(3, 4).requires_grad_()
+        base = leaf * 1
+        module(base[1:])
+        base.square().sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize(
+    "layer", [layers.LeakyReLU(-0.5, inplace=True), layers.ELU(-0.5, inplace=True)], ids=["leaky_relu", "elu"]
+)
+def test_inplace_with_a_negative_slope_has_no_gradient(layer: nn.Module) -> None:
+    x = torch.linspace(-1, 1, 5).requires_grad_()
+    with pytest.raises(RuntimeError, match="expected none below 0"):
+        layer(x * 1).sum().backward()
+
+
+@pytest.mark.parametrize(("layer", "native"), INPLACE[:2])
+def test_clipping_takes_integers(layer: Any, native: Any) -> None:
+    for dtype in (torch.int64, torch.int32, torch.uint8):
+        x = torch.tensor([0, 3, 7]).to(dtype)
+        found, expected = layer()(x), native()(x)
+        assert torch.equal(found, expected)
+        assert found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize(("layer", "native"), [(layers.Sigmoid, nn.Sigmoid), (layers.Tanh, nn.Tanh)])
+def test_sigmoid_and_tanh_make_floats_of_integers(layer: Any, native: Any) -> None:
+    for x in (torch.tensor([-2, 3]), torch.tensor([True, False])):
+        torch.testing.assert_close(layer()(x), native()(x))
+
+
+# ---- softmax
+
+ROWS = np.array(
+    [
+        [1e4, 1e4 - 1, -1e4],
+        [-INF, 0, 1],
+        [-INF, -INF, -INF],
+        [INF, 0, 1],
+        [NAN, 0, 1],
+        [-1000, -1001, -1002],
+        [1e-40, 0, -1e-40],
+    ]
+)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("name", "native"), [("softmax", torch.softmax), ("log_softmax", torch.log_softmax)])
+def test_softmax_of_special_values(name: str, native: Native, dtype: Any) -> None:
+    x = ROWS.astype(dtype)
+    for upstream in (1.0, INF):
+        grad_y = np.array([[upstream, 2, -1]] * len(x), dtype)
+        leaf = torch.from_numpy(x).requires_grad_()
+        expected = native(leaf, 1)
+        expected.backward(torch.from_numpy(grad_y))
+        y = getattr(softmax, name)(x, dim=1)
+        grad_x = getattr(softmax, f"{name}_backward")(grad_y, y, dim=1)
+        np.testing.assert_allclose(y, expected.detach(), rtol=1e-6)
+        np.testing.assert_allclose(grad_x, leaf.grad, rtol=1e-5, atol=1e-6)
+        assert y.dtype == grad_x.dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@settings(max_examples=50, deadline=None)
+@given(x=arrays(), data=st.data())
+def test_softmax_along_any_dimension(name: str, x: np.ndarray, data: st.DataObject) -> None:
+    dim = data.draw(st.integers(-max(1, x.ndim), max(1, x.ndim) - 1))
+    grad_y = waves(x)
+    leaf = torch.from_numpy(x.copy()).requires_grad_()
+    expected = getattr(torch, name)(leaf, dim)
+    expected.backward(torch.from_numpy(grad_y))
+    y = getattr(softmax, name)(x, dim=dim)
+    np.testing.assert_allclose(y, expected.detach(), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        getattr(softmax, f"{name}_backward")(grad_y, y, dim=dim), leaf.grad, rtol=1e-10, atol=1e-14
+    )
+    assert isinstance(getattr(softmax, name)(Duck(x), dim=dim), Duck)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4), (2, 3, 4, 5)])
+@pytest.mark.parametrize("name", ["Softmax", "LogSoftmax"])
+def test_softmax_without_dim_chooses_and_warns_as_torch(name: str, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    with pytest.warns(UserWarning, match="Implicit dimension choice"):
+        found = getattr(softmax_layers, name)()(x)
+    with pytest.warns(UserWarning, match="Implicit dimension choice"):
+        expected = getattr(nn, name)()(x)
+    torch.testing.assert_close(found, expected)
