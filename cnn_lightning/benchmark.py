@@ -119,7 +119,7 @@ class Contender:
             swap_layers(net, "numpy")
             loss = layers.CrossEntropyLoss()
         elif implementation == "torch channels_last":
-            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net = net.to(memory_format=torch.channels_last)
             images = images.contiguous(memory_format=torch.channels_last)
         elif implementation == "torch.compile":
             net.compile()
@@ -164,7 +164,7 @@ def threads(n: int) -> Iterator[None]:
 def _seconds(function: Callable[[], Any], repeats: int, cuda: bool) -> float:
     """Mean seconds of a call; on a GPU between two events of its stream."""
     if cuda:
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         for _ in range(repeats):
             function()

@@ -55,7 +55,7 @@ class Batches:
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self._next = 0
-        self.sampler = self  # where Lightning calls set_epoch
+        self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
 
     def __len__(self) -> int:
         return -(-len(self.labels) // (self.batch_size * self.world_size))

@@ -40,10 +40,11 @@ def _allocator() -> Any:
     cupy = import_module("cupy")
 
     def malloc(size: int, device: int) -> int:
-        return torch.cuda.caching_allocator_alloc(size, device, torch.cuda.current_stream(device))
+        pointer: int = torch.cuda.caching_allocator_alloc(size, device, torch.cuda.current_stream(device))
+        return pointer
 
     def free(pointer: int, device: int) -> None:
-        torch.cuda.caching_allocator_delete(pointer)
+        torch.cuda.caching_allocator_delete(pointer)  # type: ignore[no-untyped-call]
 
     return cupy.cuda.PythonFunctionAllocator(malloc, free).malloc
 
@@ -55,4 +56,4 @@ def array(tensor: Tensor) -> Any:
 
 def tensor(result: Any) -> Tensor:
     """The CuPy array's memory as a tensor."""
-    return torch.from_dlpack(result)
+    return torch.utils.dlpack.from_dlpack(result)

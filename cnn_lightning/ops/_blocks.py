@@ -208,7 +208,8 @@ def empty(shape: Sequence[int], *, like: Array, dtype: Any = None) -> Array:
         return np.empty(tuple(shape), dtype, like=like)
     if nbytes < _RECYCLED_BYTES:
         return np.empty(tuple(shape), dtype)
-    return _recycler.take(nbytes)[:nbytes].view(dtype).reshape(shape)
+    piece: Array = _recycler.take(nbytes)[:nbytes].view(dtype)
+    return piece.reshape(shape)
 
 
 def empty_like(x: Array) -> Array:
@@ -235,7 +236,8 @@ def scratch(name: str, shape: Sequence[int], *, like: Array, dtype: Any = None) 
     pieces: dict[str, Array] = _scratch.__dict__
     if name not in pieces or pieces[name].nbytes < nbytes:
         pieces[name] = np.empty(nbytes, np.uint8)
-    return pieces[name][:nbytes].view(dtype).reshape(shape)
+    piece: Array = pieces[name][:nbytes].view(dtype)
+    return piece.reshape(shape)
 
 
 def _after_fork() -> None:

@@ -55,10 +55,10 @@ def geometry(
     if x.ndim != 4 or weight.ndim != 4:
         name, array = ("x", x) if x.ndim != 4 else ("weight", weight)
         raise RuntimeError(f"conv2d: {name}: expected 4 axes, got shape {tuple(array.shape)}")
-    for name, array in (("x", x), ("weight", weight), ("bias", bias)):
-        if array is not None and (array.dtype.kind != "f" or array.dtype != x.dtype):
-            wanted = "a floating dtype" if array.dtype.kind != "f" else f"x's dtype {x.dtype}"
-            raise RuntimeError(f"conv2d: {name}: expected {wanted}, got {array.dtype}")
+    for name, given in (("x", x), ("weight", weight), ("bias", bias)):
+        if given is not None and (given.dtype.kind != "f" or given.dtype != x.dtype):
+            wanted = "a floating dtype" if given.dtype.kind != "f" else f"x's dtype {x.dtype}"
+            raise RuntimeError(f"conv2d: {name}: expected {wanted}, got {given.dtype}")
     (n, c, h, w), (o, per_group, *kernel) = x.shape, weight.shape
     if groups < 1 or o % groups:
         raise RuntimeError(f"conv2d: groups: expected a positive divisor of {o} output channels, got {groups}")

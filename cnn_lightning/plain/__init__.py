@@ -1,0 +1,1 @@
+"""The same training with no Lightning at all: once in NumPy, once in torch."""

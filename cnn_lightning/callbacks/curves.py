@@ -1,0 +1,62 @@
+"""Learning curves: loss and accuracy, of training and validation, as a picture in the run folder."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+TRAIN, VAL = "#3b6fb6", "#c0504d"
+
+
+class LearningCurves(Callback):
+    """Draws ``curves.png`` from ``metrics.csv`` when training ends, however it ends."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the whole run, what came before a resume included."""
+        folder = trainer.log_dir
+        if folder is None or not trainer.is_global_zero or not (Path(folder) / "metrics.csv").is_file():
+            return
+        draw_curves(Path(folder) / "metrics.csv", Path(folder) / "curves.png")
+
+
+def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Each metric of a CSVLogger's file as (epoch, value) pairs."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and name not in ("epoch", "step") and row.get("epoch"):
+                    found.setdefault(name, []).append((int(float(row["epoch"])) + 1, float(value)))
+    return found
+
+
+def draw_curves(source: Path, target: Path) -> None:
+    """Loss to the left, accuracy to the right; each curve named where it ends."""
+    metrics = read_metrics(source)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for ax, metric, title in ((axes[0], "loss", "loss"), (axes[1], "acc", "accuracy")):
+        for stage, name, color, style in (("train", "training", TRAIN, "-"), ("val", "validation", VAL, "--")):
+            _curve(ax, metrics.get(f"{stage}_{metric}", []), name, color, style)
+        ax.set_title(title, loc="left", fontweight="bold")
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", color="0.9")
+        ax.set_axisbelow(True)
+        ax.margins(x=0.03)
+    axes[0].set_ylim(bottom=0)
+    axes[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value <= 1 else "")
+    axes[0].legend(frameon=False)
+    figure.savefig(target, dpi=150)
+
+
+def _curve(ax: Any, points: list[tuple[int, float]], name: str, color: str, style: str) -> None:
+    if points:
+        epochs, values = zip(*points, strict=True)
+        ax.plot(epochs, values, style, color=color, label=name, marker="o" if len(points) < 15 else None, markersize=4)
+        shown = f"{values[-1]:.1%}" if ax.get_subplotspec().colspan.start else f"{values[-1]:.3g}"
+        ax.annotate(shown, (epochs[-1], values[-1]), (5, 0), textcoords="offset points", color=color, va="center")

@@ -1,0 +1,66 @@
+"""The command line: Lightning's fit, validate, test and predict, and commands of our own beside them."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+
+from cnn_lightning.errors import UserError
+
+TRAINER = {
+    "fit": "train a network, test it, and say where everything is",
+    "validate": "loss and accuracy on the validation split",
+    "test": "loss and accuracy on the test split, per class, with a confusion matrix",
+    "predict": "class and confidence for the test split or a folder of pictures",
+}
+COMMANDS = {
+    "parity": "run two implementations in lock-step and report, layer by layer, where they differ",
+    "benchmark": "measure step, layers, bridge and memory of every implementation on this machine",
+    "compare": "train four ways (plain or Lightning, NumPy or torch) and tabulate what each costs",
+    "explain": "one page that shows how a trained network sees a picture",
+    "check": "grade a layer of your own",
+    "export": "write a trained network as ONNX or as a torch.export program",
+}
+INTERRUPTED = 130
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0, 1 (a check failed), 2 (a mistake, told in one line)."""
+    args = list(sys.argv[1:] if args is None else args)
+    command = args[0] if args else "--help"
+    try:
+        if command in TRAINER:
+            return int(import_module("cnn_lightning.commands.trainer").main(args))
+        if command in COMMANDS and find_spec(f"cnn_lightning.commands.{command}"):
+            return int(import_module(f"cnn_lightning.commands.{command}").main(args[1:]))
+        if command in ("-h", "--help"):
+            print(_help())
+            return 0
+        if command == "--version":
+            from importlib.metadata import version
+
+            print(f"cnn-lightning {version('cnn-lightning')}")
+            return 0
+        raise UserError(f"command: expected one of {', '.join([*TRAINER, *COMMANDS])}, got {command!r}")
+    except UserError as error:
+        print(f"cnn-lightning: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+
+
+def _help() -> str:
+    lines = [
+        "usage: cnn-lightning COMMAND [options]",
+        "",
+        "Every layer of a CNN twice, NumPy and PyTorch, one Trainer.",
+    ]
+    for title, commands in (("Lightning's Trainer", TRAINER), ("beside it", COMMANDS)):
+        lines += ["", f"{title}:", *(f"  {name:10} {text}" for name, text in commands.items())]
+    lines += [
+        "",
+        "cnn-lightning COMMAND --help lists a command's options. Without any, fit trains on handwritten digits.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,392 @@
+"""``cnn-lightning parity``: run a network in NumPy and in torch in lock-step, and show each layer's largest error."""
+
+import inspect
+import json
+import math
+import pickle
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from torch import nn
+
+from cnn_lightning import data
+from cnn_lightning.classifier import Classifier
+from cnn_lightning.commands import parser as parsers
+from cnn_lightning.errors import UserError
+from cnn_lightning.model import build_net, least_image_size
+from cnn_lightning.parity import Batch, Parity, Row, compare
+
+HELP = "prove that two implementations of a network agree, layer by layer, or name the layer and pass that is wrong"
+
+_DTYPES = {"32": torch.float32, "64": torch.float64, "16": torch.float16, "bf16": torch.bfloat16}
+_PASSES = ("output", "grad input", "grad weights", "buffers", "after steps")
+
+
+@dataclass
+class _Subject:
+    """What is compared: a network, its loss, and a batch for each step."""
+
+    name: str
+    net: nn.Module
+    loss: nn.Module
+    batches: list[Batch]
+    source: str
+
+
+def _parser() -> ArgumentParser:
+    parser = parsers.make("parity", __doc__)
+    parser.add_argument("--config", type=str | None, default=None, help="take model and data from this run's config")
+    parser.add_argument("--ckpt_path", type=str | None, default=None, help="take network and weights from a checkpoint")
+    parser.add_argument("--model.net", type=str | None, default=None, help="simple_cnn or a torchvision model")
+    parser.add_argument(
+        "--model.layers",
+        type=Literal["numpy", "torch"] | dict[str, str] | None,
+        default=None,
+        help="what is compared with torch: numpy (default) or patterns of layer names",
+    )
+    parser.add_argument("--model.channels", type=tuple[int, ...] | None, default=None, help="of SimpleCNN")
+    parser.add_argument("--model.hidden", type=int | None, default=None, help="of SimpleCNN")
+    parser.add_argument("--model.num_classes", type=int | None, default=None, help="of random data")
+    parser.add_argument("--model.in_channels", type=int | None, default=None, help="of random data")
+    parser.add_argument("--model.image_size", type=int | None, default=None, help="of random data")
+    parser.add_argument("--data.name", type=str | None, default=None, help="--data NAME: a data set instead of noise")
+    parser.add_argument("--data.root", type=str | None, default=None, help="where its files are")
+    parser.add_argument("--data.batch_size", type=int, default=8, help="pictures in a batch")
+    parser.add_argument("--steps", type=int, default=3, help="steps of the optimizer")
+    parser.add_argument("--lr", type=float, default=0.01, help="of gradient descent with momentum 0.9")
+    parser.add_argument("--precision", type=Literal["32", "64", "16", "bf16"], default="32", help="of both")
+    parser.add_argument("--tolerance", type=float | None, default=None, help="relative error that needs no explanation")
+    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="where the tensors live")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, random data and dropout")
+    parser.add_argument("--json", type=str | None, default=None, help="write every comparison to this file")
+    parser.add_argument("--png", type=str | None, default=None, help="draw the errors of all layers into this file")
+    return parser
+
+
+def main(args: list[str]) -> int:
+    """Compare and print; 0 if both agree, 1 if a layer is wrong."""
+    options = _parser().parse_args(_long(args))
+    if options.steps < 1 or options.data.batch_size < 1:
+        raise UserError(
+            f"--steps, --data.batch_size: expected at least 1, got {options.steps} and {options.data.batch_size}"
+        )
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: expected a device of this machine, got cuda, which torch does not see here")
+    for path in filter(None, (options.json, options.png)):
+        if not Path(path).resolve().parent.is_dir():
+            raise UserError(f"--json, --png: expected a file in a folder that exists, got {path}")
+    console = Console()
+    torch.manual_seed(options.seed)
+    config = _config(options.config)
+    layers = options.model.layers or config.get("model", {}).get("layers", "numpy")
+    subject = _subject(options, config)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("building", total=3 * len(subject.batches) + 1)
+        try:
+            found = compare(
+                subject.net,
+                layers,
+                batches=subject.batches,
+                loss=subject.loss,
+                dtype=_DTYPES[options.precision],
+                tolerance=options.tolerance,
+                lr=options.lr,
+                seed=options.seed,
+                tick=lambda what: progress.update(task, description=what, advance=1),
+            )
+        except (ValueError, TypeError) as error:
+            raise UserError(str(error)) from error
+    console.print(_table(subject, found))
+    for line in _summary(found):
+        console.print(line, highlight=False, soft_wrap=True)
+    if options.json:
+        Path(options.json).write_text(json.dumps(_plain(subject, found), indent=1))
+        console.print(f"json: {options.json}", highlight=False, soft_wrap=True)
+    if options.png:
+        _draw(subject, found, options.png)
+        console.print(f"png: {options.png}", highlight=False, soft_wrap=True)
+    return 0 if found.ok else 1
+
+
+def _long(args: list[str]) -> list[str]:
+    """``--data NAME`` as in the other subcommands, in this parser's words."""
+    return [
+        "--data.name" + arg[len("--data") :] if arg == "--data" or arg.startswith("--data=") else arg for arg in args
+    ]
+
+
+# ---- what is compared
+
+
+def _config(name: str | None) -> dict[str, Any]:
+    if name is None:
+        return {}
+    try:
+        found = yaml.safe_load(Path(name).read_text())
+    except OSError as error:
+        raise UserError(f"--config: expected a file, got {name}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config: {name} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"--config: expected a mapping with model and data in {name}")
+    return found
+
+
+def _subject(options: Namespace, config: dict[str, Any]) -> _Subject:
+    """The network and its data: flags win over a checkpoint, and that over the config."""
+    stated = {key: value for key, value in vars(options.model).items() if value is not None and key != "layers"}
+    wanted = {key: value for key, value in config.get("model", {}).items() if key in _BUILD} | stated
+    classifier = None if options.ckpt_path is None else _checkpoint(options.ckpt_path)
+    if classifier is not None:
+        kept = {key: value for key, value in classifier.hparams.items() if key in _BUILD}
+        for key, value in stated.items():
+            if tuple([value]) != tuple([kept.get(key)]):
+                raise UserError(f"--model.{key}: the checkpoint has {kept.get(key)}, got {value}")
+        wanted = kept
+    module, source = _data(options, config)
+    if module is not None:
+        shape = {key: getattr(module, key) for key in ("num_classes", "in_channels", "image_size")}
+        wanted = shape | wanted if classifier is None else wanted
+    name = wanted.get("net", "simple_cnn")
+    try:
+        if "in_channels" not in wanted:
+            wanted["in_channels"] = 1 if name == "simple_cnn" else 3
+        if "image_size" not in wanted:
+            wanted["image_size"] = 28 if name == "simple_cnn" else max(64, least_image_size(name))
+        wanted.setdefault("num_classes", 10)
+        net = _build(wanted) if classifier is None else classifier.net
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    batches = _noise(options, wanted) if module is None else _batches(module, options.steps)
+    batches = [(images.to(options.device), labels.to(options.device)) for images, labels in batches]
+    loss = nn.CrossEntropyLoss() if classifier is None else classifier.loss
+    return _Subject(name, net.to(options.device).train(), loss.to(options.device), batches, source)
+
+
+_BUILD = ("net", "num_classes", "in_channels", "image_size", "channels", "hidden")
+
+
+def _build(wanted: dict[str, Any]) -> nn.Module:
+    options = dict(wanted)
+    return build_net(options.pop("net", "simple_cnn"), **options)
+
+
+def _checkpoint(path: str) -> Classifier:
+    try:
+        return Classifier.load_from_checkpoint(path, map_location="cpu", layers="torch", weights_only=True)
+    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise UserError(f"--ckpt_path: expected a checkpoint of this program, got {path}: {reason}") from error
+
+
+def _data(options: Namespace, config: dict[str, Any]) -> tuple[Any, str]:
+    """The data set, read; None for random data. What is missing is an error only where it was asked for by a flag."""
+    stated = config.get("data")
+    name, given = (stated, {}) if isinstance(stated, str) else ((stated or {}).get("class_path"), {})
+    if isinstance(stated, dict):
+        given = dict(stated.get("init_args") or {})
+    asked = options.data.name is not None
+    name = options.data.name or name
+    if name is None:
+        return None, "random pictures"
+    name = name.rpartition(".")[2]
+    if name not in data.__all__:
+        raise UserError(f"--data: expected one of {', '.join(data.__all__)}, got {name}")
+    kind = getattr(data, name)
+    given = {} if asked else given
+    given |= {"batch_size": options.data.batch_size, "seed": options.seed}
+    if options.data.root is not None:
+        given["root"] = options.data.root
+    known = inspect.signature(kind).parameters
+    try:
+        module = kind(**{key: value for key, value in given.items() if key in known})
+        module.prepare_data()
+        module.setup("fit")
+    except (OSError, ValueError, RuntimeError) as error:
+        if asked:
+            raise UserError(f"--data {name}: {error}") from error
+        return None, f"random pictures ({name} can't be read here)"
+    return module, name
+
+
+def _batches(module: Any, steps: int) -> list[Batch]:
+    found: list[Batch] = []
+    while len(found) < steps:
+        before = len(found)
+        for images, labels in module.train_dataloader():
+            found.append((images, labels))
+            if len(found) == steps:
+                break
+        if len(found) == before:
+            raise UserError("--data: expected at least one training batch, found none")
+    return found
+
+
+def _noise(options: Namespace, wanted: dict[str, Any]) -> list[Batch]:
+    generator = torch.Generator().manual_seed(options.seed)
+    n, size = options.data.batch_size, wanted["image_size"]
+    return [
+        (
+            torch.randn(n, wanted["in_channels"], size, size, generator=generator),
+            torch.randint(wanted["num_classes"], (n,), generator=generator),
+        )
+        for _ in range(options.steps)
+    ]
+
+
+# ---- what is shown
+
+
+def _pass(row: Row) -> str:
+    if row.what.startswith("output"):
+        return "output"
+    if row.what.startswith("gradient of input"):
+        return "grad input"
+    if row.what.startswith("gradient"):
+        return "grad weights"
+    return "buffers" if row.what.startswith("buffer") else "after steps"
+
+
+def _by_layer(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.layer, []).append(row)
+    return found
+
+
+def _worst(rows: Iterable[Row], passed: str) -> float | None:
+    return max((row.error for row in rows if _pass(row) == passed), default=None)
+
+
+def _cell(error: float | None) -> str:
+    return "" if error is None else "0" if error == 0 else f"{error:.0e}"
+
+
+def _table(subject: _Subject, found: Parity) -> Table:
+    table = Table(
+        title=f"{subject.name}: largest relative error against torch, {found.dtype}, {found.steps} "
+        f"step{'s' * (found.steps > 1)} on {subject.source}",
+        title_justify="left",
+    )
+    table.add_column("layer", overflow="fold")
+    table.add_column("runs in")
+    for heading in (*_PASSES, "torch to float64", "its own"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    runs = {row.name: row.implementation for row in found.layers.rows}
+    for name, rows in _by_layer(found.rows).items():
+        verdict = _verdict(rows)
+        table.add_row(
+            name or "(the network)",
+            runs.get(name, ""),
+            *(_cell(_worst(rows, passed)) for passed in _PASSES),
+            _cell(max(row.native for row in rows)),
+            _cell(max(row.other for row in rows)),
+            verdict,
+            style="bold red" if verdict.startswith("fault") else "",
+        )
+    return table
+
+
+def _verdict(rows: list[Row]) -> str:
+    faults = [row for row in rows if row.verdict == "fault"]
+    if faults:
+        return f"fault: {faults[0].what}"
+    flips = sum(row.flips for row in rows)
+    verdicts = {row.verdict for row in rows}
+    if "follows" in verdicts:
+        return "follows"
+    if flips:
+        return f"{flips} flip{'s' * (flips > 1)}"
+    return next((verdict for verdict in ("flip", "rounding") if verdict in verdicts), "equal").replace(
+        "flip", "after a flip"
+    )
+
+
+def _summary(found: Parity) -> list[str]:
+    lines = []
+    for step, losses in enumerate(found.losses, 1):
+        lines.append(f"loss of step {step}: " + ", ".join(f"{name} {value:.9g}" for name, value in losses.items()))
+    if found.flips:
+        lines.append(
+            f"rounding flipped {found.flips} sign{'s' * (found.flips > 1)} of a ReLU or choices of a max-pooling, whose "
+            "inputs were equal within rounding; what differs after that follows from it and is no fault"
+        )
+    first = found.first
+    if first is None:
+        worst = max(found.rows, key=lambda row: row.error)
+        lines.append(
+            f"parity: equal in {len(found.rows)} comparisons; the largest error is {worst.error:.1e} ({worst}, step "
+            f"{worst.step + 1})"
+        )
+    else:
+        lines.append(
+            f"parity: DIFFERENT, first in step {first.step + 1}, layer {first}: relative error {first.error:.1e} at "
+            f"{list(first.where)}; from float64 torch is {first.native:.1e} away and this layer {first.other:.1e}"
+        )
+    return lines
+
+
+def _plain(subject: _Subject, found: Parity) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    first = found.first
+    return {
+        "net": subject.name,
+        "data": subject.source,
+        "dtype": found.dtype,
+        "tolerance": found.tolerance,
+        "steps": found.steps,
+        "equal": found.ok,
+        "flips": found.flips,
+        "first": None if first is None else {key: plain(value) for key, value in asdict(first).items()},
+        "losses": [{key: plain(value) for key, value in losses.items()} for losses in found.losses],
+        "layers": [asdict(row) for row in found.layers.rows],
+        "comparisons": [{key: plain(value) for key, value in asdict(row).items()} for row in found.rows],
+    }
+
+
+def _draw(subject: _Subject, found: Parity, path: str) -> None:
+    from matplotlib.figure import Figure
+
+    layers = _by_layer(found.rows)
+    names = list(layers)
+    least = float(torch.finfo(getattr(torch, found.dtype)).eps) / 1e3
+    figure = Figure(figsize=(max(8.0, min(40.0, 0.22 * len(names) + 3)), 8), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    passes = (("forward", ("output", "buffers")), ("backward", ("grad input", "grad weights", "after steps")))
+    for axes, (title, kinds) in zip(panels, passes, strict=True):
+        for label, field, marker in (
+            ("torch to float64", "native", "o"),
+            ("layers to float64", "other", "x"),
+            ("layers to torch", "error", "_"),
+        ):
+            heights = [
+                max((getattr(row, field) for row in rows if _pass(row) in kinds), default=math.nan)
+                for rows in layers.values()
+            ]
+            shown = [height if math.isnan(height) else min(max(height, least), 1e3) for height in heights]
+            axes.plot(range(len(names)), shown, marker, label=label)
+        axes.axhline(found.tolerance, color="grey", linestyle="--", label="tolerance")
+        axes.set_yscale("log")
+        axes.set_ylabel(f"{title}: largest relative error")
+        axes.grid(axis="y", alpha=0.3)
+        faults = [index for index, rows in enumerate(layers.values()) if any(row.verdict == "fault" for row in rows)]
+        for index in faults:
+            axes.axvspan(index - 0.5, index + 0.5, color="red", alpha=0.15)
+    panels[0].legend(loc="upper left", ncols=4, fontsize="small")
+    panels[0].set_title(
+        f"{subject.name}, {found.dtype}, {found.steps} steps: " + ("equal" if found.ok else "different")
+    )
+    panels[1].set_xticks(range(len(names)), names, rotation=90, fontsize="x-small")
+    figure.savefig(path, dpi=100)

@@ -1,0 +1,291 @@
+"""``cnn-lightning fit | validate | test | predict``: LightningCLI with our data, defaults and manners."""
+
+import csv
+import logging
+import os
+import shlex
+import sys
+import warnings
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+
+import cnn_lightning.data.cifar10
+import cnn_lightning.data.digits
+import cnn_lightning.data.image_folder
+import cnn_lightning.data.mnist  # noqa: F401 -- jsonargparse finds a data set by its short name once it is imported
+from cnn_lightning.callbacks.curves import LearningCurves
+from cnn_lightning.callbacks.report import LayerReport
+from cnn_lightning.callbacks.results import Confusion, Predictions
+from cnn_lightning.callbacks.resume import Resumable
+from cnn_lightning.checkpoints import newest, read_checkpoint
+from cnn_lightning.classifier import Classifier
+from cnn_lightning.errors import UserError
+
+RUNS = Path("runs")
+FROM_DATA = ("num_classes", "in_channels", "image_size")
+OF_THE_NETWORK = ("net", "channels", "hidden")
+EPOCHS = 30
+
+# Lightning's advice for other situations than ours; what is left is worth reading.
+NOISE = (
+    ".*LightningCLI.s args parameter is intended to run from within Python.*",
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    ".*LeafSpec.*is deprecated.*",
+    ".*Experiment logs directory.*exists and is not empty.*",
+    ".*Checkpoint directory.*exists and is not empty.*",
+    ".*Consider setting.*sync_dist.*",
+    ".*`Trainer.fit_loop` was signaled to stop.*",
+    ".*GPU available but not used.*",
+    ".*lr_scheduler.step.*before.*optimizer.step.*",
+)
+
+
+def main(args: list[str]) -> int:
+    """Run one of Lightning's four commands."""
+    _quiet()
+    try:
+        CLI(_named_configs(args))
+    except UserError:
+        raise
+    except (ValueError, TypeError, RuntimeError, OSError, IndexError, NotImplementedError) as error:
+        if os.environ.get("CNN_LIGHTNING_TRACEBACK"):
+            raise
+        raise UserError(_one_line(error)) from error
+    return 0
+
+
+def _quiet() -> None:
+    for pattern in NOISE:
+        warnings.filterwarnings("ignore", pattern)
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _named_configs(args: list[str]) -> list[str]:
+    """``--config mnist`` with the path of the config of that name, from a checkout or from the wheel."""
+    result = list(args)
+    for index, arg in enumerate(result):
+        before = result[index - 1] if index else ""
+        name = arg.removeprefix("--config=") if arg.startswith("--config=") else arg if before == "--config" else None
+        if name is None or Path(name).is_file():
+            continue
+        path = _config(name)
+        result[index] = f"--config={path}" if arg.startswith("--config=") else str(path)
+    return result
+
+
+def _config(name: str) -> Path:
+    package = Path(str(files("cnn_lightning")))
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = sorted({path.stem for folder in ("configs", "../configs") for path in (package / folder).glob("*.yaml")})
+    raise UserError(f"config: expected a file or one of {', '.join(known)}, got {name!r}")
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, with errors of one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the part of the message that names the argument."""
+        lines = [line.strip() for line in str(message).splitlines() if line.strip()]
+        raise UserError(" ".join(lines)[:300] if len(lines) < 4 else " ".join(lines[:3])[:300])
+
+
+class RunLogger(CSVLogger):
+    """``metrics.csv`` that keeps what a run wrote before it was resumed, up to the step that it goes on from."""
+
+    def go_on(self, step: int) -> None:
+        """Take over the rows of the file that is there, before this logger writes a new one."""
+        path = Path(self.log_dir) / "metrics.csv"
+        rows: list[dict[str, Any]] = []
+        if path.is_file():
+            with path.open(newline="") as file:
+                rows = [
+                    {key: value for key, value in row.items() if value}
+                    for row in csv.DictReader(file)
+                    if int(row["step"]) < step
+                ]
+        self.experiment.metrics[:0] = rows
+
+
+class CLI(LightningCLI):
+    """Classifier and data by flags; a run folder of its own for every run."""
+
+    def __init__(self, args: list[str]) -> None:
+        self.checkpoint: dict[str, Any] | None = None
+        self.resumed: Path | None = None
+        super().__init__(
+            Classifier,
+            LightningDataModule,
+            args=args,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "max_epochs": EPOCHS,
+                "devices": 1,
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 10,
+            },
+        )
+
+    def init_parser(self, **options: Any) -> LightningArgumentParser:
+        """Our parser with Lightning's default options."""
+        options.setdefault("dump_header", [])
+        parser = Parser(prog="cnn-lightning", **options)
+        parser.add_argument("-c", "--config", action="config", help="a config file, or the name of a shipped one")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Digits by default; what the network must know of the data comes from the data."""
+        parser.set_defaults({"data": {"class_path": "cnn_lightning.data.digits.Digits"}})
+        for name in FROM_DATA:
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        parser.add_argument("--early_stopping", type=int | None, default=None, help="stop after N epochs without gain")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """A checkpoint's network becomes the default of the flags, which win over it where they are given."""
+        path = _flag(args, "--ckpt_path")
+        if path is not None:
+            if path == "last":
+                path = str(newest(RUNS))
+                self.resumed = Path(path).resolve().parent.parent
+                args = _with_flag(args, "--ckpt_path", path)
+            self.checkpoint = read_checkpoint(path)
+            known = self.checkpoint["hyper_parameters"]
+            defaults = {
+                f"model.{key}": value
+                for key, value in known.items()
+                if key not in FROM_DATA and not key.startswith("_") and key != "weights"
+            }
+            self._subcommand_parsers[args[0]].set_defaults(defaults)
+        super().parse_arguments(parser, args)
+        if self.checkpoint is not None:
+            model = self._get(self.config, "model", {})
+            for key in OF_THE_NETWORK:
+                _same(f"model.{key}", model.get(key), self.checkpoint["hyper_parameters"].get(key))
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would put the checkpoint's hyper-parameters over the flags; `parse_arguments` did it."""
+
+    def instantiate_classes(self) -> None:
+        """Data, then a network that fits it, which a checkpoint must fit too."""
+        super().instantiate_classes()
+        if self.checkpoint is not None:
+            for key in FROM_DATA:
+                if key != "image_size" or self.model.hparams["net"] == "simple_cnn":
+                    _same(f"data: {key}", self.model.hparams[key], self.checkpoint["hyper_parameters"].get(key))
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """The Trainer with a folder for this run, and what writes into it."""
+        config = self._get(self.config_init, "trainer", default={})
+        if config.get("logger") in (None, True):
+            options["logger"] = self._logger()
+        callbacks: list[Callback] = [LayerReport(), Confusion(), Predictions()]
+        if "logger" in options and not config.get("fast_dev_run"):
+            folder = Path(options["logger"].log_dir) / "checkpoints"
+            best = ModelCheckpoint(
+                folder,
+                "best",
+                monitor="val_acc",
+                mode="max",
+                enable_version_counter=False,
+                auto_insert_metric_name=False,
+            )
+            callbacks += [LearningCurves(), best, Resumable(folder)]
+        patience = self._get(self.config_init, "early_stopping")
+        if patience:
+            from lightning.pytorch.callbacks import EarlyStopping
+
+            callbacks.append(EarlyStopping("val_acc", mode="max", patience=patience))
+        self.trainer_defaults["callbacks"] = callbacks
+        return super().instantiate_trainer(**options)
+
+    def _logger(self) -> RunLogger:
+        if self.resumed is not None:
+            return RunLogger(self.resumed.parent.parent, self.resumed.parent.name, self.resumed.name, "")
+        data = type(self.datamodule).__name__.lower()
+        name = data if self.subcommand == "fit" else f"{data}-{self.subcommand}"
+        root = Path(self._get(self.config_init, "trainer", default={}).get("default_root_dir") or RUNS)
+        try:
+            (root / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"trainer.default_root_dir: can't write to {root / name}: {error.strerror}") from None
+        if not os.access(root / name, os.W_OK):
+            raise UserError(f"trainer.default_root_dir: can't write to {root / name}: permission denied")
+        return RunLogger(root, name)
+
+    # ---- around Lightning's own
+
+    def before_fit(self) -> None:
+        """Keep the metrics of the run that goes on."""
+        if self.resumed is not None and self.checkpoint is not None and self.trainer.is_global_zero:
+            self.trainer.logger.go_on(int(self.checkpoint["global_step"]))  # type: ignore[union-attr]
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint and say, in four lines, what came out and how to see it again."""
+        trainer = self.trainer
+        if trainer.interrupted:
+            return
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
+        val = trainer.checkpoint_callback.best_model_score if best else trainer.callback_metrics.get("val_acc")  # type: ignore[union-attr]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Confusion):
+                callback.loud = False
+        found = trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
+        if not trainer.is_global_zero:
+            return
+        folder = _shown(trainer.log_dir)
+        again = [Path(sys.argv[0]).name if sys.argv[0].endswith("cnn-lightning") else "cnn-lightning", "test"]
+        again += ["--config", f"{folder}/config.yaml"] + (["--ckpt_path", _shown(best)] if best else [])
+        print(f"val_acc: {float(val) if val is not None else float('nan'):.4f}")
+        print(f"test_acc: {found[0]['test_acc']:.4f}")
+        print(f"run: {folder}")
+        print(f"again: {shlex.join(again)}", flush=True)
+
+
+def _shown(path: Any) -> str:
+    """A path as short as it can be told from here."""
+    absolute = Path(str(path)).resolve()
+    try:
+        return str(absolute.relative_to(Path.cwd()))
+    except ValueError:
+        return str(absolute)
+
+
+def _same(name: str, given: Any, kept: Any) -> None:
+    if isinstance(given, list | tuple) and isinstance(kept, list | tuple):
+        given, kept = tuple(given), tuple(kept)
+    if kept is not None and given != kept:
+        raise UserError(f"{name}: expected {kept!r}, that of the checkpoint, got {given!r}")
+
+
+def _flag(args: list[str], name: str) -> str | None:
+    value = None
+    for index, arg in enumerate(args):
+        if arg == name and index + 1 < len(args):
+            value = args[index + 1]
+        elif arg.startswith(f"{name}="):
+            value = arg.partition("=")[2]
+    return None if value in (None, "null") else value
+
+
+def _with_flag(args: list[str], name: str, value: str) -> list[str]:
+    kept = [
+        arg for index, arg in enumerate(args) if name not in (arg, args[index - 1]) and not arg.startswith(f"{name}=")
+    ]
+    return [*kept, name, value]
