@@ -3,6 +3,7 @@
 import csv
 import logging
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -10,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -98,9 +100,27 @@ class Parser(LightningArgumentParser):
     """LightningCLI's parser, with errors of one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the part of the message that names the argument."""
-        lines = [line.strip() for line in str(message).splitlines() if line.strip()]
-        raise UserError(" ".join(lines)[:300] if len(lines) < 4 else " ".join(lines[:3])[:300])
+        """Raise what is wrong as `UserError`: the argument, what was expected and what came."""
+        raise UserError(_explained(" ".join(str(message).split()), sys.argv[1:]))
+
+
+EXPECTED = {
+    "model.layers": "numpy, torch, or a mapping of patterns of layer names to either",
+    "data": "Digits, MNIST, FashionMNIST, CIFAR10, ImageFolder or the import path of a LightningDataModule",
+}
+
+
+def _explained(message: str, args: list[str]) -> str:
+    """jsonargparse's message, which can fill a screen, as one line."""
+    found = re.match(r'Parser key "([\w.]+)":', message)
+    if found is None:
+        return message[:300]
+    key = found[1]
+    subtypes = re.search(r"Subtypes: \[(.*?)\](?: Errors| Given|$)", message)
+    expected = EXPECTED.get(key) or (subtypes[1] if subtypes else message[found.end() :].strip())
+    expected = re.sub(r"<class '(?:NoneType)'>", "null", re.sub(r"<class '(int|float|bool|str)'>", r"\1", expected))
+    given = _flag(args, f"--{key}")
+    return f"{key}: expected {expected[:200]}" + (f", got {given!r}" if given is not None else "")
 
 
 class RunLogger(CSVLogger):
@@ -151,14 +171,15 @@ class CLI(LightningCLI):
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Digits by default; what the network must know of the data comes from the data."""
-        parser.set_defaults({"data": {"class_path": "cnn_lightning.data.digits.Digits"}})
+        """What the network must know of the data comes from the data."""
         for name in FROM_DATA:
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.add_argument("--early_stopping", type=int | None, default=None, help="stop after N epochs without gain")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """A checkpoint's network becomes the default of the flags, which win over it where they are given."""
+        if not _names_data(args):
+            args = [args[0], "--data=Digits", *args[1:]]
         path = _flag(args, "--ckpt_path")
         if path is not None:
             if path == "last":
@@ -274,14 +295,24 @@ def _same(name: str, given: Any, kept: Any) -> None:
         raise UserError(f"{name}: expected {kept!r}, that of the checkpoint, got {given!r}")
 
 
+def _names_data(args: list[str]) -> bool:
+    """Whether a flag or a config says which data. (A default class would hand its options on to the one chosen.)"""
+    if _flag(args, "--data") is not None or "--data.class_path" in args:
+        return True
+    paths = [value for flag in ("--config", "-c") for value in _flags(args, flag)]
+    return any("data" in (yaml.safe_load(Path(path).read_text()) or {}) for path in paths)
+
+
+def _flags(args: list[str], name: str) -> list[str]:
+    """Every value that the flag is given."""
+    after = [args[index + 1] for index, arg in enumerate(args[:-1]) if arg == name]
+    return after + [arg.partition("=")[2] for arg in args if arg.startswith(f"{name}=")]
+
+
 def _flag(args: list[str], name: str) -> str | None:
-    value = None
-    for index, arg in enumerate(args):
-        if arg == name and index + 1 < len(args):
-            value = args[index + 1]
-        elif arg.startswith(f"{name}="):
-            value = arg.partition("=")[2]
-    return None if value in (None, "null") else value
+    """The last value that the flag is given; None for none, or for null."""
+    values = _flags(args, name)
+    return None if not values or values[-1] == "null" else values[-1]
 
 
 def _with_flag(args: list[str], name: str, value: str) -> list[str]:

@@ -1,0 +1,167 @@
+"""Normalisation layers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models import convnext
+
+from cnn_lightning.layers import bridge
+from cnn_lightning.ops import norm
+
+
+class BatchNormFunction(torch.autograd.Function):
+    """`ops.norm.batch_norm` and its backward; returns the batch's statistics too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, eps: float) -> tuple[Tensor, ...]:
+        """Output, mean and variance."""
+        wide = _statistics_like(x)
+        results = bridge.call(norm.batch_norm, x, weight, bias, mean, var, eps=eps, mixed=True, like=(x, wide, wide))
+        ctx.save_for_backward(x, weight, *results[1:])
+        ctx.options = {"eps": eps, "training": mean is None}
+        ctx.mark_non_differentiable(*results[1:])
+        return results  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias."""
+        x, weight, *statistics = ctx.saved_tensors
+        return *_gradients(ctx, norm.batch_norm_backward, grad_y, x, weight, *statistics), None, None, None
+
+
+class LayerNormFunction(torch.autograd.Function):
+    """`ops.norm.layer_norm` and its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Any, bias: Any, axes: int, eps: float) -> Tensor:
+        """The normalised input."""
+        ctx.options = {"axes": axes, "eps": eps}
+        return _forward(ctx, norm.layer_norm, x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias."""
+        return *_gradients(ctx, norm.layer_norm_backward, grad_y, *ctx.saved_tensors), None, None
+
+
+class GroupNormFunction(torch.autograd.Function):
+    """`ops.norm.group_norm` and its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Any, bias: Any, groups: int, eps: float) -> Tensor:
+        """The normalised input."""
+        ctx.options = {"groups": groups, "eps": eps}
+        return _forward(ctx, norm.group_norm, x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias."""
+        return *_gradients(ctx, norm.group_norm_backward, grad_y, *ctx.saved_tensors), None, None
+
+
+def _forward(ctx: Any, op: bridge.Operation, x: Tensor, weight: Any, bias: Any) -> Tensor:
+    wide = _statistics_like(x)
+    y, *statistics = bridge.call(op, x, weight, bias, mixed=True, like=(x, wide, wide), **ctx.options)
+    ctx.save_for_backward(x, weight, *statistics)
+    return y  # type: ignore[no-any-return]
+
+
+def _gradients(ctx: Any, op: bridge.Operation, grad_y: Tensor, x: Tensor, weight: Any, *statistics: Tensor) -> Any:
+    needs = tuple(ctx.needs_input_grad[:3])
+    like = (x, *(x if weight is None else weight,) * 2)
+    return bridge.call(op, grad_y, x, weight, *statistics, needs=needs, mixed=True, like=like, **ctx.options)
+
+
+def _statistics_like(x: Tensor) -> Tensor:
+    """Statistics of half-precision inputs stay in float32."""
+    return x if x.dtype == torch.float64 else x.new_empty(0, dtype=torch.float32)
+
+
+class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
+    """The running statistics of torch's batch norms around `BatchNormFunction`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (N, C), (N, C, L) or (N, C, H, W), as the class allows."""
+        self._check_input_dim(input)
+        if not input.is_floating_point():
+            raise NotImplementedError(f"input: expected a floating dtype, got {input.dtype}")
+        use_batch = self.training or (self.running_mean is None and self.running_var is None)
+        track = self.training and self.track_running_stats
+        if track and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        if use_batch:
+            count = input.numel() // max(1, input.shape[1])
+            if count == 1:
+                raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
+            y, mean, var = BatchNormFunction.apply(input, self.weight, self.bias, None, None, self.eps)
+            if track and count and self.running_mean is not None and self.running_var is not None:
+                self._update(mean, var * (count / max(1, count - 1)))
+            return y  # type: ignore[no-any-return]
+        y, *_ = BatchNormFunction.apply(input, self.weight, self.bias, self.running_mean, self.running_var, self.eps)
+        return y  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, var: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        if self.momentum is None:
+            assert self.num_batches_tracked is not None
+            factor = 1.0 / float(self.num_batches_tracked)
+        else:
+            factor = self.momentum
+        for running, new in ((self.running_mean, mean), (self.running_var, var)):
+            running.mul_(1 - factor).add_(new.to(running.dtype), alpha=factor)
+
+
+class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
+    """``torch.nn.BatchNorm1d`` in NumPy."""
+
+
+class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
+    """``torch.nn.BatchNorm2d`` in NumPy."""
+
+
+class LayerNorm(torch.nn.LayerNorm):
+    """``torch.nn.LayerNorm`` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise over the last axes, ``normalized_shape``."""
+        axes = len(self.normalized_shape)
+        if tuple(input.shape[-axes:]) != tuple(self.normalized_shape):
+            raise RuntimeError(
+                f"input: expected its last axes to be {tuple(self.normalized_shape)}, got shape {tuple(input.shape)}"
+            )
+        x, weight, bias = _autocast(input, self.weight, self.bias)
+        return LayerNormFunction.apply(x, weight, bias, axes, self.eps)  # type: ignore[no-any-return]
+
+
+class LayerNorm2d(convnext.LayerNorm2d):
+    """torchvision's layer norm over the channels of (N, C, H, W), in NumPy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise over the channels of every pixel."""
+        last, weight, bias = _autocast(x.permute(0, 2, 3, 1), self.weight, self.bias)
+        y: Tensor = LayerNormFunction.apply(last, weight, bias, 1, self.eps)
+        return y.permute(0, 3, 1, 2)
+
+
+class GroupNorm(torch.nn.GroupNorm):
+    """``torch.nn.GroupNorm`` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise groups of channels of (N, C, ...)."""
+        if input.dim() < 2:
+            raise RuntimeError(f"input: expected at least 2 axes, got shape {tuple(input.shape)}")
+        if input.shape[1] != self.num_channels:
+            raise RuntimeError(f"input: expected {self.num_channels} channels, got shape {tuple(input.shape)}")
+        if input.numel() and input[0].numel() // self.num_groups * len(input) == 1:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
+        x, weight, bias = _autocast(input, self.weight, self.bias)
+        return GroupNormFunction.apply(x, weight, bias, self.num_groups, self.eps)  # type: ignore[no-any-return]
+
+
+def _autocast(*tensors: Tensor | None) -> Any:
+    """On a GPU, autocast computes these in float32; on the CPU it leaves them alone."""
+    first = tensors[0]
+    return bridge.autocast("float32", *tensors) if first is not None and first.is_cuda else tensors
