@@ -31,7 +31,12 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {}
 for _column in pkgutil.iter_modules(layers.__path__):
     if not _column.name.startswith(("_", "fused")):
         for _name, _kind in vars(importlib.import_module(f"cnn_lightning.layers.{_column.name}")).items():
-            if isinstance(_kind, type) and issubclass(_kind, nn.Module) and _kind.__module__.startswith("cnn_lightning"):
+            if (
+                not _name.startswith("_")
+                and isinstance(_kind, type)
+                and issubclass(_kind, nn.Module)
+                and _kind.__module__.startswith("cnn_lightning")
+            ):
                 LAYERS[LayerNorm2d if _name == "LayerNorm2d" else getattr(nn, _name)] = _kind
 """The native type of a layer -> ours."""
 

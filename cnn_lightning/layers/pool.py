@@ -1,4 +1,4 @@
-"""Pooling layers."""
+"""Pooling layers. Along one axis they pool images of one row."""
 
 from typing import Any
 
@@ -8,13 +8,15 @@ from torch import Tensor
 from cnn_lightning.layers import bridge
 from cnn_lightning.ops import pool
 
+Options = dict[str, Any]
+
 
 class MaxPool2dFunction(torch.autograd.Function):
     """`ops.pool.max_pool2d` and its backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, options: dict[str, Any]) -> Tensor:
-        """The pooled output."""
+    def forward(ctx: Any, x: Tensor, options: Options) -> Tensor:
+        """The largest value of each window."""
         ctx.save_for_backward(x)
         ctx.options = options
         return bridge.call(pool.max_pool2d, x, **options)  # type: ignore[no-any-return]
@@ -26,12 +28,203 @@ class MaxPool2dFunction(torch.autograd.Function):
         return bridge.call(pool.max_pool2d_backward, grad_y, x, **ctx.options), None
 
 
+class MaxPool2dWithIndicesFunction(torch.autograd.Function):
+    """`ops.pool.max_pool2d_with_indices`; the gradient is that of `max_pool2d`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+        """The largest value of each window, and where it stands."""
+        ctx.save_for_backward(x)
+        ctx.options = options
+        y, indices = bridge.call(pool.max_pool2d_with_indices, x, **options)
+        ctx.mark_non_differentiable(indices)
+        return y, indices
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Tensor, None]:
+        """The gradient at the pixels that won."""
+        (x,) = ctx.saved_tensors
+        return bridge.call(pool.max_pool2d_backward, grad_y, x, **ctx.options), None
+
+
+class AvgPool2dFunction(torch.autograd.Function):
+    """`ops.pool.avg_pool2d` and its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, options: Options) -> Tensor:
+        """The mean of each window."""
+        ctx.save_for_backward(x)
+        ctx.options = options
+        return bridge.call(pool.avg_pool2d, x, **options)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, None]:
+        """Each window's gradient, shared out."""
+        (x,) = ctx.saved_tensors
+        return bridge.call(pool.avg_pool2d_backward, grad_y, x, **ctx.options), None
+
+
+class AdaptiveAvgPool2dFunction(torch.autograd.Function):
+    """`ops.pool.adaptive_avg_pool2d` and its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """The mean of each window."""
+        ctx.save_for_backward(x)
+        ctx.size = size
+        return bridge.call(pool.adaptive_avg_pool2d, x, output_size=size)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, None]:
+        """Each window's gradient, shared out."""
+        (x,) = ctx.saved_tensors
+        return bridge.call(pool.adaptive_avg_pool2d_backward, grad_y, x, output_size=ctx.size), None
+
+
+class AdaptiveMaxPool2dFunction(torch.autograd.Function):
+    """`ops.pool.adaptive_max_pool2d` and its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The largest value of each window, and where it stands."""
+        y, indices = bridge.call(pool.adaptive_max_pool2d, x, output_size=size)
+        ctx.save_for_backward(x, indices)
+        ctx.size = size
+        ctx.mark_non_differentiable(indices)
+        return y, indices
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Tensor, None]:
+        """The gradient at the pixels that won."""
+        return bridge.call(pool.adaptive_max_pool2d_backward, grad_y, *ctx.saved_tensors, output_size=ctx.size), None
+
+
 class MaxPool2d(torch.nn.MaxPool2d):
     """``torch.nn.MaxPool2d`` in NumPy."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Any:
         """Pool (N, C, H, W) or (C, H, W)."""
-        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-        x = input if input.dim() == 4 else input.unsqueeze(0)
-        y: Tensor = MaxPool2dFunction.apply(x, {name: getattr(self, name) for name in names})
-        return y if input.dim() == 4 else y.squeeze(0)
+        _check_axes(self, input, (3, 4))
+        options = _options(self, "kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        function = MaxPool2dWithIndicesFunction if self.return_indices else MaxPool2dFunction
+        return _batched(input, 4, lambda x: function.apply(x, options))
+
+
+class MaxPool1d(torch.nn.MaxPool1d):
+    """``torch.nn.MaxPool1d`` in NumPy."""
+
+    def forward(self, input: Tensor) -> Any:
+        """Pool (N, C, L) or (C, L)."""
+        _check_axes(self, input, (2, 3))
+        options = _rows(_options(self, "kernel_size", "stride", "padding", "dilation", "ceil_mode"))
+        function = MaxPool2dWithIndicesFunction if self.return_indices else MaxPool2dFunction
+        return _along_rows(input, lambda x: function.apply(x, options))
+
+
+class AvgPool2d(torch.nn.AvgPool2d):
+    """``torch.nn.AvgPool2d`` in NumPy."""
+
+    def forward(self, input: Tensor) -> Any:
+        """Pool (N, C, H, W) or (C, H, W)."""
+        _check_axes(self, input, (3, 4), IndexError)
+        options = _options(self, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+        options["divisor_override"] = self.divisor_override
+        return _batched(input, 4, lambda x: AvgPool2dFunction.apply(x, options))
+
+
+class AvgPool1d(torch.nn.AvgPool1d):
+    """``torch.nn.AvgPool1d`` in NumPy."""
+
+    def forward(self, input: Tensor) -> Any:
+        """Pool (N, C, L) or (C, L)."""
+        _check_axes(self, input, (2, 3))
+        options = _rows(_options(self, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad"))
+        return _along_rows(input, lambda x: AvgPool2dFunction.apply(x, options))
+
+
+class AdaptiveAvgPool2d(torch.nn.AdaptiveAvgPool2d):
+    """``torch.nn.AdaptiveAvgPool2d`` in NumPy."""
+
+    def forward(self, input: Tensor) -> Any:
+        """Pool (N, C, H, W) or (C, H, W) to ``output_size``."""
+        _check_axes(self, input, (3, 4))
+        size = _size(self.output_size, input.shape[-2:])
+        return _batched(input, 4, lambda x: AdaptiveAvgPool2dFunction.apply(x, size))
+
+
+class AdaptiveAvgPool1d(torch.nn.AdaptiveAvgPool1d):
+    """``torch.nn.AdaptiveAvgPool1d`` in NumPy."""
+
+    def forward(self, input: Tensor) -> Any:
+        """Pool (N, C, L) or (C, L) to ``output_size``."""
+        _check_axes(self, input, (2, 3))
+        length = self.output_size[0] if isinstance(self.output_size, tuple) else self.output_size
+        size = _size((1, length), (1, input.shape[-1]))
+        return _along_rows(input, lambda x: AdaptiveAvgPool2dFunction.apply(x, size))
+
+
+class AdaptiveMaxPool2d(torch.nn.AdaptiveMaxPool2d):
+    """``torch.nn.AdaptiveMaxPool2d`` in NumPy."""
+
+    def forward(self, input: Tensor) -> Any:
+        """Pool (N, C, H, W) or (C, H, W) to ``output_size``."""
+        _check_axes(self, input, (3, 4))
+        size = _size(self.output_size, input.shape[-2:])
+        y, indices = _batched(input, 4, lambda x: AdaptiveMaxPool2dFunction.apply(x, size))
+        return (y, indices) if self.return_indices else y
+
+
+def _options(module: torch.nn.Module, *names: str) -> Options:
+    return {name: getattr(module, name) for name in names}
+
+
+def _rows(options: Options) -> Options:
+    """Options of pooling along one axis as those of pooling images of one row."""
+    idle = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+    pairs = {}
+    for name, value in options.items():
+        if name in idle:
+            value = value[0] if isinstance(value, tuple) else value
+            value = None if value is None else (idle[name], value)
+        pairs[name] = value
+    return pairs
+
+
+def _size(wanted: Any, there: Any) -> tuple[int, int]:
+    pair = (wanted, wanted) if wanted is None or isinstance(wanted, int) else wanted
+    height, width = (int(n) if size is None else int(size) for size, n in zip(pair, there, strict=True))
+    return height, width
+
+
+def _batched(input: Tensor, axes: int, function: Any) -> Any:
+    """The function on a batch, of one where ``input`` has no batch axis."""
+    if input.dim() == axes:
+        return function(input)
+    results = function(input.unsqueeze(0))
+    return tuple(map(_first, results)) if isinstance(results, tuple) else _first(results)
+
+
+def _first(tensor: Tensor) -> Tensor:
+    return tensor.squeeze(0)
+
+
+def _along_rows(input: Tensor, function: Any) -> Any:
+    """The function on images (N, C, 1, L), their row taken out again."""
+
+    def rows(x: Tensor) -> Any:
+        results = function(x.unsqueeze(2))
+        return tuple(y.squeeze(2) for y in results) if isinstance(results, tuple) else results.squeeze(2)
+
+    return _batched(input, 3, rows)
+
+
+def _check_axes(
+    module: torch.nn.Module, input: Tensor, axes: tuple[int, int], error: type[Exception] = RuntimeError
+) -> None:
+    kind = type(module).__name__
+    if input.dim() not in axes:
+        raise error(f"{kind}: input: expected {axes[0]} or {axes[1]} axes, got shape {tuple(input.shape)}")
+    if 0 in input.shape[1 if input.dim() == axes[1] else 0 :]:
+        raise RuntimeError(f"{kind}: input: expected no empty axis but the batch, got shape {tuple(input.shape)}")
+    if not input.is_floating_point() and not isinstance(module, torch.nn.MaxPool2d):
+        raise NotImplementedError(f"{kind}: input: expected a floating dtype, got {input.dtype}")

@@ -50,6 +50,26 @@ def max_pool2d(
     return y
 
 
+def max_pool2d_with_indices(
+    x: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Array]:
+    """`max_pool2d`, and for each output the place ``row * W + column`` of the pixel that won, as int64."""
+    options = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
+    y = max_pool2d(x, **options, ceil_mode=ceil_mode)  # type: ignore[arg-type]
+    g = _geometry(x, kernel_size, stride, padding, dilation, ceil_mode)
+    slots = _winners(_padded(x, g), g).astype(np.int64)
+    (top, _), (left, _) = g.pad
+    rows = np.arange(g.size[0], like=x)[:, None] * g.stride[0] + slots // g.kernel[1] * g.dilation[0] - top
+    columns = np.arange(g.size[1], like=x) * g.stride[1] + slots % g.kernel[1] * g.dilation[1] - left
+    return y, np.ascontiguousarray(rows * x.shape[3] + columns) if y.flags.c_contiguous else rows * x.shape[3] + columns
+
+
 def max_pool2d_backward(
     grad_y: Array,
     x: Array,
@@ -70,10 +90,134 @@ def max_pool2d_backward(
         grad[...] = 0
         for index, window in enumerate(g.windows()):
             grad[window] += np.where(slots == index, grad_y[part], x.dtype.type(0))
-        (top, _), (left, _) = g.pad
-        grad_x[part] = grad[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+        grad_x[part] = _inside(grad, x, g)
 
     _blocks.run(block, _parts(x), like=x)
+    return grad_x
+
+
+def avg_pool2d(
+    x: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Array:
+    """``y[n, c, u, v] = sum_{i, j} x[n, c, u*stride + i - padding, v*stride + j - padding] / divisor``.
+
+    The divisor is the window's size, without what is beyond the padding (``ceil_mode``) and, unless
+    ``count_include_pad``, without the padding; or ``divisor_override``. Arguments and errors otherwise as `max_pool2d`.
+
+    Raises:
+        RuntimeError: Also for a ``divisor_override`` of 0.
+    """
+    g = _geometry(x, kernel_size, stride, padding, 1, ceil_mode, "avg_pool2d")
+    divisor = _divisor(x, g, count_include_pad, divisor_override)
+    y = _output(x, g)
+
+    def block(part: slice) -> None:
+        padded = _padded(x[part], g, 0)
+        for index, window in enumerate(g.windows()):
+            if index == 0:
+                y[part] = padded[window]
+            else:
+                y[part] += padded[window]
+        y[part] /= divisor
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        _blocks.run(block, _parts(x), like=x)
+    return y
+
+
+def avg_pool2d_backward(
+    grad_y: Array,
+    x: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Array:
+    """Every pixel of a window gets the window's gradient over its divisor."""
+    g = _geometry(x, kernel_size, stride, padding, 1, ceil_mode, "avg_pool2d")
+    divisor = _divisor(x, g, count_include_pad, divisor_override)
+    grad_x = _blocks.empty_like(x)
+
+    def block(part: slice) -> None:
+        share = grad_y[part] / divisor
+        grad = _blocks.scratch("pool gradient", _padded_shape(x[part], g), like=x)
+        grad[...] = 0
+        for window in g.windows():
+            grad[window] += share
+        grad_x[part] = _inside(grad, x, g)
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        _blocks.run(block, _parts(x), like=x)
+    return grad_x
+
+
+def adaptive_avg_pool2d(x: Array, *, output_size: Sequence[int]) -> Array:
+    """The mean of window (u, v): rows ``floor(u H / h)`` to ``ceil((u + 1) H / h)``, columns likewise.
+
+    Args:
+        x: Images (N, C, H, W).
+        output_size: (h, w).
+    """
+    rows, columns = (_adaptive(n, size) for n, size in zip(x.shape[2:], output_size, strict=True))
+    y = _like(x, (len(rows), len(columns)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        for u, row in enumerate(rows):
+            for v, column in enumerate(columns):
+                window = x[:, :, row, column]
+                np.divide(window.sum((2, 3)), max(1, window.shape[2] * window.shape[3]), out=y[:, :, u, v])
+    return y
+
+
+def adaptive_avg_pool2d_backward(grad_y: Array, x: Array, *, output_size: Sequence[int]) -> Array:
+    """Every pixel of a window gets the window's gradient over its size."""
+    rows, columns = (_adaptive(n, size) for n, size in zip(x.shape[2:], output_size, strict=True))
+    grad_x = _blocks.empty_like(x)
+    grad_x[...] = 0
+    for u, row in enumerate(rows):
+        for v, column in enumerate(columns):
+            count = (row.stop - row.start) * (column.stop - column.start)
+            grad_x[:, :, row, column] += (grad_y[:, :, u, v] / max(1, count))[:, :, None, None]
+    return grad_x
+
+
+def adaptive_max_pool2d(x: Array, *, output_size: Sequence[int]) -> tuple[Array, Array]:
+    """The maximum of each window of `adaptive_avg_pool2d`, and the place of the pixel that won, as int64."""
+    rows, columns = (_adaptive(n, size) for n, size in zip(x.shape[2:], output_size, strict=True))
+    y = _like(x, (len(rows), len(columns)))
+    indices = np.empty_like(y, dtype=np.int64)
+    for u, row in enumerate(rows):
+        for v, column in enumerate(columns):
+            height, width = row.stop - row.start, column.stop - column.start
+            window = x[:, :, row, column].reshape(x.shape[0], x.shape[1], height * width)
+            nan = np.isnan(window)
+            last_nan = height * width - 1 - nan[:, :, ::-1].argmax(2)
+            winner = np.where(nan.any(2), last_nan, window.argmax(2))
+            y[:, :, u, v] = np.take_along_axis(window, winner[:, :, None], 2)[:, :, 0]
+            indices[:, :, u, v] = (row.start + winner // width) * x.shape[3] + column.start + winner % width
+    return y, indices
+
+
+def adaptive_max_pool2d_backward(grad_y: Array, x: Array, indices: Array, *, output_size: Sequence[int]) -> Array:
+    """Each window's gradient added at the pixel that won."""
+    n, c, h, w = x.shape
+    grad = np.zeros_like(x, shape=(n, c, h * w), order="C")
+    for u in range(output_size[0]):
+        for v in range(output_size[1]):
+            place = indices[:, :, u, v, None]
+            both = np.take_along_axis(grad, place, 2) + grad_y[:, :, u, v, None]
+            np.put_along_axis(grad, place, both, 2)
+    grad_x = _blocks.empty_like(x)
+    grad_x[...] = grad.reshape(x.shape)
     return grad_x
 
 
@@ -95,16 +239,25 @@ class _Geometry(NamedTuple):
 
 
 def _geometry(
-    x: Array, kernel_size: Pair, stride: Pair | None, padding: Pair, dilation: Pair, ceil_mode: bool
+    x: Array,
+    kernel_size: Pair,
+    stride: Pair | None,
+    padding: Pair,
+    dilation: Pair,
+    ceil_mode: bool,
+    op: str = "max_pool2d",
 ) -> _Geometry:
     kernel, padding, dilation = (_pair(value) for value in (kernel_size, padding, dilation))
     step = kernel if stride is None else _pair(stride)
     if x.ndim != 4:
-        raise RuntimeError(f"max_pool2d: x: expected 4 axes, got shape {tuple(x.shape)}")
-    if any(p > k // 2 or p < 0 for p, k in zip(padding, kernel, strict=True)):
+        raise RuntimeError(f"{op}: x: expected 4 axes, got shape {tuple(x.shape)}")
+    if min(*kernel, *step, *dilation) < 1:
         raise RuntimeError(
-            f"max_pool2d: padding: expected at most half the kernel {kernel} and not negative, got {padding}"
+            f"{op}: kernel_size, stride, dilation: expected at least 1, got {kernel}, {step}, {dilation}"
         )
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    if any(p > r // 2 or p < 0 for p, r in zip(padding, reach, strict=True)):
+        raise RuntimeError(f"{op}: padding: expected at most half the window {reach} and not negative, got {padding}")
     pads, sizes = [], []
     for n, k, s, p, d in zip(x.shape[2:], kernel, step, padding, dilation, strict=True):
         reach = n + 2 * p - d * (k - 1) - 1
@@ -112,7 +265,7 @@ def _geometry(
         if ceil_mode and (count - 1) * s >= n + p:
             count -= 1  # a window that would begin beyond the image and its left padding
         if count < 1:
-            raise RuntimeError(f"max_pool2d: x: expected an image of at least {d * (k - 1) + 1 - 2 * p}, got {n}")
+            raise RuntimeError(f"{op}: x: expected an image of at least {d * (k - 1) + 1 - 2 * p}, got {n}")
         sizes.append(count)
         pads.append((p, max(0, (count - 1) * s + d * (k - 1) + 1 - n - p)))
     return _Geometry(kernel, step, dilation, (pads[0], pads[1]), (sizes[0], sizes[1]))
@@ -126,9 +279,37 @@ def _pair(value: Pair) -> tuple[int, int]:
 
 
 def _output(x: Array, g: _Geometry) -> Array:
+    return _like(x, g.size)
+
+
+def _like(x: Array, size: Sequence[int]) -> Array:
+    """An output of this size in the memory format of ``x``."""
     if x.shape[1] > 1 and x.strides[1] == x.itemsize:
-        return _blocks.empty((x.shape[0], *g.size, x.shape[1]), like=x).transpose(0, 3, 1, 2)
-    return _blocks.empty((*x.shape[:2], *g.size), like=x)
+        return _blocks.empty((x.shape[0], *size, x.shape[1]), like=x).transpose(0, 3, 1, 2)
+    return _blocks.empty((*x.shape[:2], *size), like=x)
+
+
+def _inside(padded: Array, x: Array, g: _Geometry) -> Array:
+    (top, _), (left, _) = g.pad
+    return padded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+
+
+def _adaptive(n: int, size: int) -> list[slice]:
+    return [slice(index * n // size, -(-(index + 1) * n // size)) for index in range(size)]
+
+
+def _divisor(x: Array, g: _Geometry, count_include_pad: bool, override: int | None) -> Array:
+    """What each window's sum is divided by: (h, w), in the dtype of ``x``."""
+    if override is not None:
+        if override == 0:
+            raise RuntimeError("avg_pool2d: divisor_override: expected a number other than 0, got 0")
+        return np.full_like(x, override, shape=g.size, order="C")
+    counts = []
+    for n, k, s, count, (pad, _) in zip(x.shape[2:], g.kernel, g.stride, g.size, g.pad, strict=True):
+        start = np.arange(count, like=x) * s - pad
+        end = np.minimum(start + k, n + pad)
+        counts.append(end - start if count_include_pad else np.minimum(end, n) - np.maximum(start, 0))
+    return (counts[0][:, None] * counts[1]).astype(x.dtype)
 
 
 def _parts(x: Array) -> list[slice]:
@@ -139,13 +320,15 @@ def _padded_shape(x: Array, g: _Geometry) -> tuple[int, ...]:
     return (*x.shape[:2], x.shape[2] + sum(g.pad[0]), x.shape[3] + sum(g.pad[1]))
 
 
-def _padded(x: Array, g: _Geometry) -> Array:
+def _padded(x: Array, g: _Geometry, value: float | None = None) -> Array:
+    """``x`` with the value around it that never wins, or the given one."""
     if not any(map(any, g.pad)):
         return x
-    (top, _), (left, _) = g.pad
+    if value is None:
+        value = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
     padded = _blocks.scratch("pool padded", _padded_shape(x, g), like=x)
-    padded[...] = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
-    padded[:, :, top : top + x.shape[2], left : left + x.shape[3]] = x
+    padded[...] = value
+    _inside(padded, x, g)[...] = x
     return padded
 
 
