@@ -54,7 +54,7 @@ class Batches:
         self.augment, self.flip = augment and seed is not None, flip and augment and seed is not None
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        self._next = 0
+        self._start = self._handed_out = 0
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
 
     def __len__(self) -> int:
@@ -66,18 +66,18 @@ class Batches:
 
     def state_dict(self) -> dict[str, int]:
         """How many batches of the epoch were handed out."""
-        return {"next": self._next}
+        return {"handed_out": self._handed_out}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on behind the batches that were handed out already."""
-        self._next = state["next"] % max(1, len(self))
+        self._start = state["handed_out"] % max(1, len(self))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """From where `load_state_dict` left it, otherwise from the epoch's start.
 
         Epoch and place are looked up with the first batch, as Lightning makes the iterator before it says which epoch.
         """
-        start, self._next = self._next, 0
+        start, self._start = self._start, 0
         n = len(self.labels)
         order = np.arange(n) if self.seed is None else permutation(n, self.seed, self.epoch)
         step = self.batch_size * self.world_size
@@ -86,7 +86,7 @@ class Batches:
             mine = whole[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
             if len(whole) < step:
                 mine = np.array_split(whole, self.world_size)[self.rank]
-            self._next = index + 1
+            self._handed_out = index + 1
             yield self._batch(torch.from_numpy(mine))
 
     def _batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:

@@ -78,48 +78,48 @@ def _statistics_like(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.new_empty(0, dtype=torch.float32)
 
 
-class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
-    """The running statistics of torch's batch norms around `BatchNormFunction`."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise (N, C), (N, C, L) or (N, C, H, W), as the class allows."""
-        self._check_input_dim(input)
-        if not input.is_floating_point():
-            raise NotImplementedError(f"input: expected a floating dtype, got {input.dtype}")
-        use_batch = self.training or (self.running_mean is None and self.running_var is None)
-        track = self.training and self.track_running_stats
-        if track and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-        if use_batch:
-            count = input.numel() // max(1, input.shape[1])
-            if count == 1:
-                raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
-            y, mean, var = BatchNormFunction.apply(input, self.weight, self.bias, None, None, self.eps)
-            if track and count and self.running_mean is not None and self.running_var is not None:
-                self._update(mean, var * (count / max(1, count - 1)))
-            return y  # type: ignore[no-any-return]
-        y, *_ = BatchNormFunction.apply(input, self.weight, self.bias, self.running_mean, self.running_var, self.eps)
-        return y  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def _update(self, mean: Tensor, var: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        if self.momentum is None:
-            assert self.num_batches_tracked is not None
-            factor = 1.0 / float(self.num_batches_tracked)
-        else:
-            factor = self.momentum
-        for running, new in ((self.running_mean, mean), (self.running_var, var)):
-            running.mul_(1 - factor).add_(new.to(running.dtype), alpha=factor)
-
-
-class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
+class BatchNorm1d(torch.nn.BatchNorm1d):
     """``torch.nn.BatchNorm1d`` in NumPy."""
 
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the channels of (N, C) or (N, C, L)."""
+        return _batch_norm(self, input)
 
-class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
+
+class BatchNorm2d(torch.nn.BatchNorm2d):
     """``torch.nn.BatchNorm2d`` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the channels of (N, C, H, W)."""
+        return _batch_norm(self, input)
+
+
+def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:
+    """Normalise by the batch's statistics or the running ones, and keep these as torch does."""
+    module._check_input_dim(input)  # type: ignore[no-untyped-call]
+    if not input.is_floating_point():
+        raise NotImplementedError(f"input: expected a floating dtype, got {input.dtype}")
+    mean, var = module.running_mean, module.running_var
+    track = module.training and module.track_running_stats
+    if track and module.num_batches_tracked is not None:
+        module.num_batches_tracked.add_(1)
+    if not module.training and mean is not None and var is not None:
+        y, *_ = BatchNormFunction.apply(input, module.weight, module.bias, mean, var, module.eps)
+        return y  # type: ignore[no-any-return]
+    count = input.numel() // max(1, input.shape[1])
+    if count == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
+    y, batch_mean, batch_var = BatchNormFunction.apply(input, module.weight, module.bias, None, None, module.eps)
+    if track and count and mean is not None and var is not None:
+        unbiased = batch_var * (count / (count - 1))
+        with torch.no_grad():
+            factor = module.momentum
+            if factor is None:
+                assert module.num_batches_tracked is not None
+                factor = 1.0 / float(module.num_batches_tracked)
+            for running, new in ((mean, batch_mean), (var, unbiased)):
+                running.mul_(1 - factor).add_(new.to(running.dtype), alpha=factor)
+    return y  # type: ignore[no-any-return]
 
 
 class LayerNorm(torch.nn.LayerNorm):
@@ -136,7 +136,7 @@ class LayerNorm(torch.nn.LayerNorm):
         return LayerNormFunction.apply(x, weight, bias, axes, self.eps)  # type: ignore[no-any-return]
 
 
-class LayerNorm2d(convnext.LayerNorm2d):
+class LayerNorm2d(convnext.LayerNorm2d):  # type: ignore[misc]
     """torchvision's layer norm over the channels of (N, C, H, W), in NumPy."""
 
     def forward(self, x: Tensor) -> Tensor:
