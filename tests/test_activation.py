@@ -313,6 +313,19 @@ def test_inplace_on_a_view_reaches_the_base(layer: Any, native: Any) -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+@pytest.mark.parametrize(("layer", "native"), INPLACE)
+def test_inplace_compiles(layer: Any, native: Any) -> None:
+    first = nn.Linear(3, 12)
+    compiled, eager = nn.Sequential(first, layer(inplace=True)), nn.Sequential(first, native(inplace=True))
+    torch._dynamo.reset()
+    compiled.compile(fullgraph=True, backend="aot_eager")
+    x = torch.linspace(-9, 9, 6).reshape(2, 3)
+    found, expected = compiled(x), eager(x)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(y.square().sum(), first.weight)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize(
     "layer", [layers.LeakyReLU(-0.5, inplace=True), layers.ELU(-0.5, inplace=True)], ids=["leaky_relu", "elu"]
 )

@@ -34,7 +34,7 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def draw_curves(source: Path, target: Path) -> None:
-    """Loss to the left, accuracy to the right; each curve named where it ends."""
+    """Loss to the left, accuracy to the right; the legend tells each curve's last value."""
     metrics = read_metrics(source)
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -50,13 +50,13 @@ def draw_curves(source: Path, target: Path) -> None:
         ax.margins(x=0.03)
     axes[0].set_ylim(bottom=0)
     axes[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value <= 1 else "")
-    axes[0].legend(frameon=False)
     figure.savefig(target, dpi=150)
 
 
 def _curve(ax: Any, points: list[tuple[int, float]], name: str, color: str, style: str) -> None:
     if points:
         epochs, values = zip(*points, strict=True)
-        ax.plot(epochs, values, style, color=color, label=name, marker="o" if len(points) < 15 else None, markersize=4)
-        shown = f"{values[-1]:.1%}" if ax.get_subplotspec().colspan.start else f"{values[-1]:.3g}"
-        ax.annotate(shown, (epochs[-1], values[-1]), (5, 0), textcoords="offset points", color=color, va="center")
+        last = f"{values[-1]:.1%}" if ax.get_subplotspec().colspan.start else f"{values[-1]:.3g}"
+        marker = "o" if len(points) < 15 else None
+        ax.plot(epochs, values, style, color=color, label=f"{name}, last {last}", marker=marker, markersize=4)
+        ax.legend(frameon=False)

@@ -196,7 +196,7 @@ class CLI(LightningCLI):
             self._subcommand_parsers[args[0]].set_defaults(defaults)
         super().parse_arguments(parser, args)
         if self.checkpoint is not None:
-            model = self._get(self.config, "model", {})
+            model = self.config[self.config.subcommand].model
             for key in OF_THE_NETWORK:
                 _same(f"model.{key}", model.get(key), self.checkpoint["hyper_parameters"].get(key))
 

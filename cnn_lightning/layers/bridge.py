@@ -105,7 +105,8 @@ def write(x: Tensor, y: Tensor) -> Tensor:
 
     The Function says ``ctx.mark_dirty(x)`` and saves for backward what it needs after this.
     """
-    return x.copy_(y)
+    x.copy_(y)
+    return x  # this object itself, which Dynamo looks for
 
 
 def overwrites(x: Tensor, inplace: bool) -> bool:
@@ -114,7 +115,7 @@ def overwrites(x: Tensor, inplace: bool) -> bool:
     Raises:
         RuntimeError: ``x`` is a leaf that requires a gradient, or a view of one.
     """
-    if inplace and torch.is_grad_enabled():
+    if inplace and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         source = x._base if x._is_view() and x._base is not None else x
         if source.is_leaf and source.requires_grad:
             raise RuntimeError("input: a leaf Variable that requires grad is being used in an in-place operation")

@@ -82,7 +82,10 @@ def blocks(n: int, item_bytes: int) -> list[slice]:
 
 
 def run(function: Callable[[slice], _T], parts: Sequence[slice], *, like: Array) -> list[_T]:
-    """``[function(part) for part in parts]``, in that order, over the threads; BLAS keeps to one thread meanwhile."""
+    """``[function(part) for part in parts]``, in that order, over the threads; BLAS keeps to one thread meanwhile.
+
+    Infinity and NaN go their way without NumPy's warnings, as in torch.
+    """
     global _pool
     if type(like) is not np.ndarray:
         # Cutting for the cache is a CPU matter: another library's device takes the whole batch.
@@ -96,8 +99,9 @@ def run(function: Callable[[slice], _T], parts: Sequence[slice], *, like: Array)
         results: list[Any] = [None] * len(parts)
 
         def every(first: int) -> None:
-            for index in range(first, len(parts), n):
-                results[index] = function(parts[index])
+            with np.errstate(all="ignore"):
+                for index in range(first, len(parts), n):
+                    results[index] = function(parts[index])
 
         others = [_pool.submit(every, first) for first in range(1, n)]
         try:
@@ -142,8 +146,8 @@ _blas = _Blas()
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS on one thread inside, and on as many as the user had it outside."""
-    with _blas:
+    """BLAS on one thread inside, and on as many as the user had it outside; no warnings of infinity or NaN."""
+    with _blas, np.errstate(all="ignore"):
         yield
 
 

@@ -51,9 +51,14 @@ def conv2d(
     g = geometry(x, weight, bias, stride, padding, dilation, groups)
     y = _blocks.empty((g.n, g.o, g.oh, g.ow), like=x)
     if _is_pointwise(g):
-        np.matmul(weight.reshape(g.o, g.c), _pixels(x), out=y.reshape(g.n, g.o, g.oh * g.ow))
-        if bias is not None:
-            y += bias[:, None, None]
+        matrix = weight.reshape(g.o, g.c)
+
+        def images(part: slice) -> None:
+            np.matmul(matrix, _pixels(x[part]), out=_pixels(y[part]))
+            if bias is not None:
+                y[part] += bias[:, None, None]
+
+        _blocks.run(images, _parts(g, x), like=x)
         return _format_of(x, y)
     if _is_depthwise(g):
         _depthwise.forward(x, weight, g, y)
@@ -325,11 +330,18 @@ def _pixels(x: Array) -> Array:
 def _pointwise_backward(
     grad_y: Array, x: Array, weight: Array, g: Geometry, grad_x: Array | None, needs: Sequence[bool]
 ) -> tuple[Array | None, Array | None, Array | None]:
-    upstream, matrix = _pixels(grad_y), weight.reshape(g.o, g.c)
-    if grad_x is not None:
-        np.matmul(matrix.T, upstream, out=_pixels(grad_x))
-    grad_weight = np.matmul(upstream, _pixels(x).swapaxes(1, 2)).sum(0).reshape(weight.shape) if needs[1] else None
-    grad_bias = bias_gradient(grad_y) if needs[2] else None
+    matrix = weight.reshape(g.o, g.c)
+
+    def images(part: slice) -> tuple[Any, Any]:
+        upstream = _pixels(grad_y[part])
+        if grad_x is not None:
+            np.matmul(matrix.T, upstream, out=_pixels(grad_x[part]))
+        weight_part = np.matmul(upstream, _pixels(x[part]).swapaxes(1, 2)).sum(0) if needs[1] else None
+        return weight_part, upstream.sum((0, 2)) if needs[2] else None
+
+    sums = _blocks.run(images, _parts(g, x), like=x)
+    grad_weight = _total([w for w, _ in sums], weight, weight.shape) if needs[1] else None
+    grad_bias = _total([b for _, b in sums], weight, (g.o,)) if needs[2] else None
     return None if grad_x is None else _format_of(x, grad_x), grad_weight, grad_bias
 
 

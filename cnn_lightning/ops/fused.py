@@ -58,8 +58,7 @@ def conv_relu_pool(x: Array, weight: Array, bias: Array | None, *, padding: int 
         np.maximum(upper, 0, out=upper)
         y[part] = upper.reshape(g.o, g.h, g.w, n).transpose(3, 0, 1, 2)
 
-    with np.errstate(invalid="ignore", over="ignore"):
-        _blocks.run(block, g.parts(), like=x)
+    _blocks.run(block, g.parts(), like=x)
     return y, winners
 
 
@@ -100,8 +99,7 @@ def conv_relu_pool_backward(
             g.add_back(columns, grad_x[part])
         return weight_and_bias
 
-    with np.errstate(invalid="ignore", over="ignore"):
-        parts = _blocks.run(block, g.parts(), like=x)
+    parts = _blocks.run(block, g.parts(), like=x)
     grad_weight = grad_bias = None
     if need_weight or need_bias:
         total = np.zeros((g.rows * need_weight + need_bias, g.o), x.dtype)

@@ -211,8 +211,10 @@ def _unrows(rows: Array, scores: Array) -> Array:
 
 def _shifted(rows: Array) -> Array:
     """Less each row's maximum, so that no exponential overflows; a new array."""
+    if rows.shape[1] == 0:
+        return np.empty_like(rows)
     with np.errstate(invalid="ignore"):
-        shifted: Array = np.subtract(rows, rows.max(axis=1, keepdims=True, initial=-np.inf))
+        shifted: Array = rows - rows.max(axis=1, keepdims=True)
     return shifted
 
 

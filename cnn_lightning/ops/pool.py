@@ -127,8 +127,7 @@ def avg_pool2d(
                 y[part] += padded[window]
         y[part] /= divisor
 
-    with np.errstate(invalid="ignore", over="ignore"):
-        _blocks.run(block, _parts(x), like=x)
+    _blocks.run(block, _parts(x), like=x)
     return y
 
 
@@ -156,8 +155,7 @@ def avg_pool2d_backward(
             grad[window] += share
         grad_x[part] = _inside(grad, x, g)
 
-    with np.errstate(invalid="ignore", over="ignore"):
-        _blocks.run(block, _parts(x), like=x)
+    _blocks.run(block, _parts(x), like=x)
     return grad_x
 
 

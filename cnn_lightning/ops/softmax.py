@@ -77,6 +77,7 @@ def _shifted(name: str, x: Array, dim: int) -> Array:
         raise IndexError(f"{name}: dim: expected one from {-bound} to {bound - 1}, got {dim}")
     y = _blocks.empty(x.shape, like=x)
     wide = _with_axis(x)
-    with np.errstate(invalid="ignore"):
-        np.subtract(wide, wide.max(axis=dim, keepdims=True, initial=-np.inf), out=_with_axis(y))
+    if wide.shape[dim]:
+        with np.errstate(invalid="ignore"):
+            np.subtract(wide, wide.max(axis=dim, keepdims=True), out=_with_axis(y))
     return y
