@@ -33,8 +33,9 @@ class Confusion(Callback):
         assert isinstance(pl_module, Classifier)
         counts = pl_module.confusion.compute().cpu().numpy()
         pl_module.confusion.reset()
-        if trainer.is_global_zero and trainer.log_dir:
-            folder = Path(trainer.log_dir)
+        log_dir = trainer.log_dir  # asks the first process, so that every process has to come by here
+        if trainer.is_global_zero and log_dir:
+            folder = Path(log_dir)
             folder.mkdir(parents=True, exist_ok=True)
             write_confusion(counts, pl_module.class_names, folder)
             if self.loud:
@@ -67,12 +68,13 @@ class Predictions(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both."""
-        if not trainer.log_dir or not trainer.is_global_zero:
+        log_dir = trainer.log_dir  # asks the first process, as above
+        if not log_dir or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Classifier)
         data: Any = getattr(trainer, "datamodule", None)
         files: Sequence[Any] = data.predict_files() if data is not None else []
-        folder = Path(trainer.log_dir)
+        folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "predictions.csv").open("w", newline="") as file:
             writer = csv.writer(file)

@@ -217,7 +217,7 @@ class CLI(LightningCLI):
         if config.get("logger") in (None, True):
             options["logger"] = self._logger()
         callbacks: list[Callback] = [LayerReport(), Confusion(), Predictions()]
-        if "logger" in options and not config.get("fast_dev_run"):
+        if self.subcommand == "fit" and "logger" in options and not config.get("fast_dev_run"):
             folder = Path(options["logger"].log_dir) / "checkpoints"
             best = ModelCheckpoint(
                 folder,
@@ -268,9 +268,10 @@ class CLI(LightningCLI):
             if isinstance(callback, Confusion):
                 callback.loud = False
         found = trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
+        log_dir = trainer.log_dir  # asks the first process, so that every process has to come by here
         if not trainer.is_global_zero:
             return
-        folder = _shown(trainer.log_dir)
+        folder = _shown(log_dir)
         again = [Path(sys.argv[0]).name if sys.argv[0].endswith("cnn-lightning") else "cnn-lightning", "test"]
         again += ["--config", f"{folder}/config.yaml"] + (["--ckpt_path", _shown(best)] if best else [])
         print(f"val_acc: {float(val) if val is not None else float('nan'):.4f}")
