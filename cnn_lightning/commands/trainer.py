@@ -36,6 +36,8 @@ EPOCHS = 30
 
 # Lightning's advice for other situations than ours; what is left is worth reading.
 NOISE = (
+    ".*Be aware that when using `ckpt_path`.*",
+    ".*dirpath has changed from.*",
     ".*LightningCLI.s args parameter is intended to run from within Python.*",
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
@@ -64,6 +66,7 @@ def main(args: list[str]) -> int:
 
 
 def _quiet() -> None:
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's use of it
     for pattern in NOISE:
         warnings.filterwarnings("ignore", pattern)
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):

@@ -15,7 +15,7 @@ Make = Callable[[torch.Generator, torch.dtype], tuple[Any, ...]]
 class Sample:
     """A module's options and inputs.
 
-    ``shape`` is that of one float input of normal numbers, ``extra`` makes the inputs after it; ``make`` makes all inputs.
+    ``shape`` is that of one float input of normal numbers, ``extra`` makes the inputs after it; ``make`` makes all.
     Set ``gradcheck=False`` where numerical differences can't see the gradient (kinks, ties); say why beside it.
     """
 
