@@ -10,11 +10,9 @@ RULES = [
     ("cnn_lightning.ops.conv", "torch"),
     ("cnn_lightning.ops", "torch"),
     ("cnn_lightning.data.readers", "torch"),
-    ("cnn_lightning.plain.train_numpy", "torch"),
     ("cnn_lightning.layers", "lightning"),
     ("cnn_lightning.layers.conv", "lightning"),
     ("cnn_lightning.swap", "lightning"),
-    ("cnn_lightning.plain.train_torch", "lightning"),
 ]
 IMPORT = """
 import importlib, pkgutil, sys

@@ -149,7 +149,7 @@ def _subject(options: Namespace, config: dict[str, Any]) -> _Subject:
     if classifier is not None:
         kept = {key: value for key, value in classifier.hparams.items() if key in _BUILD}
         for key, value in stated.items():
-            if tuple([value]) != tuple([kept.get(key)]):
+            if value != kept.get(key):
                 raise UserError(f"--model.{key}: the checkpoint has {kept.get(key)}, got {value}")
         wanted = kept
     module, source = _data(options, config)
@@ -318,7 +318,7 @@ def _summary(found: Parity) -> list[str]:
         lines.append(f"loss of step {step}: " + ", ".join(f"{name} {value:.9g}" for name, value in losses.items()))
     if found.flips:
         lines.append(
-            f"rounding flipped {found.flips} sign{'s' * (found.flips > 1)} of a ReLU or choices of a max-pooling, whose "
+            f"rounding flipped {found.flips} sign{'s' * (found.flips > 1)} of a ReLU or choices of a pooling, whose "
             "inputs were equal within rounding; what differs after that follows from it and is no fault"
         )
     first = found.first

@@ -114,7 +114,7 @@ EXPECTED = {
 
 
 def _explained(message: str, args: list[str]) -> str:
-    """jsonargparse's message, which can fill a screen, as one line."""
+    """One line of the parser's message, which can fill a screen."""
     found = re.match(r'Parser key "([\w.]+)":', message)
     if found is None:
         return message[:300]
@@ -300,7 +300,7 @@ def _same(name: str, given: Any, kept: Any) -> None:
 
 
 def _names_data(args: list[str]) -> bool:
-    """Whether a flag or a config says which data. (A default class would hand its options on to the one chosen.)"""
+    """Whether a flag or a config says which data: a default class would hand its options on to the one chosen."""
     if _flag(args, "--data") is not None or "--data.class_path" in args:
         return True
     paths = [value for flag in ("--config", "-c") for value in _flags(args, flag)]

@@ -51,10 +51,10 @@ def conv2d(
     g = geometry(x, weight, bias, stride, padding, dilation, groups)
     y = _blocks.empty((g.n, g.o, g.oh, g.ow), like=x)
     if _is_pointwise(g):
-        matrix = weight.reshape(g.o, g.c)
+        flat = weight.reshape(g.o, g.c)
 
         def images(part: slice) -> None:
-            np.matmul(matrix, _pixels(x[part]), out=_pixels(y[part]))
+            np.matmul(flat, _pixels(x[part]), out=_pixels(y[part]))
             if bias is not None:
                 y[part] += bias[:, None, None]
 

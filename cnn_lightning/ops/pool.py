@@ -307,7 +307,8 @@ def _divisor(x: Array, g: _Geometry, count_include_pad: bool, override: int | No
         start = np.arange(count, like=x) * s - pad
         end = np.minimum(start + k, n + pad)
         counts.append(end - start if count_include_pad else np.minimum(end, n) - np.maximum(start, 0))
-    return (counts[0][:, None] * counts[1]).astype(x.dtype)
+    sizes: Array = counts[0][:, None] * counts[1]
+    return sizes.astype(x.dtype)
 
 
 def _parts(x: Array) -> list[slice]:
