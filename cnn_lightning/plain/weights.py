@@ -1,0 +1,48 @@
+"""Weights in a .npz file, under the names of torch's ``state_dict``: both plain programs read and write them."""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnn_lightning.errors import UserError
+
+
+def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+    """The arrays named in ``shapes``.
+
+    Raises:
+        UserError: A file that is missing, damaged or of another network.
+    """
+    try:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array without a name")
+        with file:
+            found = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise UserError(f"--weights: expected an .npz file of weights, got {path}: {reason}") from error
+    for name in [*shapes, *found]:
+        if name not in shapes or name not in found:
+            raise UserError(f"--weights: expected {', '.join(shapes)} in {path}, got {', '.join(found) or 'nothing'}")
+        if found[name].shape != shapes[name] or found[name].dtype.kind != "f":
+            kind = f"{found[name].dtype} {found[name].shape}"
+            raise UserError(f"--weights: expected floating {shapes[name]} for {name} in {path}, got {kind}")
+    return found
+
+
+def save(path: Path, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Write them.
+
+    Raises:
+        UserError: A place that can't be written to.
+    """
+    try:
+        np.savez(path, **dict(weights))  # type: ignore[arg-type]
+    except OSError as error:
+        raise UserError(f"--save: can't write {path}: {error.strerror}") from error
