@@ -8,7 +8,6 @@ import difflib
 import dis
 import fnmatch
 import importlib
-import pkgutil
 import types
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -27,17 +26,46 @@ from cnn_lightning import layers
 Implementation: TypeAlias = str | type[nn.Module]
 Spec: TypeAlias = str | Mapping[Any, Any]
 
-LAYERS: dict[type[nn.Module], type[nn.Module]] = {}
-for _column in pkgutil.iter_modules(layers.__path__):
-    if not _column.name.startswith(("_", "fused")):
-        for _name, _kind in vars(importlib.import_module(f"cnn_lightning.layers.{_column.name}")).items():
-            if (
-                not _name.startswith("_")
-                and isinstance(_kind, type)
-                and issubclass(_kind, nn.Module)
-                and _kind.__module__.startswith("cnn_lightning")
-            ):
-                LAYERS[LayerNorm2d if _name == "LayerNorm2d" else getattr(nn, _name)] = _kind
+LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: layers.Conv1d,
+    nn.Conv2d: layers.Conv2d,
+    nn.ConvTranspose2d: layers.ConvTranspose2d,
+    nn.Linear: layers.Linear,
+    nn.MaxPool1d: layers.MaxPool1d,
+    nn.MaxPool2d: layers.MaxPool2d,
+    nn.AvgPool1d: layers.AvgPool1d,
+    nn.AvgPool2d: layers.AvgPool2d,
+    nn.AdaptiveAvgPool1d: layers.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d: layers.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d: layers.AdaptiveMaxPool2d,
+    nn.BatchNorm1d: layers.BatchNorm1d,
+    nn.BatchNorm2d: layers.BatchNorm2d,
+    nn.LayerNorm: layers.LayerNorm,
+    LayerNorm2d: layers.LayerNorm2d,
+    nn.GroupNorm: layers.GroupNorm,
+    nn.ReLU: layers.ReLU,
+    nn.ReLU6: layers.ReLU6,
+    nn.LeakyReLU: layers.LeakyReLU,
+    nn.PReLU: layers.PReLU,
+    nn.ELU: layers.ELU,
+    nn.GELU: layers.GELU,
+    nn.SiLU: layers.SiLU,
+    nn.Mish: layers.Mish,
+    nn.Softplus: layers.Softplus,
+    nn.Hardswish: layers.Hardswish,
+    nn.Hardsigmoid: layers.Hardsigmoid,
+    nn.Sigmoid: layers.Sigmoid,
+    nn.Tanh: layers.Tanh,
+    nn.Softmax: layers.Softmax,
+    nn.LogSoftmax: layers.LogSoftmax,
+    nn.Dropout: layers.Dropout,
+    nn.Dropout2d: layers.Dropout2d,
+    nn.Flatten: layers.Flatten,
+    nn.Identity: layers.Identity,
+    nn.CrossEntropyLoss: layers.CrossEntropyLoss,
+    nn.NLLLoss: layers.NLLLoss,
+    nn.MSELoss: layers.MSELoss,
+}
 """The native type of a layer -> ours."""
 
 _NATIVE = {ours: native for native, ours in LAYERS.items()}
