@@ -10,6 +10,8 @@ RULES = [
     ("cnn_lightning.ops.conv", "torch"),
     ("cnn_lightning.ops", "torch"),
     ("cnn_lightning.data.readers", "torch"),
+    ("cnn_lightning.plain.train_numpy", "torch"),
+    ("cnn_lightning.plain.train_torch", "lightning"),
     ("cnn_lightning.layers", "lightning"),
     ("cnn_lightning.layers.conv", "lightning"),
     ("cnn_lightning.swap", "lightning"),

@@ -1,0 +1,289 @@
+"""Image sets: the real file formats, every sample once, and one line for every damaged file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cnn_lightning.data import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder
+from cnn_lightning.data.loader import Batches
+from cnn_lightning.data.order import permutation, stratified
+from cnn_lightning.data.pictures import read_picture
+from cnn_lightning.data.readers import read_digits, read_idx, read_mnist
+from cnn_lightning.errors import UserError
+from tests.stand_ins import write_cifar10, write_idx, write_idx_set, write_pictures
+
+
+def batches(n: int = 23, **options: object) -> Batches:
+    images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 1, 4, 4).contiguous()
+    settings: dict[str, object] = {"batch_size": 5, "mean": (0.0,), "std": (1.0,), "seed": 0} | options
+    return Batches(images, torch.arange(n), **settings)  # type: ignore[arg-type]
+
+
+def labels(loader: Batches) -> list[int]:
+    return [int(label) for _, batch in loader for label in batch]
+
+
+def test_order_is_numpys_permutation_of_seed_and_epoch() -> None:
+    expected = np.random.default_rng([3, 7]).permutation(10)
+    assert np.array_equal(permutation(10, 3, 7), expected)
+
+
+def test_an_epoch_has_every_sample_once_and_its_own_order() -> None:
+    loader = batches()
+    orders = []
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        orders.append(labels(loader))
+        assert sorted(orders[-1]) == list(range(23))
+        assert orders[-1] == permutation(23, 0, epoch).tolist()
+    assert orders[0] != orders[1]
+
+
+def test_an_iterator_that_is_never_exhausted_does_not_shorten_the_next_epoch() -> None:
+    """Lightning stops after len(loader) batches without asking for one more."""
+    loader = batches()
+    iterator = iter(loader)
+    for _ in range(len(loader)):
+        next(iterator)
+    assert len(labels(loader)) == 23
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("augment", [False, True])
+def test_ranks_share_each_global_batch_of_one_process(world_size: int, augment: bool) -> None:
+    whole = batches(batch_size=12, augment=augment, flip=augment)
+    ranks = [
+        batches(batch_size=12 // world_size, augment=augment, flip=augment, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    assert {len(rank) for rank in ranks} == {len(whole)}
+    for expected, *shares in zip(whole, *ranks, strict=True):
+        for index in range(2):
+            assert torch.equal(torch.cat([share[index] for share in shares]), expected[index])
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 5])
+def test_goes_on_where_it_stood(stop: int) -> None:
+    loader = batches(augment=True)
+    loader.set_epoch(2)
+    iterator = iter(loader)
+    before = [next(iterator) for _ in range(stop)]
+    state = loader.state_dict() if stop else {"handed_out": 0}
+    fresh = batches(augment=True)
+    fresh.load_state_dict(state)
+    fresh.set_epoch(2)
+    rest = list(fresh)
+    if stop < len(loader):
+        for a, b in zip([*before, *rest], loader, strict=True):
+            assert torch.equal(a[0], b[0])
+            assert torch.equal(a[1], b[1])
+    else:
+        assert len(rest) == len(loader)
+
+
+def test_augmentation_shifts_by_at_most_two_pixels() -> None:
+    image = torch.zeros(1, 1, 9, 9, dtype=torch.uint8)
+    image[0, 0, 4, 4] = 255
+    loader = Batches(
+        image.expand(200, 1, 9, 9).contiguous(),
+        torch.zeros(200, dtype=torch.int64),
+        batch_size=200,
+        mean=(0.0,),
+        std=(1.0,),
+        seed=0,
+        augment=True,
+    )
+    found, _ = next(iter(loader))
+    places = {(row, column) for _, _, row, column in found.nonzero().tolist()}
+    assert places == {(row, column) for row in range(2, 7) for column in range(2, 7)}
+
+
+def test_stratified_parts_are_disjoint_and_keep_the_shares() -> None:
+    classes = np.repeat(np.arange(4), 50)
+    parts = stratified(classes, (0.6, 0.2, 0.2), 0)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(200))
+    for part, count in zip(parts, (30, 10, 10), strict=True):
+        assert np.bincount(classes[part]).tolist() == [count] * 4
+
+
+def test_digits_are_whole_and_their_constants_are_the_splits() -> None:
+    found = read_digits()
+    assert sum(len(split.labels) for split in (found.train, found.val, found.test)) == 1797
+    assert found.train.images.shape[1:] == (1, 8, 8)
+    assert found.train.images.max() == 255
+    assert found.train.images.mean() / 255 == pytest.approx(found.mean[0], abs=1e-4)
+    assert found.train.images.std() / 255 == pytest.approx(found.std[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", [MNIST, FashionMNIST])
+def test_idx_sets(kind: type[MNIST], tmp_path: Path) -> None:
+    write_idx_set(tmp_path, kind.name)
+    data = kind(str(tmp_path), batch_size=8)
+    data.prepare_data()
+    data.setup()
+    images, _ = next(iter(data.train_dataloader()))
+    assert images.shape == (8, 1, 28, 28)
+    assert images.dtype == torch.float32
+    assert len(labels(data.test_dataloader())) == 60
+
+
+def test_cifar10(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    data = CIFAR10(str(tmp_path), batch_size=8)
+    data.prepare_data()
+    data.setup()
+    assert next(iter(data.train_dataloader()))[0].shape == (8, 3, 32, 32)
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    path.write_bytes(
+        {
+            "cut": content[:-7],
+            "header": content[:5],
+            "magic": b"\x1f\x8b\x08\x00" + content[4:],
+            "long": content + b"x",
+        }[how]
+    )
+
+
+@pytest.mark.parametrize("how", ["cut", "header", "magic", "long"])
+def test_a_damaged_idx_file_is_named(how: str, tmp_path: Path) -> None:
+    write_idx_set(tmp_path, "MNIST")
+    path = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
+    damage(path, how)
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte: expected .* got") as error:
+        read_mnist(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_other_mistakes_in_idx_sets(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.root: expected a folder that holds MNIST/raw"):
+        read_mnist(tmp_path)
+    with pytest.raises(UserError, match="found none"):
+        read_idx(tmp_path / "nothing", axes=1)
+    write_idx_set(tmp_path, "MNIST")
+    write_idx(tmp_path / "MNIST/raw/train-labels-idx1-ubyte", np.zeros(5))
+    with pytest.raises(UserError, match="expected as many train labels as images"):
+        read_mnist(tmp_path)
+    write_idx(tmp_path / "MNIST/raw/train-labels-idx1-ubyte", np.full(120, 200))
+    with pytest.raises(UserError, match="labels from 0 to 9, got 200"):
+        read_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x02cos\nsystem\n(S'true'\ntR."])
+def test_a_damaged_or_dangerous_cifar_batch_is_named(content: bytes, tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    (tmp_path / "cifar-10-batches-py/data_batch_3").write_bytes(content)
+    data = CIFAR10(str(tmp_path))
+    with pytest.raises(UserError, match="data_batch_3: expected a batch of CIFAR-10, but it is damaged"):
+        data.setup()
+
+
+# ---- pictures of one's own
+
+
+def test_a_folder_is_split_and_its_names_kept(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ("katze", "собака", "鳥"))
+    data = ImageFolder(str(tmp_path), image_size=16, batch_size=4)
+    assert data.num_classes == 3
+    data.setup()
+    assert data.class_names == tuple(sorted(("katze", "собака", "鳥")))
+    counts = [
+        len(labels(loader)) for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    ]
+    assert sum(counts) == 30
+    assert min(counts) > 0
+    assert next(iter(data.train_dataloader()))[0].shape == (4, 3, 16, 16)
+
+
+def test_folders_for_each_split_are_taken(tmp_path: Path) -> None:
+    for name in ("train", "val", "test"):
+        write_pictures(tmp_path / name, n=3)
+    data = ImageFolder(str(tmp_path), image_size=8, grey=True)
+    data.setup()
+    assert next(iter(data.test_dataloader()))[0].shape == (6, 1, 8, 8)
+
+
+def test_unlabelled_pictures_keep_their_names(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ("x",), n=3)
+    data = Digits(predict_dir=str(tmp_path / "x"))
+    data.setup()
+    assert [path.name for path in data.predict_files()] == ["0.png", "1.png", "2.png"]
+    assert next(iter(data.predict_dataloader()))[0].shape == (3, 1, 8, 8)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
+def test_pictures_of_every_mode_are_read(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / f"picture.{'tif' if mode in ('CMYK', 'F', 'I', 'LA') else 'png'}"
+    if mode == "I;16":
+        Image.fromarray(np.full((9, 7), 32768, np.uint16)).save(path)
+    else:
+        Image.new("L", (7, 9), 128).convert(mode).save(path)
+    assert read_picture(path, 5, grey=False).shape == (3, 5, 5)
+    grey = read_picture(path, 5, grey=True)
+    assert grey.shape == (1, 5, 5)
+    if mode in ("L", "RGB", "I;16"):
+        assert abs(int(grey.mean()) - 128) <= 1
+
+
+def test_transparent_is_white_and_exif_turns(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert read_picture(tmp_path / "clear.png", 4, grey=True).min() == 255
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    found = read_picture(tmp_path / "turned.png", 8, grey=True)
+    assert found[0, :4].max() == 0
+    assert found[0, 4:].min() == 255
+
+
+def test_files_that_are_no_pictures_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path)
+    path = tmp_path / "cat" / "3.png"
+    whole = path.read_bytes()
+    for content, words in ((b"text", "none that can be read"), (whole[:-40], "it is damaged"), (b"", "none that can")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"3\.png: expected a picture, but .*{words}"):
+            ImageFolder(str(tmp_path)).setup()
+    path.write_bytes(whole)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    with pytest.raises(UserError, match="expected a picture of fewer than 50 pixels"):
+        ImageFolder(str(tmp_path)).setup()
+
+
+def test_mistakes_in_folders(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.root: expected a folder of class folders"):
+        ImageFolder(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="expected a folder for each class"):
+        ImageFolder(str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    write_pictures(tmp_path, ("cat",), n=1)
+    with pytest.raises(UserError, match="empty: expected at least one picture"):
+        ImageFolder(str(tmp_path)).setup()
+    (tmp_path / "empty").rmdir()
+    with pytest.raises(UserError, match="expected enough pictures"):
+        ImageFolder(str(tmp_path)).setup()
+    for options, words in (
+        ({"val_fraction": 0.9}, "val_fraction"),
+        ({"image_size": 0}, "image_size: expected at least"),
+    ):
+        with pytest.raises(UserError, match=words):
+            ImageFolder(str(tmp_path), **options)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"predict_dir: expected a folder"):
+        Digits(predict_dir=str(tmp_path / "nowhere"))
+
+
+def test_symbolic_links_are_followed(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "real")
+    (tmp_path / "linked").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "linked" / name).symlink_to(tmp_path / "real" / name)
+    data = ImageFolder(str(tmp_path / "linked"), image_size=8)
+    data.setup()
+    assert data.num_classes == 2
