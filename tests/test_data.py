@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cnn_lightning.data import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder
+from cnn_lightning.data import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder, pictures
 from cnn_lightning.data.loader import Batches
 from cnn_lightning.data.order import permutation, stratified
 from cnn_lightning.data.pictures import read_picture
@@ -287,3 +287,16 @@ def test_symbolic_links_are_followed(tmp_path: Path) -> None:
     data = ImageFolder(str(tmp_path / "linked"), image_size=8)
     data.setup()
     assert data.num_classes == 2
+
+
+def test_pictures_that_do_not_fit_are_read_by_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(tmp_path)
+    held = ImageFolder(str(tmp_path), image_size=8, batch_size=4)
+    held.setup()
+    monkeypatch.setattr(pictures, "MEMORY", 100)
+    read = ImageFolder(str(tmp_path), image_size=8, batch_size=4)
+    read.setup()
+    assert read.train_dataloader().num_workers == 2
+    for a, b in zip(held.train_dataloader(), read.train_dataloader(), strict=True):
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[1], b[1])

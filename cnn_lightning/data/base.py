@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnn_lightning.data.loader import Batches
-from cnn_lightning.data.pictures import find_pictures, read_pictures
+from cnn_lightning.data.pictures import PictureFiles, find_pictures, read_pictures
 from cnn_lightning.data.readers import ImageSet, Split
 from cnn_lightning.errors import UserError
 
@@ -49,7 +49,8 @@ class InMemory(LightningDataModule):
         self.predict_dir = None if predict_dir is None else Path(predict_dir)
         if self.predict_dir is not None and not self.predict_dir.is_dir():
             raise UserError(f"data.predict_dir: expected a folder of pictures, got {predict_dir!r}")
-        self._splits: dict[str, tuple[Tensor, Tensor]] = {}
+        self.num_workers = 0
+        self._splits: dict[str, tuple[Tensor | PictureFiles, Tensor]] = {}
 
     def read(self) -> ImageSet:
         """The whole set."""
@@ -102,13 +103,15 @@ class InMemory(LightningDataModule):
             std=self.std,
             rank=rank,
             world_size=world_size,
+            num_workers=self.num_workers,
             **options,
         )
 
 
-def _tensors(split: Split) -> tuple[Tensor, Tensor]:
-    images: NDArray[np.uint8] = np.array(split.images)  # a copy that torch may share: files are read-only memory
-    return torch.from_numpy(images), torch.from_numpy(np.array(split.labels, np.int64))
+def _tensors(split: Split) -> tuple[Tensor | PictureFiles, Tensor]:
+    # Copies, which torch may share: a file's content is read-only memory.
+    labels = torch.from_numpy(np.array(split.labels, np.int64))
+    return split.images if isinstance(split.images, PictureFiles) else torch.from_numpy(np.array(split.images)), labels
 
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[Sequence[float], Sequence[float]]:

@@ -3,19 +3,24 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnn_lightning.data.base import InMemory, channel_statistics
 from cnn_lightning.data.order import stratified
-from cnn_lightning.data.pictures import find_pictures, read_pictures
+from cnn_lightning.data.pictures import find_pictures, load_pictures
 from cnn_lightning.data.readers import ImageSet, Split
 from cnn_lightning.errors import UserError
+
+SAMPLE = 2000
+"""Training pictures that the normalisation is computed from, drawn at random."""
 
 
 class ImageFolder(InMemory):
     """Pictures in class folders: ``root/train/CLASS/*`` with ``val`` and ``test`` beside it, or one ``root/CLASS/*``.
 
     Where there is no ``val`` or ``test`` folder, a fixed share of every class is kept for it. Pictures are turned
-    upright (EXIF), laid on white where they are transparent, resized, and held in memory.
+    upright (EXIF), laid on white where they are transparent, resized, and held in memory; where they take more than
+    2 GiB, worker processes read them as they are needed.
 
     Args:
         root: The folder.
@@ -24,6 +29,7 @@ class ImageFolder(InMemory):
         augment: Shift training pictures by up to two pixels and mirror every second one.
         image_size: Height and width that pictures are resized to.
         grey: One channel instead of three.
+        num_workers: Processes that read pictures where they don't fit into memory.
         val_fraction: Share kept for validation where there is no ``val`` folder.
         test_fraction: Share kept for the test where there is no ``test`` folder.
         predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
@@ -37,6 +43,7 @@ class ImageFolder(InMemory):
         augment: bool = True,
         image_size: int = 64,
         grey: bool = False,
+        num_workers: int = 2,
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
         predict_dir: str | None = None,
@@ -51,6 +58,7 @@ class ImageFolder(InMemory):
             )
         self.root, self.image_size, self.grey = Path(root), image_size, grey
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.num_workers = num_workers
         self.in_channels = 1 if grey else 3
         self.mean = self.std = (0.5,) * self.in_channels
         if not self.root.is_dir():
@@ -62,29 +70,33 @@ class ImageFolder(InMemory):
         self.num_classes = len(self.class_names)
 
     def read(self) -> ImageSet:
-        """Every picture, decoded and resized."""
-        parts = {"train": self._read(self._train)}
+        """Every picture, or where to find it."""
+        parts = {"train": self._list(self._train)}
         for name in ("val", "test"):
             if (self.root / name).is_dir():
-                parts[name] = self._read(self.root / name)
+                parts[name] = self._list(self.root / name)
         shares = {"val": self.val_fraction, "test": self.test_fraction}
         missing = {name: share for name, share in shares.items() if name not in parts}
         if missing:
-            whole = parts["train"]
-            fractions = (1 - sum(missing.values()), *missing.values())
-            cut = stratified(whole.labels, fractions, self.seed)
+            files, labels = parts["train"]
+            cut = stratified(labels, (1 - sum(missing.values()), *missing.values()), self.seed)
             for name, part in zip(("train", *missing), cut, strict=True):
                 if not len(part):
                     raise UserError(
                         f"data.root: expected enough pictures in {self._train} to keep some for {name}, "
-                        f"found {len(whole.labels)}"
+                        f"found {len(labels)}"
                     )
-                parts[name] = Split(whole.images[part], whole.labels[part])
-        mean, std = channel_statistics(parts["train"].images)
+                parts[name] = [files[index] for index in part], labels[part]
+        splits = {
+            name: Split(load_pictures(files, self.image_size, self.grey), labels)
+            for name, (files, labels) in parts.items()
+        }
+        seen = splits["train"].images[np.random.default_rng(0).permutation(len(splits["train"].labels))[:SAMPLE]]
+        mean, std = channel_statistics(seen)
         std = [value or 1.0 for value in std]  # pictures that are all alike have no deviation to divide by
-        return ImageSet(parts["train"], parts["val"], parts["test"], self.class_names, tuple(mean), tuple(std))
+        return ImageSet(**splits, class_names=self.class_names, mean=tuple(mean), std=tuple(std))
 
-    def _read(self, folder: Path) -> Split:
+    def _list(self, folder: Path) -> tuple[list[Path], NDArray[np.int64]]:
         files: list[Path] = []
         labels: list[int] = []
         for path in sorted(path for path in folder.iterdir() if _is_class(path)):
@@ -96,7 +108,7 @@ class ImageFolder(InMemory):
                 raise UserError(f"{folder / name}: expected at least one picture of this class, found none")
             files += found
             labels += [label] * len(found)
-        return Split(read_pictures(files, self.image_size, self.grey), np.array(labels, np.int64))
+        return files, np.array(labels, np.int64)
 
 
 def _is_class(path: Path) -> bool:

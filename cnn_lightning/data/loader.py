@@ -5,15 +5,17 @@ nothing is seen twice. The loader can say where it stands in an epoch (`Batches.
 was stopped in the middle of one go on with the very next batch.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from cnn_lightning.data.order import permutation
+from cnn_lightning.data.pictures import PictureFiles
 
 SHIFT = 2
 """Augmented pictures are shifted by up to so many pixels in each direction."""
@@ -23,7 +25,7 @@ class Batches:
     """Normalised float32 images and int64 labels, batch after batch.
 
     Args:
-        images: uint8 (N, C, H, W).
+        images: uint8 (N, C, H, W), or files that are read as they are needed.
         labels: int64 (N,).
         batch_size: Of one process; ``world_size`` of them make the global batch.
         mean: Of each channel, for values from 0 to 1.
@@ -33,11 +35,12 @@ class Batches:
         flip: Also mirror every second picture, by chance.
         rank: Of this process.
         world_size: Number of processes.
+        num_workers: Processes that read files ahead.
     """
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | PictureFiles,
         labels: Tensor,
         *,
         batch_size: int,
@@ -48,11 +51,13 @@ class Batches:
         flip: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        num_workers: int = 0,
     ) -> None:
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.mean, self.std, self.seed = list(mean), list(std), seed
         self.augment, self.flip = augment and seed is not None, flip and augment and seed is not None
         self.rank, self.world_size = rank, world_size
+        self.num_workers = num_workers if isinstance(images, PictureFiles) else 0
         self.epoch = 0
         self._start = self._handed_out = 0
         self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
@@ -81,22 +86,30 @@ class Batches:
         n = len(self.labels)
         order = np.arange(n) if self.seed is None else permutation(n, self.seed, self.epoch)
         step = self.batch_size * self.world_size
-        for index in range(start, len(self)):
-            whole = order[index * step : (index + 1) * step]
+        shares = []
+        for first in range(0, n, step):
+            whole = order[first : first + step]
             mine = whole[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
-            if len(whole) < step:
-                mine = np.array_split(whole, self.world_size)[self.rank]
-            self._handed_out = index + 1
-            yield self._batch(torch.from_numpy(mine))
+            shares.append(mine if len(whole) == step else np.array_split(whole, self.world_size)[self.rank])
+        ahead: Iterable[tuple[Tensor, Tensor]] = map(self._batch, shares[start:])
+        if self.num_workers:
+            # Workers make whole batches: the "samples" of this DataLoader are the indices of one batch each.
+            ahead = DataLoader(_Made(self, shares[start:]), batch_size=None, num_workers=self.num_workers)
+        for index, batch in enumerate(ahead, start + 1):
+            self._handed_out = index
+            yield batch
 
-    def _batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        images = self.images[indices]
+    def _batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        if isinstance(self.images, PictureFiles):
+            images = torch.from_numpy(self.images[indices])
+        else:
+            images = self.images[torch.from_numpy(indices)]
         if self.augment and len(indices):
-            images = self._augmented(images, indices.numpy())
+            images = self._augmented(images, indices)
         images = transforms.to_dtype(images, torch.float32, scale=True)
-        return transforms.normalize(images, self.mean, self.std), self.labels[indices]
+        return transforms.normalize(images, self.mean, self.std), self.labels[torch.from_numpy(indices)]
 
-    def _augmented(self, images: Tensor, indices: Any) -> Tensor:
+    def _augmented(self, images: Tensor, indices: NDArray[np.int64]) -> Tensor:
         """Chance is a function of seed, epoch and picture alone, so that it is the same for any number of ranks."""
         random = np.random.default_rng([self.seed or 0, self.epoch, 1])
         shifts = torch.from_numpy(random.integers(0, 2 * SHIFT + 1, (len(self.labels), 2))[indices])
@@ -108,3 +121,16 @@ class Batches:
             mirrored = torch.from_numpy(random.random(len(self.labels))[indices] < 0.5)
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return images
+
+
+class _Made(Dataset[tuple[Tensor, Tensor]]):
+    """Batches by number, for worker processes to make."""
+
+    def __init__(self, batches: Batches, shares: list[NDArray[np.int64]]) -> None:
+        self.batches, self.shares = batches, shares
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.batches._batch(self.shares[index])

@@ -1,8 +1,10 @@
 """Picture files as arrays: any format, size and mode that Pillow reads, and one line for those it does not."""
 
 import warnings
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +13,28 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cnn_lightning.errors import UserError
 
 ENDINGS = frozenset(Image.registered_extensions())
-MEMORY = 8 * 2**30
-"""Bytes of resized pictures that are held in memory at most."""
+MEMORY = 2 * 2**30
+"""Bytes of resized pictures that are held in memory at most; more are read again whenever they are asked for."""
+
+
+class PictureFiles:
+    """Pictures that are decoded when they are asked for, by number.
+
+    Args:
+        files: One picture each.
+        image_size: Height and width that they are resized to.
+        grey: One channel instead of three.
+    """
+
+    def __init__(self, files: list[Path], image_size: int, grey: bool) -> None:
+        self.files, self.image_size, self.grey = files, image_size, grey
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, indices: Iterable[SupportsIndex]) -> NDArray[np.uint8]:
+        """uint8 (n, C, image_size, image_size), in the order asked for."""
+        return read_pictures([self.files[index] for index in indices], self.image_size, self.grey)
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -24,19 +46,20 @@ def find_pictures(folder: Path) -> list[Path]:
     )
 
 
+def load_pictures(files: list[Path], image_size: int, grey: bool) -> NDArray[np.uint8] | PictureFiles:
+    """All pictures in memory where they take less than `MEMORY`, or `PictureFiles`."""
+    pictures = PictureFiles(files, image_size, grey)
+    fit = len(files) * (1 if grey else 3) * image_size**2 <= MEMORY
+    return pictures[range(len(files))] if fit else pictures
+
+
 def read_pictures(files: list[Path], image_size: int, grey: bool) -> NDArray[np.uint8]:
     """Pictures as uint8 (N, C, image_size, image_size).
 
     Raises:
-        UserError: A file that is no picture, is damaged or absurdly large, or more pictures than fit into memory.
+        UserError: A file that is no picture, is damaged or absurdly large.
     """
     channels = 1 if grey else 3
-    needed = len(files) * channels * image_size**2
-    if needed > MEMORY:
-        raise UserError(
-            f"data.image_size: expected pictures that fit into {MEMORY >> 30} GiB, got {needed >> 30} GiB for "
-            f"{len(files)} of {image_size}x{image_size}"
-        )
     images = np.empty((len(files), channels, image_size, image_size), np.uint8)
 
     def fill(index: int) -> None:

@@ -5,7 +5,7 @@ Each reader says in one line which file is missing or damaged, what was expected
 
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +36,9 @@ FASHION_CLASSES = (
 
 
 class Split(NamedTuple):
-    """Images uint8 (N, C, H, W) and labels int64 (N,)."""
+    """Images uint8 (N, C, H, W), or what gives them by number, and labels int64 (N,)."""
 
-    images: NDArray[np.uint8]
+    images: Any
     labels: NDArray[np.int64]
 
 
