@@ -1,11 +1,17 @@
-"""Checkpoint files: read without running what they hold, refused in one line, found in the newest run."""
+"""Checkpoint files: written whole, read without running what they hold, found in the newest run."""
 
+import contextlib
+import io
+import os
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 
 from cnn_lightning.errors import UserError
 
@@ -34,8 +40,35 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return found
 
 
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint under another name and renames it when it is whole.
+
+    A process killed in between leaves the checkpoint before, and so do a full disk and an unwritable folder; of those
+    it warns, and training goes on.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write ``path``."""
+        path = Path(path)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            kept = "; the checkpoint before stays" if path.is_file() else ""
+            rank_zero_warn(f"{path}: not written: {error.strerror or error}{kept}")
+
+
 def newest(root: Path) -> Path:
-    """The ``last.ckpt`` of the newest run under ``root`` that holds a readable one.
+    """The ``last.ckpt`` of the newest run under ``root`` that holds a readable one; damaged ones are told.
 
     Raises:
         UserError: There is none.
@@ -43,6 +76,7 @@ def newest(root: Path) -> Path:
     for path in _by_age(root):
         if _is_readable(path):
             return path
+        print(f"cnn-lightning: {path} is damaged and passed over", file=sys.stderr)
     raise UserError(f"ckpt_path: expected a run to go on with in {str(root)!r}, found no readable checkpoint")
 
 

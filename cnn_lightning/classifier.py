@@ -1,23 +1,45 @@
 """The LightningModule: any network, any implementation of its layers, one training step."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import ConfusionMatrix
+from torchmetrics import ConfusionMatrix, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from cnn_lightning.errors import UserError
+from cnn_lightning.callbacks.nonfinite import StopAtNonFinite
 from cnn_lightning.model import build_net, total_loss
 from cnn_lightning.ops import _blocks
 from cnn_lightning.swap import SwapReport, swap_layers
 
 Layers = Literal["numpy", "torch"] | dict[str, str]
 Batch = tuple[Tensor, Tensor]
+STAGES = ("train", "val", "test")
+
+
+class MeanLoss(Metric):
+    """The mean over samples of a loss that is a mean over each batch; exact over processes too."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, n: int) -> None:
+        """Take in the mean loss of ``n`` samples."""
+        self.total += loss.detach() * n
+        self.count += n
+
+    def compute(self) -> Tensor:
+        """The mean so far."""
+        return self.total / self.count
 
 
 class Classifier(LightningModule):
@@ -33,7 +55,7 @@ class Classifier(LightningModule):
         channels: Of SimpleCNN's convolutions.
         hidden: Outputs of SimpleCNN's first linear layer.
         weights: torchvision's pretrained weights by name, such as "DEFAULT".
-        freeze: Train the last layer alone.
+        freeze: Train the last layer alone; the others keep their weights and their running statistics.
         optimizer: "adamw", "adam" or "sgd" (with momentum 0.9).
         lr: Learning rate, the highest of the schedule.
         weight_decay: Pull of the weights towards zero.
@@ -80,14 +102,16 @@ class Classifier(LightningModule):
             _blocks.set_num_threads(threads)
         if freeze:
             self._freeze_all_but_the_last()
+            self.train()
         if compile:
             self.net.compile()
+        self._epoch_so_far: list[dict[str, Tensor]] = []
         self.class_names = tuple(map(str, range(num_classes)))
         self.mean: tuple[float, ...] = ()
         self.std: tuple[float, ...] = ()
-        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        for stage in STAGES:
+            setattr(self, f"{stage}_loss", MeanLoss())
+            setattr(self, f"{stage}_acc", MulticlassAccuracy(num_classes, average="micro"))
         self.confusion = ConfusionMatrix(task="multiclass", num_classes=num_classes)
 
     def swap(self, layers: Layers) -> SwapReport:
@@ -102,36 +126,38 @@ class Classifier(LightningModule):
 
     # ---- one step
 
-    def _step(self, batch: Batch, stage: str) -> Tensor:
+    def _step(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        """Loss and logits of a batch, which the stage's metrics have taken in."""
         images, labels = batch
         loss, logits = total_loss(self.net, self.loss, self.net(images), labels)
-        accuracy: MulticlassAccuracy = getattr(self, f"{stage}_accuracy")
-        n = len(labels)
-        if n:
-            accuracy(logits.detach(), labels)
+        mean, accuracy = self._metrics(stage)
+        if len(labels):
+            mean.update(loss, len(labels))
+            accuracy.update(logits.detach(), labels)
         else:
             loss = logits.sum()  # a rank without a sample of the last batch: zero, with a graph for the others' sake
-        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "batch_size": n}
-        self.log(f"{stage}_loss", loss.detach(), sync_dist=True, **options)
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "batch_size": len(labels)}
+        self.log(f"{stage}_loss", mean, **options)
         self.log(f"{stage}_acc", accuracy, **options)
-        if stage == "test" and n:
-            self.confusion.update(logits, labels)
-        return loss
+        return {"loss": loss, "logits": logits.detach()}
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
+    def _metrics(self, stage: str) -> tuple[MeanLoss, MulticlassAccuracy]:
+        return getattr(self, f"{stage}_loss"), getattr(self, f"{stage}_acc")
+
+    def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """The loss of a batch; every sample of the global batch counts the same, however ranks share it."""
-        loss = self._step(batch, "train")
-        if loss.device.type == "cpu" and not torch.isfinite(loss):
-            raise UserError(self._explain_nonfinite(loss, batch[0]))
-        return loss * self._share(len(batch[1]))
+        outputs = self._step(batch, "train")
+        return outputs | {"loss": outputs["loss"] * self._share(len(batch[1]))}
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        """Loss and accuracy of a batch."""
-        self._step(batch, "val")
+    def validation_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """Loss and logits of a batch."""
+        return self._step(batch, "val")
 
-    def test_step(self, batch: Batch, index: int) -> None:
-        """Loss, accuracy and confusion of a batch."""
-        self._step(batch, "test")
+    def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """Loss and logits of a batch, and its confusion."""
+        outputs = self._step(batch, "test")
+        self.confusion.update(outputs["logits"], batch[1])
+        return outputs
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Any]:
         """For each picture its class, the class's name and the probability given to it."""
@@ -139,6 +165,14 @@ class Classifier(LightningModule):
         confidence, classes = probabilities.max(1)
         names = [self.class_names[index] for index in classes.tolist()]
         return {"class": classes, "name": names, "confidence": confidence}
+
+    def on_train_start(self) -> None:
+        """Go on with the sums of an epoch that was left in the middle."""
+        states, self._epoch_so_far = self._epoch_so_far, []
+        if self.trainer.is_global_zero:  # they are those of all processes
+            for metric, state in zip(self._metrics("train"), states, strict=False):
+                for name, value in state.items():
+                    setattr(metric, name, value.to(self.device))
 
     def _share(self, n: int) -> float | Tensor:
         """What DDP's mean over ranks must be multiplied by where ranks hold batches of different size."""
@@ -171,10 +205,22 @@ class Classifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _freeze_all_but_the_last(self) -> None:
-        *others, last = [module for module in self.net.modules() if list(module.parameters(recurse=False))]
-        for module in others:
-            module.requires_grad_(False)
+        *_, last = (module for module in self.net.modules() if list(module.parameters(recurse=False)))
+        self.net.requires_grad_(False)
         last.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Training mode; frozen layers stay in evaluation mode, so that no batch moves their running statistics."""
+        super().train(mode)
+        for module in self.net.modules():
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+        return self
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every training of a network should have."""
+        return [StopAtNonFinite()]
 
     # ---- what a checkpoint knows of its data
 
@@ -185,11 +231,14 @@ class Classifier(LightningModule):
             self.class_names, self.mean, self.std = tuple(data.class_names), tuple(data.mean), tuple(data.std)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the classes' names and the normalisation."""
+        """Keep the classes' names, the normalisation, and the sums of the epoch that is not over."""
         checkpoint["data"] = {"class_names": self.class_names, "mean": self.mean, "std": self.std}
+        if not self.trainer.is_last_batch:
+            checkpoint["epoch_so_far"] = [_state(metric) for metric in self._metrics("train")]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back; pictures of any data are then normalised as those it was trained on."""
+        self._epoch_so_far = checkpoint.get("epoch_so_far", [])
         found = checkpoint.get("data")
         if found:
             self.class_names, self.mean, self.std = (tuple(found[key]) for key in ("class_names", "mean", "std"))
@@ -197,44 +246,8 @@ class Classifier(LightningModule):
             if data is not None and self.mean:
                 data.mean, data.std = self.mean, self.std
 
-    # ---- where a loss that is no number comes from
 
-    def _explain_nonfinite(self, loss: Tensor, images: Tensor) -> str:
-        for name, parameter in self.net.named_parameters():
-            if not parameter.isfinite().all():
-                where = f"first seen in the weights of layer {name.rpartition('.')[0]!r} ({name})"
-                break
-        else:
-            where = f"first seen in the output of layer {self._first_nonfinite(images)!r}"
-        return (
-            f"step {self.global_step}: expected a finite loss, got {loss.item()}; {where}. A lower --model.lr or "
-            "--trainer.gradient_clip_val 1 often helps; damaged input is another cause"
-        )
-
-    def _first_nonfinite(self, images: Tensor) -> str:
-        if not images.isfinite().all():
-            return "input"
-        with _first_output(self.net) as found, torch.no_grad():
-            self.net(images)
-        return found[0] if found else "loss"
-
-
-@contextmanager
-def _first_output(net: nn.Module) -> Iterator[list[str]]:
-    """Collects the names of layers whose output holds a value that is not finite, in the order they run."""
-    found: list[str] = []
-
-    def look(name: str, output: Any) -> None:
-        if isinstance(output, Tensor) and not output.isfinite().all():
-            found.append(name)
-
-    handles = [
-        module.register_forward_hook(lambda module, inputs, output, name=name: look(name, output))
-        for name, module in net.named_modules()
-        if next(module.children(), None) is None
-    ]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+def _state(metric: Metric) -> dict[str, Tensor]:
+    """A metric's sums over all processes, which take part."""
+    with metric.sync_context(should_sync=metric._to_sync):
+        return {name: cast(Tensor, value).clone() for name, value in metric.metric_state.items()}

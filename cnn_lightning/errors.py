@@ -1,4 +1,7 @@
-"""The one exception that ends a command with a single line for its reader."""
+"""The exceptions that end a command with a few words for its reader."""
+
+import shlex
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -6,3 +9,18 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class Stopped(Exception):
+    """Training was asked by a signal to stop, and has, with a checkpoint.
+
+    Args:
+        number: Of the signal.
+        step: Of the optimizer, after which it stopped.
+        run: The run's folder.
+    """
+
+    def __init__(self, number: int, step: int, run: Path) -> None:
+        again = f"cnn-lightning fit --config {shlex.quote(str(run / 'config.yaml'))} --ckpt_path last"
+        super().__init__(f"stopped after step {step}; to go on: {again}")
+        self.number = int(number)

@@ -12,7 +12,7 @@ that rounding chose the other side. If it does not, the fault is its own.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,9 @@ from cnn_lightning.swap import Spec, SwapReport, native_type, swap_layers
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """The relative error beyond which a difference must be explained, per precision."""
 
-WHOLE = "(whole network)"
+WHOLE = "(network)"
+"""The name under which the network stands as it trains, without anybody watching its layers."""
+
 _WHOLE_TOLERANCE = 1e-6
 _OWN_ROUNDING = 10.0
 """A layer is at fault when it is this many times further from the truth than torch is with equal inputs."""
@@ -187,11 +189,15 @@ class _Runner:
         trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(trained, lr=lr, momentum=momentum) if trained else None
         self.calls: list[_Call] = []
-        named = [*self.net.named_modules(), ("loss", self.loss)]
-        for name, module in named if watch else ():
+        for name, module in self.named() if watch else ():
             if next(module.children(), None) is None:
                 module.register_forward_pre_hook(self._before(name), with_kwargs=True)
                 module.register_forward_hook(self._after)
+
+    def named(self) -> Iterator[tuple[str, nn.Module]]:
+        """The modules of the network, and those of the loss after them."""
+        yield from self.net.named_modules()
+        yield from self.loss.named_modules(prefix="loss")
 
     def backward(self, batch: Batch, seed: int) -> float:
         """Forward and backward; the loss."""
@@ -363,7 +369,7 @@ class _Judge:
         self.flipped = False
         self.floor = 0.0
         self.repeated: dict[tuple[int, torch.dtype], _Alone] = {}
-        self.swapped = {id(module) for module in _leaves(other) if type(module) is not native_type(module)}
+        self.swapped = {id(module) for _, module in other.named() if type(module) is not native_type(module)}
         self.owners = {
             id(parameter): (name, key)
             for name, module in other.net.named_modules()
@@ -503,11 +509,6 @@ class _Judge:
 
     def _faulty(self) -> bool:
         return any(row.verdict == "fault" for row in self.rows)
-
-
-def _leaves(runner: _Runner) -> list[nn.Module]:
-    modules = [*runner.net.modules(), runner.loss]
-    return [module for module in modules if next(module.children(), None) is None]
 
 
 def _nobody(name: str) -> _Call:

@@ -1,12 +1,13 @@
 """Learning curves: loss and accuracy, of training and validation, as a picture in the run folder."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from cnn_lightning.callbacks.metrics import read_metrics
 
 TRAIN, VAL = "#3b6fb6", "#c0504d"
 
@@ -20,17 +21,6 @@ class LearningCurves(Callback):
         if folder is None or not trainer.is_global_zero or not (Path(folder) / "metrics.csv").is_file():
             return
         draw_curves(Path(folder) / "metrics.csv", Path(folder) / "curves.png")
-
-
-def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Each metric of a CSVLogger's file as (epoch, value) pairs."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and name not in ("epoch", "step") and row.get("epoch"):
-                    found.setdefault(name, []).append((int(float(row["epoch"])) + 1, float(value)))
-    return found
 
 
 def draw_curves(source: Path, target: Path) -> None:

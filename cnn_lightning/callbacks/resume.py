@@ -1,25 +1,34 @@
 """Checkpoints to go on from: often enough, whole, and with every random state."""
 
 import random
+import signal
+import sys
+import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+
+from cnn_lightning.errors import Stopped
 
 EVERY_N_STEPS = 500
 EVERY_SECONDS = 60.0
 
 
 class Resumable(Callback):
-    """Keeps ``checkpoints/last.ckpt`` at most 500 steps or 60 seconds behind, and at the end of every epoch.
+    """Keeps ``checkpoints/last.ckpt`` at most 500 steps or 60 seconds behind; each epoch's first step is saved, too.
 
-    A file is written under another name and renamed when it is whole, so that a run killed at any moment leaves the
-    last good one. With the random states in it and the loader's place in the epoch, the run that goes on from it ends
-    with the very weights of the run that was never stopped.
+    With the random states in it and the loader's place in the epoch, the run that goes on from it ends with the very
+    weights of the run that was never stopped. Every checkpoint but the last is of a moment after an optimizer step, in
+    the middle of an epoch, so that there is but one kind of place to go on from.
+
+    SIGTERM and Ctrl-C are answered after the step at work: with a checkpoint, closed files and `Stopped`. Pressed
+    twice, Ctrl-C stops at once. Under SLURM its requeue signals are left to Lightning.
 
     Args:
         folder: Of the checkpoints.
@@ -29,48 +38,93 @@ class Resumable(Callback):
 
     def __init__(self, folder: Path, every_n_steps: int = EVERY_N_STEPS, every_seconds: float = EVERY_SECONDS) -> None:
         self.folder, self.every_n_steps, self.every_seconds = folder, every_n_steps, every_seconds
-        self._step, self._time = 0, time.monotonic()
+        self._step, self._time, self._epoch, self._seen = 0, time.monotonic(), -1, 0
+        self._asked = 0
+        self._handlers: dict[int, Any] = {}
         self._states: dict[str, Any] = {}
+        self._places: list[dict[str, Any]] = []
 
     @property
     def path(self) -> Path:
         """The checkpoint."""
         return self.folder / "last.ckpt"
 
+    # ---- when
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from here."""
-        self._step, self._time = trainer.global_step, time.monotonic()
+        """Put the loader in its place, count from here, and listen."""
+        places, self._places = self._places, []
+        for place in places:
+            # Lightning does so too, but not where a schedule asked for the number of steps: the loader is then made
+            # before the checkpoint is read.
+            loader: Any = trainer.train_dataloader
+            loader.load_state_dict(place)
+        self._step = self._seen = trainer.global_step
+        self._time = time.monotonic()
+        environment = trainer._accelerator_connector.cluster_environment
+        if threading.current_thread() is threading.main_thread() and not isinstance(environment, SLURMEnvironment):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._ask)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when enough steps or time went by."""
-        steps = trainer.global_step - self._step
+        """Save when it is time to, or when the run is asked to stop; then stop."""
+        # Gradients that still accumulate are not part of a checkpoint, nor are an epoch's means once it is over.
+        accumulates, self._seen = trainer.global_step == self._seen, trainer.global_step
+        if accumulates or (trainer.is_last_batch and trainer.num_training_batches > 1):
+            return
         late = time.monotonic() - self._time >= self.every_seconds
-        if trainer.world_size > 1:
-            late = trainer.strategy.reduce_boolean_decision(late, all=False) if steps % 50 == 0 else False
-        if steps and (steps >= self.every_n_steps or late):
+        due = trainer.global_step - self._step >= self.every_n_steps or trainer.current_epoch != self._epoch
+        if due or self._any(trainer, late or bool(self._asked)):
             self.save(trainer)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after an epoch's validation."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.save(trainer)
+            if self._any(trainer, bool(self._asked)):
+                raise Stopped(self._asked or signal.SIGTERM, trainer.global_step, self.folder.parent)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the finished run."""
         self.save(trainer)
+        if self._any(trainer, bool(self._asked)):
+            raise Stopped(self._asked or signal.SIGTERM, trainer.global_step, self.folder.parent)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen no longer."""
+        self._deaf()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Listen no longer."""
+        self._deaf()
 
     def save(self, trainer: Trainer) -> None:
-        """Write the checkpoint; a full disk or an unwritable folder keeps the one before, and is said."""
-        self._step, self._time = trainer.global_step, time.monotonic()
-        try:
-            trainer.save_checkpoint(self.path)
-        except OSError as error:
-            rank_zero_warn(f"{self.path}: not written, the checkpoint before stays: {error.strerror or error}")
+        """Write the rows of metrics and the checkpoint, in this order: none is missing when the run goes on."""
+        self._step, self._time, self._epoch = trainer.global_step, time.monotonic(), trainer.current_epoch
+        for logger in trainer.loggers:
+            logger.save()
+        trainer.save_checkpoint(self.path)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = number
+        print("\nstopping after this step", file=sys.stderr, flush=True)
+
+    def _deaf(self) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+    @staticmethod
+    def _any(trainer: Trainer, wish: bool) -> bool:
+        """Whether any process wishes it: they save and stop together or not at all."""
+        return wish if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(wish, all=False)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the loader's place in the epoch until there is a loader."""
+        self._places = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])[:1]
+
+    # ---- random states
 
     def state_dict(self) -> dict[str, Any]:
-        """Torch's, Python's and NumPy's random states."""
+        """Torch's, Python's and NumPy's."""
         version, numbers, gauss = random.getstate()
         state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 -- users may draw from it
         return {
@@ -90,7 +144,7 @@ class Resumable(Callback):
         if not states:
             return
         torch.set_rng_state(states["torch"].cpu())
-        if states["cuda"]:
+        if len(states["cuda"]) == torch.cuda.device_count() > 0:
             torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
         version, numbers, gauss = states["python"]
         random.setstate((version, tuple(numbers), gauss))

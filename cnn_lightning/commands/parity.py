@@ -1,9 +1,9 @@
 """``cnn-lightning parity``: run a network in NumPy and in torch in lock-step, and show each layer's largest error."""
 
 import inspect
+import itertools
 import json
 import math
-import pickle
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,14 +12,17 @@ from typing import Any, Literal
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from torch import nn
 
 from cnn_lightning import data
+from cnn_lightning.checkpoints import newest, read_checkpoint
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.commands import parser as parsers
+from cnn_lightning.commands.trainer import RUNS, named_configs
 from cnn_lightning.errors import UserError
 from cnn_lightning.model import build_net, least_image_size
 from cnn_lightning.parity import Batch, Parity, Row, compare
@@ -27,7 +30,13 @@ from cnn_lightning.parity import Batch, Parity, Row, compare
 HELP = "prove that two implementations of a network agree, layer by layer, or name the layer and pass that is wrong"
 
 _DTYPES = {"32": torch.float32, "64": torch.float64, "16": torch.float16, "bf16": torch.bfloat16}
-_PASSES = ("output", "grad input", "grad weights", "buffers", "after steps")
+_PASSES = {
+    "output": "output",
+    "input": "grad\ninput",
+    "weights": "grad\nweights",
+    "buffers": "buffers",
+    "steps": "after\nsteps",
+}
 
 
 @dataclass
@@ -43,12 +52,14 @@ class _Subject:
 
 def _parser() -> ArgumentParser:
     parser = parsers.make("parity", __doc__)
-    parser.add_argument("--config", type=str | None, default=None, help="take model and data from this run's config")
+    parser.add_argument(
+        "--config", type=list[str], default=[], help="take model and data from a run's config, or several"
+    )
     parser.add_argument("--ckpt_path", type=str | None, default=None, help="take network and weights from a checkpoint")
     parser.add_argument("--model.net", type=str | None, default=None, help="simple_cnn or a torchvision model")
     parser.add_argument(
         "--model.layers",
-        type=Literal["numpy", "torch"] | dict[str, str] | None,
+        type=str | dict[str, str] | None,
         default=None,
         help="what is compared with torch: numpy (default) or patterns of layer names",
     )
@@ -73,7 +84,7 @@ def _parser() -> ArgumentParser:
 
 def main(args: list[str]) -> int:
     """Compare and print; 0 if both agree, 1 if a layer is wrong."""
-    options = _parser().parse_args(_long(args))
+    options = _parser().parse_args(_repeatable(parsers.data_by_name(named_configs(args))))
     if options.steps < 1 or options.data.batch_size < 1:
         raise UserError(
             f"--steps, --data.batch_size: expected at least 1, got {options.steps} and {options.data.batch_size}"
@@ -86,10 +97,10 @@ def main(args: list[str]) -> int:
     console = Console()
     torch.manual_seed(options.seed)
     config = _config(options.config)
-    layers = options.model.layers or config.get("model", {}).get("layers", "numpy")
+    layers = options.model.layers or config["model"].get("layers", "numpy")
     subject = _subject(options, config)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("building", total=3 * len(subject.batches) + 1)
         try:
             found = compare(
@@ -105,7 +116,13 @@ def main(args: list[str]) -> int:
             )
         except (ValueError, TypeError) as error:
             raise UserError(str(error)) from error
-    console.print(_table(subject, found))
+    console.print(
+        f"{subject.name}: largest relative errors against torch, {found.dtype}, {found.steps} "
+        f"step{'s' * (found.steps > 1)} on {subject.source}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(_table(found))
     for line in _summary(found):
         console.print(line, highlight=False, soft_wrap=True)
     if options.json:
@@ -117,115 +134,115 @@ def main(args: list[str]) -> int:
     return 0 if found.ok else 1
 
 
-def _long(args: list[str]) -> list[str]:
-    """``--data NAME`` as in the other subcommands, in this parser's words."""
-    return [
-        "--data.name" + arg[len("--data") :] if arg == "--data" or arg.startswith("--data=") else arg for arg in args
-    ]
-
-
 # ---- what is compared
 
 
-def _config(name: str | None) -> dict[str, Any]:
-    if name is None:
-        return {}
-    try:
-        found = yaml.safe_load(Path(name).read_text())
-    except OSError as error:
-        raise UserError(f"--config: expected a file, got {name}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {name} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"--config: expected a mapping with model and data in {name}")
-    return found
+def _repeatable(args: list[str]) -> list[str]:
+    """``--config`` in the words of an option that is given more than once."""
+    parts = [arg.partition("=") for arg in args]
+    return [f"{'--config+' if flag in ('--config', '-c') else flag}{equals}{value}" for flag, equals, value in parts]
+
+
+def _config(names: list[str]) -> dict[str, Any]:
+    """The model and data of all configs; a later one wins."""
+    merged: dict[str, Any] = {"model": {}, "data": None}
+    for name in names:
+        try:
+            found = yaml.safe_load(Path(name).read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"--config: {name} can't be read: {' '.join(str(error).split())}") from error
+        if not isinstance(found, dict) or not isinstance(found.get("model") or {}, dict):
+            raise UserError(f"--config: expected a mapping with model and data in {name}")
+        merged["model"] |= found.get("model") or {}
+        merged["data"] = found.get("data") or merged["data"]
+    return merged
 
 
 def _subject(options: Namespace, config: dict[str, Any]) -> _Subject:
-    """The network and its data: flags win over a checkpoint, and that over the config."""
+    """The network and its data: what a checkpoint holds is so, else flags win over the config, and both over data."""
     stated = {key: value for key, value in vars(options.model).items() if value is not None and key != "layers"}
-    wanted = {key: value for key, value in config.get("model", {}).items() if key in _BUILD} | stated
     classifier = None if options.ckpt_path is None else _checkpoint(options.ckpt_path)
-    if classifier is not None:
-        kept = {key: value for key, value in classifier.hparams.items() if key in _BUILD}
-        for key, value in stated.items():
-            if value != kept.get(key):
-                raise UserError(f"--model.{key}: the checkpoint has {kept.get(key)}, got {value}")
-        wanted = kept
-    module, source = _data(options, config)
-    if module is not None:
-        shape = {key: getattr(module, key) for key in ("num_classes", "in_channels", "image_size")}
-        wanted = shape | wanted if classifier is None else wanted
-    name = wanted.get("net", "simple_cnn")
+    module, shape, source = _data(options, config["data"])
+    if classifier is None:
+        wanted = shape | {key: value for key, value in config["model"].items() if key in _BUILD} | stated
+    else:
+        wanted = {key: value for key, value in classifier.hparams.items() if key in _BUILD}
+        for key, value in (shape | stated).items() if module is not None else stated.items():
+            if value != wanted[key]:
+                raise UserError(f"{key}: expected {wanted[key]!r}, that of the checkpoint, got {value!r}")
     try:
-        if "in_channels" not in wanted:
-            wanted["in_channels"] = 1 if name == "simple_cnn" else 3
+        name = wanted.setdefault("net", "simple_cnn")
+        wanted.setdefault("num_classes", 10)
+        wanted.setdefault("in_channels", 1 if name == "simple_cnn" else 3)
         if "image_size" not in wanted:
             wanted["image_size"] = 28 if name == "simple_cnn" else max(64, least_image_size(name))
-        wanted.setdefault("num_classes", 10)
         net = _build(wanted) if classifier is None else classifier.net
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     batches = _noise(options, wanted) if module is None else _batches(module, options.steps)
     batches = [(images.to(options.device), labels.to(options.device)) for images, labels in batches]
-    loss = nn.CrossEntropyLoss() if classifier is None else classifier.loss
+    smoothing = config["model"].get("label_smoothing", 0.0)
+    loss = nn.CrossEntropyLoss(label_smoothing=smoothing) if classifier is None else classifier.loss
     return _Subject(name, net.to(options.device).train(), loss.to(options.device), batches, source)
 
 
-_BUILD = ("net", "num_classes", "in_channels", "image_size", "channels", "hidden")
+_SHAPE = ("num_classes", "in_channels", "image_size")
+_BUILD = ("net", *_SHAPE, "channels", "hidden", "weights")
 
 
 def _build(wanted: dict[str, Any]) -> nn.Module:
     options = dict(wanted)
-    return build_net(options.pop("net", "simple_cnn"), **options)
+    return build_net(options.pop("net"), **options)
 
 
 def _checkpoint(path: str) -> Classifier:
+    if path == "last":
+        path = str(newest(RUNS))
+    read_checkpoint(path)
     try:
-        return Classifier.load_from_checkpoint(path, map_location="cpu", layers="torch", weights_only=True)
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n")[0][:200]
-        raise UserError(f"--ckpt_path: expected a checkpoint of this program, got {path}: {reason}") from error
+        # Its own weights come from the file, not from the net.
+        return Classifier.load_from_checkpoint(
+            path, map_location="cpu", weights_only=True, layers="torch", weights=None, compile=False
+        )
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"ckpt_path: {path} does not fit: {' '.join(str(error).split())[:200]}") from error
 
 
-def _data(options: Namespace, config: dict[str, Any]) -> tuple[Any, str]:
-    """The data set, read; None for random data. What is missing is an error only where it was asked for by a flag."""
-    stated = config.get("data")
-    name, given = (stated, {}) if isinstance(stated, str) else ((stated or {}).get("class_path"), {})
-    if isinstance(stated, dict):
-        given = dict(stated.get("init_args") or {})
-    asked = options.data.name is not None
-    name = options.data.name or name
+def _data(options: Namespace, stated: Any) -> tuple[Any, dict[str, int], str]:
+    """The data set, read, with its shape; None for random data, where only the config names a set that isn't here."""
+    given = dict(stated.get("init_args") or {}) if isinstance(stated, dict) else {}
+    name = stated.get("class_path") if isinstance(stated, dict) else stated
+    asked = options.data.name is not None or options.data.root is not None
+    if options.data.name is not None:
+        name, given = options.data.name, {}
     if name is None:
-        return None, "random pictures"
-    name = name.rpartition(".")[2]
+        return None, {}, "random pictures"
+    name = str(name).rpartition(".")[2]
     if name not in data.__all__:
         raise UserError(f"--data: expected one of {', '.join(data.__all__)}, got {name}")
     kind = getattr(data, name)
-    given = {} if asked else given
     given |= {"batch_size": options.data.batch_size, "seed": options.seed}
     if options.data.root is not None:
         given["root"] = options.data.root
-    known = inspect.signature(kind).parameters
     try:
+        known = inspect.signature(kind).parameters
         module = kind(**{key: value for key, value in given.items() if key in known})
         module.prepare_data()
         module.setup("fit")
     except (OSError, ValueError, RuntimeError) as error:
         if asked:
             raise UserError(f"--data {name}: {error}") from error
-        return None, f"random pictures ({name} can't be read here)"
-    return module, name
+        shape = {key: given.get(key, getattr(kind, key, None)) for key in _SHAPE}
+        known_shape = {key: value for key, value in shape.items() if isinstance(value, int)}
+        return None, known_shape, f"random pictures ({name} is not here)"
+    return module, {key: getattr(module, key) for key in _SHAPE}, name
 
 
 def _batches(module: Any, steps: int) -> list[Batch]:
     found: list[Batch] = []
     while len(found) < steps:
         before = len(found)
-        for images, labels in module.train_dataloader():
-            found.append((images, labels))
-            if len(found) == steps:
-                break
+        found += itertools.islice(module.train_dataloader(), steps - before)
         if len(found) == before:
             raise UserError("--data: expected at least one training batch, found none")
     return found
@@ -250,10 +267,10 @@ def _pass(row: Row) -> str:
     if row.what.startswith("output"):
         return "output"
     if row.what.startswith("gradient of input"):
-        return "grad input"
+        return "input"
     if row.what.startswith("gradient"):
-        return "grad weights"
-    return "buffers" if row.what.startswith("buffer") else "after steps"
+        return "weights"
+    return "buffers" if row.what.startswith("buffer") else "steps"
 
 
 def _by_layer(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -271,22 +288,22 @@ def _cell(error: float | None) -> str:
     return "" if error is None else "0" if error == 0 else f"{error:.0e}"
 
 
-def _table(subject: _Subject, found: Parity) -> Table:
+def _table(found: Parity) -> Table:
     table = Table(
-        title=f"{subject.name}: largest relative error against torch, {found.dtype}, {found.steps} "
-        f"step{'s' * (found.steps > 1)} on {subject.source}",
-        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
     )
     table.add_column("layer", overflow="fold")
-    table.add_column("runs in")
-    for heading in (*_PASSES, "torch to float64", "its own"):
-        table.add_column(heading, justify="right")
+    table.add_column("runs in", min_width=5)
+    for heading in (*_PASSES.values(), "torch to\nfloat64", "this to\nfloat64"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict")
     runs = {row.name: row.implementation for row in found.layers.rows}
     for name, rows in _by_layer(found.rows).items():
         verdict = _verdict(rows)
         table.add_row(
-            name or "(the network)",
+            name or "(itself)",
             runs.get(name, ""),
             *(_cell(_worst(rows, passed)) for passed in _PASSES),
             _cell(max(row.native for row in rows)),
@@ -318,16 +335,22 @@ def _summary(found: Parity) -> list[str]:
         lines.append(f"loss of step {step}: " + ", ".join(f"{name} {value:.9g}" for name, value in losses.items()))
     if found.flips:
         lines.append(
-            f"rounding flipped {found.flips} sign{'s' * (found.flips > 1)} of a ReLU or choices of a pooling, whose "
-            "inputs were equal within rounding; what differs after that follows from it and is no fault"
+            f"rounding flipped {found.flips} time{'s' * (found.flips > 1)} the sign at a ReLU or the choice of a "
+            "max-pooling, nearly tied inputs; what differs after that follows from it and is no fault"
         )
     first = found.first
     if first is None:
-        worst = max(found.rows, key=lambda row: row.error)
-        lines.append(
-            f"parity: equal in {len(found.rows)} comparisons; the largest error is {worst.error:.1e} ({worst}, step "
-            f"{worst.step + 1})"
-        )
+        close = [row for row in found.rows if row.error <= found.tolerance]
+        line = f"parity: equal; {len(close)} of {len(found.rows)} comparisons are within {found.tolerance:.0e}"
+        if close:
+            worst = max(close, key=lambda row: row.error)
+            line += f", the largest error being {worst.error:.1e} ({worst}, step {worst.step + 1})"
+        if len(close) < len(found.rows):
+            line += (
+                "; in the others each layer gives what torch gives for the same inputs, which rounding"
+                f"{' and the flips' * bool(found.flips)} had changed"
+            )
+        lines.append(line)
     else:
         lines.append(
             f"parity: DIFFERENT, first in step {first.step + 1}, layer {first}: relative error {first.error:.1e} at "
@@ -364,7 +387,7 @@ def _draw(subject: _Subject, found: Parity, path: str) -> None:
     least = float(torch.finfo(getattr(torch, found.dtype)).eps) / 1e3
     figure = Figure(figsize=(max(8.0, min(40.0, 0.22 * len(names) + 3)), 8), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
-    passes = (("forward", ("output", "buffers")), ("backward", ("grad input", "grad weights", "after steps")))
+    passes = (("forward", ("output", "buffers")), ("backward", ("input", "weights", "steps")))
     for axes, (title, kinds) in zip(panels, passes, strict=True):
         for label, field, marker in (
             ("torch to float64", "native", "o"),

@@ -1,6 +1,7 @@
 """``cnn-lightning fit | validate | test | predict``: LightningCLI with our data, defaults and manners."""
 
-import csv
+import contextlib
+import itertools
 import logging
 import os
 import re
@@ -9,27 +10,31 @@ import sys
 import warnings
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 
 import cnn_lightning.data.cifar10
 import cnn_lightning.data.digits
 import cnn_lightning.data.image_folder
 import cnn_lightning.data.mnist  # noqa: F401 -- jsonargparse finds a data set by its short name once it is imported
 from cnn_lightning.callbacks.curves import LearningCurves
+from cnn_lightning.callbacks.metrics import RunLogger
+from cnn_lightning.callbacks.progress import Progress
 from cnn_lightning.callbacks.report import LayerReport
 from cnn_lightning.callbacks.results import Confusion, Predictions
 from cnn_lightning.callbacks.resume import Resumable
-from cnn_lightning.checkpoints import newest, read_checkpoint
+from cnn_lightning.checkpoints import WholeFiles, newest, read_checkpoint
 from cnn_lightning.classifier import Classifier
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import Stopped, UserError
 
 RUNS = Path("runs")
+CONFIG_FLAGS = ("--config", "-c")
 FROM_DATA = ("num_classes", "in_channels", "image_size")
 OF_THE_NETWORK = ("net", "channels", "hidden")
 EPOCHS = 30
@@ -51,13 +56,23 @@ NOISE = (
 )
 
 
+def _rank() -> int:
+    """This process's number, known before there is a Trainer."""
+    rank: int = getattr(rank_zero_only, "rank", 0)
+    return rank
+
+
 def main(args: list[str]) -> int:
     """Run one of Lightning's four commands."""
     _quiet()
     try:
-        CLI(_named_configs(args))
+        CLI(named_configs(args))
     except UserError:
         raise
+    except Stopped as stop:
+        if _rank() == 0:
+            print(f"cnn-lightning: {stop}", file=sys.stderr)
+        return 128 + stop.number
     except (ValueError, TypeError, RuntimeError, OSError, IndexError, NotImplementedError) as error:
         if os.environ.get("CNN_LIGHTNING_TRACEBACK"):
             raise
@@ -77,16 +92,17 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _named_configs(args: list[str]) -> list[str]:
+def named_configs(args: list[str]) -> list[str]:
     """``--config mnist`` with the path of the config of that name, from a checkout or from the wheel."""
     result = list(args)
     for index, arg in enumerate(result):
-        before = result[index - 1] if index else ""
-        name = arg.removeprefix("--config=") if arg.startswith("--config=") else arg if before == "--config" else None
-        if name is None or Path(name).is_file():
+        flag, equals, name = arg.partition("=")
+        if index and result[index - 1] in CONFIG_FLAGS:
+            flag, equals, name = "", "", arg
+        elif flag not in CONFIG_FLAGS or not equals:
             continue
-        path = _config(name)
-        result[index] = f"--config={path}" if arg.startswith("--config=") else str(path)
+        if not Path(name).is_file():
+            result[index] = f"{flag}{equals}{_config(name)}"
     return result
 
 
@@ -103,8 +119,8 @@ class Parser(LightningArgumentParser):
     """LightningCLI's parser, with errors of one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong as `UserError`: the argument, what was expected and what came."""
-        raise UserError(_explained(" ".join(str(message).split()), sys.argv[1:]))
+        """Raise what is wrong as `UserError`; `CLI.parse_arguments` shortens it."""
+        raise UserError(" ".join(str(message).split()))
 
 
 EXPECTED = {
@@ -126,45 +142,36 @@ def _explained(message: str, args: list[str]) -> str:
     return f"{key}: expected {expected[:200]}" + (f", got {given!r}" if given is not None else "")
 
 
-class RunLogger(CSVLogger):
-    """``metrics.csv`` that keeps what a run wrote before it was resumed, up to the step that it goes on from."""
-
-    def go_on(self, step: int) -> None:
-        """Take over the rows of the file that is there, before this logger writes a new one."""
-        path = Path(self.log_dir) / "metrics.csv"
-        rows: list[dict[str, Any]] = []
-        if path.is_file():
-            with path.open(newline="") as file:
-                rows = [
-                    {key: value for key, value in row.items() if value}
-                    for row in csv.DictReader(file)
-                    if int(row["step"]) < step
-                ]
-        self.experiment.metrics[:0] = rows
-
-
 class CLI(LightningCLI):
     """Classifier and data by flags; a run folder of its own for every run."""
 
     def __init__(self, args: list[str]) -> None:
         self.checkpoint: dict[str, Any] | None = None
         self.resumed: Path | None = None
-        super().__init__(
-            Classifier,
-            LightningDataModule,
-            args=args,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            save_config_callback=SaveConfigCallback,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults={
-                "max_epochs": EPOCHS,
-                "devices": 1,
-                "enable_model_summary": False,
-                "num_sanity_val_steps": 0,
-                "log_every_n_steps": 10,
-            },
-        )
+        self.claimed: Path | None = None
+        try:
+            super().__init__(
+                Classifier,
+                LightningDataModule,
+                args=args,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                save_config_callback=SaveConfigCallback,
+                save_config_kwargs={"overwrite": True},
+                trainer_defaults={
+                    "max_epochs": EPOCHS,
+                    "devices": 1,
+                    "enable_model_summary": False,
+                    "num_sanity_val_steps": 0,
+                    "log_every_n_steps": 10,
+                },
+            )
+        except BaseException:
+            if self.claimed is not None:
+                with contextlib.suppress(OSError):  # a folder with something in it stays
+                    for folder in (self.claimed, *self.claimed.parents[:2]):
+                        folder.rmdir()
+            raise
 
     def init_parser(self, **options: Any) -> LightningArgumentParser:
         """Our parser with Lightning's default options."""
@@ -183,11 +190,12 @@ class CLI(LightningCLI):
         """A checkpoint's network becomes the default of the flags, which win over it where they are given."""
         if not _names_data(args):
             args = [args[0], "--data=Digits", *args[1:]]
+        self._subcommand_parsers[args[0]].set_defaults({"weights_only": True})
         path = _flag(args, "--ckpt_path")
         if path is not None:
             if path == "last":
-                path = str(newest(RUNS))
-                self.resumed = Path(path).resolve().parent.parent
+                path = str(newest(Path(_root(args))))
+                self.resumed = Path(path).parent.parent if args[0] == "fit" else None
                 args = _with_flag(args, "--ckpt_path", path)
             self.checkpoint = read_checkpoint(path)
             known = self.checkpoint["hyper_parameters"]
@@ -197,7 +205,10 @@ class CLI(LightningCLI):
                 if key not in FROM_DATA and not key.startswith("_") and key != "weights"
             }
             self._subcommand_parsers[args[0]].set_defaults(defaults)
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except UserError as error:
+            raise UserError(_explained(str(error), args)) from error
         if self.checkpoint is not None:
             model = self.config[self.config.subcommand].model
             for key in OF_THE_NETWORK:
@@ -217,11 +228,18 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """The Trainer with a folder for this run, and what writes into it."""
         config = self._get(self.config_init, "trainer", default={})
-        if config.get("logger") in (None, True):
-            options["logger"] = self._logger()
         callbacks: list[Callback] = [LayerReport(), Confusion(), Predictions()]
-        if self.subcommand == "fit" and "logger" in options and not config.get("fast_dev_run"):
-            folder = Path(options["logger"].log_dir) / "checkpoints"
+        if config.get("enable_progress_bar") is not False:
+            callbacks.append(Progress())
+        plugins = _list(config.get("plugins"))
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            options["plugins"] = [*plugins, WholeFiles()]
+        others = config.get("logger")
+        if others is not False and not config.get("fast_dev_run"):
+            logger = self._logger(Path(config.get("default_root_dir") or RUNS))
+            options["logger"] = [logger, *([] if others is True else _list(others))]
+        if self.subcommand == "fit" and "logger" in options:
+            folder = Path(options["logger"][0].log_dir) / "checkpoints"
             best = ModelCheckpoint(
                 folder,
                 "best",
@@ -239,32 +257,37 @@ class CLI(LightningCLI):
         self.trainer_defaults["callbacks"] = callbacks
         return super().instantiate_trainer(**options)
 
-    def _logger(self) -> RunLogger:
+    def _logger(self, root: Path) -> RunLogger:
         if self.resumed is not None:
-            return RunLogger(self.resumed.parent.parent, self.resumed.parent.name, self.resumed.name, "")
+            return RunLogger(self.resumed.parent.parent, self.resumed.parent.name, self.resumed.name)
         data = type(self.datamodule).__name__.lower()
         name = data if self.subcommand == "fit" else f"{data}-{self.subcommand}"
-        root = Path(self._get(self.config_init, "trainer", default={}).get("default_root_dir") or RUNS)
-        try:
-            (root / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"trainer.default_root_dir: can't write to {root / name}: {error.strerror}") from None
-        if not os.access(root / name, os.W_OK):
-            raise UserError(f"trainer.default_root_dir: can't write to {root / name}: permission denied")
-        return RunLogger(root, name)
+        if _rank() != 0:
+            return RunLogger(root, name)
+        for number in itertools.count():
+            try:
+                (root / name / f"version_{number}").mkdir(parents=True)
+            except FileExistsError:
+                if not (root / name).is_dir():
+                    raise UserError(f"trainer.default_root_dir: expected a folder, got {root / name}") from None
+            except OSError as error:
+                reason = error.strerror or error
+                raise UserError(f"trainer.default_root_dir: can't write to {root / name}: {reason}") from None
+            else:
+                self.claimed = root / name / f"version_{number}"
+                return RunLogger(root, name, number)
+        raise AssertionError
 
     # ---- around Lightning's own
 
     def before_fit(self) -> None:
         """Keep the metrics of the run that goes on."""
         if self.resumed is not None and self.checkpoint is not None and self.trainer.is_global_zero:
-            self.trainer.logger.go_on(int(self.checkpoint["global_step"]))  # type: ignore[union-attr]
+            cast(RunLogger, self.trainer.logger).experiment.go_on(int(self.checkpoint["global_step"]))
 
     def after_fit(self) -> None:
         """Test the best checkpoint and say, in four lines, what came out and how to see it again."""
         trainer = self.trainer
-        if trainer.interrupted:
-            return
         best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
         val = trainer.checkpoint_callback.best_model_score if best else trainer.callback_metrics.get("val_acc")  # type: ignore[union-attr]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -303,8 +326,30 @@ def _names_data(args: list[str]) -> bool:
     """Whether a flag or a config says which data: a default class would hand its options on to the one chosen."""
     if _flag(args, "--data") is not None or "--data.class_path" in args:
         return True
-    paths = [value for flag in ("--config", "-c") for value in _flags(args, flag)]
-    return any("data" in (yaml.safe_load(Path(path).read_text()) or {}) for path in paths)
+    return any("data" in config for config in _configs(args))
+
+
+def _root(args: list[str]) -> str:
+    """The folder of all runs."""
+    roots = [(config.get("trainer") or {}).get("default_root_dir") for config in _configs(args)]
+    return _flag(args, "--trainer.default_root_dir") or next(filter(None, reversed(roots)), str(RUNS))
+
+
+def _configs(args: list[str]) -> list[dict[str, Any]]:
+    found = []
+    for path in (value for flag in CONFIG_FLAGS for value in _flags(args, flag)):
+        try:
+            config = yaml.safe_load(Path(path).read_text()) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"config: expected YAML in {path}: {_one_line(error)}") from None
+        if not isinstance(config, dict):
+            raise UserError(f"config: expected a mapping in {path}, got a {type(config).__name__}")
+        found.append(config)
+    return found
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def _flags(args: list[str], name: str) -> list[str]:

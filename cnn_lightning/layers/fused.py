@@ -28,7 +28,7 @@ class ConvReLUPoolFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
         """The pooled output (N, O, h, w)."""
         y, winners = bridge.call(fused.conv_relu_pool, x, weight, bias, padding=padding)
-        ctx.save_for_backward(x, weight, y, winners)
+        ctx.save_for_backward(x, weight, winners)
         ctx.padding = padding
         return y  # type: ignore[no-any-return]
 

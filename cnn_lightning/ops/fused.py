@@ -1,7 +1,7 @@
 """Convolution, ReLU and 2x2 max-pooling of a block of images while it is still in cache.
 
 Layer by layer, each of the three writes a whole batch to memory and reads it back, forward and backward. Here the
-convolution's output never leaves the cache; what is kept for the backward is one bit of comparison per pair of pixels.
+convolution's output never leaves the cache; what is kept for the backward is four comparisons for each pooled pixel.
 
 Two facts make it short. A maximum commutes with ReLU, so that ReLU works on the pooled quarter. And with the outputs
 sorted by their place in the pooling window (four *phases*, each a contiguous array), pooling is three maxima of whole
@@ -27,12 +27,12 @@ def conv_relu_pool(x: Array, weight: Array, bias: Array | None, *, padding: int 
 
     Returns:
         ``(y, winners)``: the pooled output (N, O, h, w) with ``h = (H + 2*padding - kh + 1) // 2``, and for each of
-        its pixels three comparisons (flat, block by block): did the right pixel of the upper pair win, that of the
-        lower pair, did the lower pair. Ties go to the first, and NaN wins, as in `max_pool2d`.
+        its pixels four comparisons (flat, block by block): did the right pixel of the upper pair win, that of the
+        lower pair, did the lower pair, and did ReLU stop it. Ties go to the first, and NaN wins, as in `max_pool2d`.
     """
     g = _Stage(x, weight, padding)
     y = _blocks.empty((g.n, g.o, g.h, g.w), like=x)
-    winners = _blocks.empty((3 * g.o * g.h * g.w * g.n,), like=x, dtype=bool)
+    winners = _blocks.empty((4 * g.o * g.h * g.w * g.n,), like=x, dtype=bool)
     matrix = weight.reshape(g.o, -1)
     if bias is not None:
         matrix = np.concatenate([matrix, bias[:, None]], axis=1)
@@ -46,16 +46,17 @@ def conv_relu_pool(x: Array, weight: Array, bias: Array | None, *, padding: int 
         lower = g.scratch("lower", upper.shape)
         np.maximum(phases[:, 0], phases[:, 1], out=upper)
         np.maximum(phases[:, 2], phases[:, 3], out=lower)
-        right_of_upper, right_of_lower, is_lower = g.winners(winners, part)
+        right_of_upper, right_of_lower, is_lower, stopped = g.winners(winners, part)
         np.greater(phases[:, 1], phases[:, 0], out=right_of_upper)
         np.greater(phases[:, 3], phases[:, 2], out=right_of_lower)
         np.greater(lower, upper, out=is_lower)
-        if np.isnan(np.add.reduce(lower, axis=None)) or np.isnan(np.add.reduce(upper, axis=None)):
+        np.maximum(upper, lower, out=upper)
+        np.less_equal(upper, 0, out=stopped)
+        np.maximum(upper, 0, out=upper)
+        if np.isnan(upper.max(initial=0)):
             right_of_upper |= np.isnan(phases[:, 1])
             right_of_lower |= np.isnan(phases[:, 3])
             is_lower |= np.isnan(lower)
-        np.maximum(upper, lower, out=upper)
-        np.maximum(upper, 0, out=upper)
         y[part] = upper.reshape(g.o, g.h, g.w, n).transpose(3, 0, 1, 2)
 
     _blocks.run(block, g.parts(), like=x)
@@ -66,7 +67,6 @@ def conv_relu_pool_backward(
     grad_y: Array,
     x: Array,
     weight: Array,
-    y: Array,
     winners: Array,
     *,
     padding: int = 0,
@@ -74,7 +74,7 @@ def conv_relu_pool_backward(
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of `conv_relu_pool` with respect to x, weight and bias.
 
-    The upstream gradient passes where ``y`` is not <= 0 (ReLU) and goes to the one pixel of each window that won
+    The upstream gradient passes where the output is not <= 0 (ReLU) and goes to the one pixel of each window that won
     (pooling); then ``grad_weight = G X^T``, ``grad_x`` from ``W^T G`` as in `conv2d_backward`.
     """
     g = _Stage(x, weight, padding)
@@ -84,9 +84,9 @@ def conv_relu_pool_backward(
 
     def block(part: slice) -> Array | None:
         n = part.stop - part.start
-        passed = g.scratch("upper", (g.o, g.h, g.w, n))
-        passed[...] = np.where(y[part] <= 0, x.dtype.type(0), grad_y[part]).transpose(1, 2, 3, 0)
-        upstream = g.route(passed.reshape(g.o, -1), g.winners(winners, part))
+        gradient = g.scratch("upper", (g.o, g.h, g.w, n))
+        gradient[...] = grad_y[part].transpose(1, 2, 3, 0)
+        upstream = g.route(gradient.reshape(g.o, -1), g.winners(winners, part))
         weight_and_bias = None
         if need_weight:
             columns = g.columns(x[part], with_ones=need_bias)
@@ -133,8 +133,8 @@ class _Stage:
         return _blocks.blocks(self.n, 4 * (self.rows + self.o) * self.h * self.w * self.like.itemsize)
 
     def winners(self, winners: Array, part: slice) -> Array:
-        each = 3 * self.o * self.h * self.w
-        return winners[each * part.start : each * part.stop].reshape(3, self.o, -1)
+        each = 4 * self.o * self.h * self.w
+        return winners[each * part.start : each * part.stop].reshape(4, self.o, -1)
 
     def taps(self) -> list[tuple[tuple[int, int, int, int], tuple[int, int, slice, slice]]]:
         """Kernel and window pixel (i, j, p, q), and the part of the image's phases they read."""
@@ -199,7 +199,7 @@ class _Stage:
 
         By bits, as a product with 0 would turn an infinite gradient into NaN.
         """
-        right_of_upper, right_of_lower, is_lower = winners
+        right_of_upper, right_of_lower, is_lower, stopped = winners
         bits = np.dtype(f"i{gradient.itemsize}")
         phases = self.scratch("product", (self.o, 4, gradient.shape[1]))
         mask = self.scratch("mask", gradient.shape).view(bits)
@@ -211,6 +211,8 @@ class _Stage:
             np.bitwise_and(both, mask, out=second)
             np.bitwise_xor(both, second, out=first)
 
+        np.subtract(stopped.view(np.int8), 1, out=mask, dtype=bits)  # all bits where it passes, none where not
+        np.bitwise_and(upper, mask, out=upper)
         split(upper, is_lower, upper, lower)
         split(upper, right_of_upper, out[:, 0], out[:, 1])
         split(lower, right_of_lower, out[:, 2], out[:, 3])

@@ -1,0 +1,88 @@
+"""``metrics.csv``: the numbers of a run, whole after every write and going on where a resumed run goes on."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_warn
+
+
+class RunLogger(CSVLogger):
+    """Lightning's CSVLogger, except that it never deletes rows and never leaves half a file."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "MetricsFile":
+        """The file, made when it is first asked for."""
+        if self._experiment is None:
+            self._experiment = MetricsFile(self.log_dir)
+        assert isinstance(self._experiment, MetricsFile)
+        return self._experiment
+
+
+class MetricsFile(ExperimentWriter):
+    """The rows of ``folder/metrics.csv``; what an earlier part of the run wrote stays.
+
+    Args:
+        log_dir: The run's folder.
+    """
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self.rows = read_rows(Path(log_dir) / self.NAME_METRICS_FILE)
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning's own would delete the file of the run that goes on."""
+
+    def go_on(self, step: int) -> None:
+        """Forget what was logged from ``step`` on: the resumed run comes by there again."""
+        self.rows = [row for row in self.rows if _number(row.get("step")) < step]
+        self._write()
+
+    def save(self) -> None:
+        """Write the rows; a full disk is said, and they are kept for the next time."""
+        if self.metrics:
+            self.rows += [{key: str(value) for key, value in row.items()} for row in self.metrics]
+            self.metrics = []
+            self._write()
+
+    def _write(self) -> None:
+        names = sorted({name for row in self.rows for name in row})
+        path = Path(self.metrics_file_path)
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            with temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, names)
+                writer.writeheader()
+                writer.writerows(self.rows)
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            rank_zero_warn(f"{path}: not written: {error.strerror or error}")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The file's rows, each with the values it has; none where there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [{name: value for name, value in row.items() if name and value} for row in csv.DictReader(file)]
+
+
+def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Each metric that is logged once an epoch, as pairs of the epoch (from 1 on) and its value."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in read_rows(path):
+        if "epoch" in row:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    found.setdefault(name, []).append((int(float(row["epoch"])) + 1, float(value)))
+    return found
+
+
+def _number(text: Any) -> float:
+    return float(text) if text is not None else -1.0

@@ -1,0 +1,107 @@
+"""Training stops at the first loss or gradient that is no finite number, and says where it came from."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cnn_lightning.errors import UserError
+
+ADVICE = "A lower --model.lr or --trainer.gradient_clip_val 1 often helps; damaged input is another cause"
+
+
+class StopAtNonFinite(Callback):
+    """Stops before an optimizer step that would write NaN or infinity into the weights.
+
+    The loss is looked at before each backward pass and the gradients after it; only when one of them is not finite is
+    the batch run once more, with an eye on every layer. Under a gradient scaler (``16-mixed``) gradients that overflow
+    are its business and are left to it.
+
+    Raises:
+        UserError: the step, what was not finite, and the layer where the first such value appeared.
+    """
+
+    def __init__(self) -> None:
+        self._batch: Any = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember the batch."""
+        self._batch = batch
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Look at the loss."""
+        if not torch.isfinite(loss):
+            where = _bad_weight(pl_module) or _bad_output(pl_module, self._batch[0])
+            raise UserError(
+                f"step {trainer.global_step}: expected a finite loss, got {loss.item()}; "
+                f"first seen in {where}. {ADVICE}"
+            )
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Look at the gradients."""
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return
+        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        if not torch.isfinite(nn.utils.get_total_norm(gradients)):
+            found = _bad_gradient(pl_module)
+            if found is not None:  # the norm alone can overflow
+                raise UserError(
+                    f"step {trainer.global_step}: expected finite gradients, got NaN or infinity; "
+                    f"first seen in {found}. {ADVICE}"
+                )
+
+
+def _bad_weight(module: LightningModule) -> str | None:
+    for name, parameter in _net(module).named_parameters():
+        if not parameter.isfinite().all():
+            return f"the weights of layer {name.rpartition('.')[0]!r} ({name})"
+    return None
+
+
+def _bad_gradient(module: LightningModule) -> str | None:
+    """The backward pass comes to the last layers first."""
+    for name, parameter in reversed(list(_net(module).named_parameters())):
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            return f"the gradient of layer {name.rpartition('.')[0]!r} ({name})"
+    return None
+
+
+def _bad_output(module: LightningModule, images: Tensor) -> str:
+    if not images.isfinite().all():
+        return "the input"
+    net = _net(module)
+    with _watched(net) as found, torch.no_grad():
+        net(images)
+    return f"the output of layer {found[0]!r}" if found else "the loss of outputs that are all finite"
+
+
+def _net(module: LightningModule) -> nn.Module:
+    """The network by whose names its layers are known."""
+    net = getattr(module, "net", module)
+    assert isinstance(net, nn.Module)
+    return net
+
+
+@contextmanager
+def _watched(net: nn.Module) -> Iterator[list[str]]:
+    """Collects the names of layers whose output holds a value that is not finite, in the order they run."""
+    found: list[str] = []
+
+    def look(name: str, output: Any) -> None:
+        if isinstance(output, Tensor) and not output.isfinite().all():
+            found.append(name)
+
+    handles = [
+        module.register_forward_hook(lambda module, inputs, output, name=name: look(name, output))
+        for name, module in net.named_modules()
+        if next(module.children(), None) is None
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

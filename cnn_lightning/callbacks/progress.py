@@ -1,0 +1,50 @@
+"""The progress bar: loss and accuracy while training, and of the last validation."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+KEEP = 0.9
+"""Weight of what came before in the running means."""
+
+
+class Progress(RichProgressBar):
+    """Lightning's bar of rich, with running means of the batches' loss and accuracy before an epoch has ended."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10)
+        self._running: dict[str, float] = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        """Take in a batch."""
+        if isinstance(outputs, dict) and "logits" in outputs and len(batch[1]):
+            right = outputs["logits"].argmax(1) == batch[1]
+            for name, value in (("loss", outputs["loss"].item()), ("accuracy", right.float().mean().item())):
+                self._running[name] = KEEP * self._running.get(name, value) + (1 - KEEP) * value
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """One line for training, one for validation, one for each number of somebody else's."""
+        found: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        found.pop("v_num", None)
+        found.pop("train_loss", None)
+        found.pop("train_acc", None)
+        val = {"loss": found.pop("val_loss", None), "accuracy": found.pop("val_acc", None)}
+        lines: dict[str, Any] = {}
+        for name, values in (("train", self._running), ("val", val)):
+            if None not in (values.get("loss"), values.get("accuracy")):
+                lines[name] = f"loss {values['loss']:.3f} acc {values['accuracy']:.3f}"
+        return {**lines, **found}
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        """Without times and speed where the screen is narrow: the numbers are what one looks at."""
+        columns = super().configure_columns(trainer)
+        return columns if self._console is None or self._console.width >= 100 else columns[:3]
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = self.trainer.max_epochs
+        return f"Epoch {current_epoch + 1}" + (f"/{last}" if last is not None and last > 0 else "")

@@ -1,0 +1,58 @@
+"""What a grading found, and where."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault: the rule that found it, what is wrong, where, and how such a fault is usually mended."""
+
+    rule: str
+    wrong: str
+    where: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.wrong}\n  where: {self.where}\n  mend:  {self.mend}"
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What one rule found; ``skipped`` says why it was not applied."""
+
+    rule: str
+    findings: tuple[Finding, ...] = ()
+    skipped: str = ""
+
+    @property
+    def result(self) -> str:
+        """``passed``, ``failed`` or ``skipped``."""
+        return "failed" if self.findings else "skipped" if self.skipped else "passed"
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The grades of one layer."""
+
+    layer: str
+    grades: tuple[Grade, ...]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Every fault found, in the order of the rules."""
+        return tuple(finding for grade in self.grades for finding in grade.findings)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the rules that found a fault."""
+        return tuple(grade.rule for grade in self.grades if grade.findings)
+
+    @property
+    def passed(self) -> bool:
+        """Whether no rule found a fault."""
+        return not self.failed
+
+    def __str__(self) -> str:
+        lines = [f"{self.layer}: {'passed' if self.passed else 'failed'}"]
+        lines += [f"  {g.result:8}{g.rule}{f' ({g.skipped})' if g.skipped else ''}" for g in self.grades]
+        return "\n".join([*lines, *map(str, self.findings)])
