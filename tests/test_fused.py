@@ -22,9 +22,9 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> T
 
 def ours(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, upstream: Tensor) -> list[np.ndarray]:
     arrays = [None if value is None else value.detach().numpy() for value in (x, weight, bias)]
-    y, winners = fused.conv_relu_pool(*arrays, padding=padding)  # type: ignore[arg-type]
+    y, *kept = fused.conv_relu_pool(*arrays, paddings=[padding])  # type: ignore[arg-type]
     back = fused.conv_relu_pool_backward(
-        upstream.numpy(), arrays[0], arrays[1], winners, padding=padding, needs=(True, True, bias is not None)
+        upstream.numpy(), *arrays, *kept, paddings=[padding], needs=(True, True, bias is not None)
     )
     return [array for array in (y, *back) if array is not None]
 
@@ -72,11 +72,53 @@ def test_nan_and_infinity_take_the_same_way(value: float, place: tuple[int, int]
 
 def test_an_infinite_upstream_gradient_stays_at_the_winner() -> None:
     x, weight = np.arange(16.0).reshape(1, 1, 4, 4), np.ones((1, 1, 1, 1))
-    y, winners = fused.conv_relu_pool(x, weight, None)
-    grad_x, *_ = fused.conv_relu_pool_backward(np.full_like(y, np.inf), x, weight, winners, needs=(True, False, False))
+    y, *kept = fused.conv_relu_pool(x, weight, None, paddings=[0])
+    grad_x, *_ = fused.conv_relu_pool_backward(
+        np.full_like(y, np.inf), x, weight, None, *kept, paddings=[0], needs=(True, False, False)
+    )
     assert grad_x is not None
     assert np.isinf(grad_x).sum() == 4
     assert not np.isnan(grad_x).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.sampled_from([0, 1, 15, 16, 33, 70]),
+    size=st.tuples(st.integers(1, 3), st.integers(6, 14), st.integers(6, 14)),
+    stages=st.lists(
+        st.tuples(st.integers(1, 5), st.sampled_from([1, 2, 3]), st.integers(0, 2)), min_size=2, max_size=3
+    ),
+    needs=st.integers(1, 2**7 - 1),
+    seed=st.integers(0, 99),
+)
+def test_a_chain_of_stages_equals_torch(
+    n: int, size: tuple[int, ...], stages: list[tuple[int, int, int]], needs: int, seed: int
+) -> None:
+    """Several blocks, odd sizes, any choice of gradients; and without keeping anything, the same output."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, *size, generator=generator, dtype=torch.float64).requires_grad_()
+    parameters: list[Tensor] = []
+    y = x
+    for channels, kernel, padding in stages:
+        if min(y.shape[2:]) + 2 * padding - kernel < 1:
+            return
+        weight = torch.randn(channels, y.shape[1], kernel, kernel, generator=generator, dtype=torch.float64)
+        parameters += [weight, torch.randn(channels, generator=generator, dtype=torch.float64)]
+        y = reference(y, *[value.requires_grad_() for value in parameters[-2:]], padding)
+    leaves = [x, *parameters]
+    wanted = [bool(needs >> bit & 1) for bit in range(len(leaves))]
+    upstream = torch.randn(y.shape, generator=generator, dtype=torch.float64)
+    expected = torch.autograd.grad(y, leaves, upstream)
+    arrays, paddings = [value.detach().numpy() for value in leaves], [padding for *_, padding in stages]
+    found, *kept = fused.conv_relu_pool(*arrays, paddings=paddings)
+    torch.testing.assert_close(torch.from_numpy(found), y.detach(), rtol=1e-10, atol=1e-10)
+    np.testing.assert_array_equal(fused.conv_relu_pool(*arrays, paddings=paddings, keep=False), found)
+    if any(wanted):
+        back = fused.conv_relu_pool_backward(upstream.numpy(), *arrays, *kept, paddings=paddings, needs=wanted)
+        assert [gradient is not None for gradient in back] == wanted
+        for a, b in zip(back, expected, strict=True):
+            if a is not None:
+                torch.testing.assert_close(torch.from_numpy(a), b, rtol=1e-9, atol=1e-9)
 
 
 # ---- the layers
@@ -199,9 +241,29 @@ def test_float32_is_as_near_to_the_truth_as_torch() -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(8, 3, 20, 20), torch.randn(16, 3, 3, 3), torch.randn(16)
     truth = reference(x.double(), weight.double(), bias.double(), 1)
-    found, _ = fused.conv_relu_pool(x.numpy(), weight.numpy(), bias.numpy(), padding=1)
+    found, *_ = fused.conv_relu_pool(x.numpy(), weight.numpy(), bias.numpy(), paddings=[1])
     native = reference(x, weight, bias, 1)
     assert (torch.from_numpy(found) - truth).abs().mean() <= 1.5 * (native - truth).abs().mean()
+
+
+def test_neighbouring_stages_become_one_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, modules = count(monkeypatch), [*stage(), layers.Conv2d(4, 3, 3), layers.ReLU(), layers.MaxPool2d(2)]
+    x = torch.randn(3, 2, 12, 13)
+    torch.testing.assert_close(fused_layers.run(modules, x), torch.nn.Sequential(*modules)(x), rtol=1e-5, atol=1e-6)
+    assert calls == [1]
+    modules[3].register_forward_hook(lambda *_: None)
+    fused_layers.run(modules, x)
+    assert calls == [2], "the watched stage goes layer by layer, the other is still fused"
+
+
+def test_without_gradients_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, op = [], fused.conv_relu_pool
+    monkeypatch.setattr(fused, "conv_relu_pool", lambda *a, **k: seen.append(k["keep"]) or op(*a, **k))
+    modules, x = stage(), torch.randn(3, 2, 8, 8)
+    with torch.no_grad():
+        found = fused_layers.run(modules, x)
+    torch.testing.assert_close(found, fused_layers.run(modules, x))
+    assert seen == [False, True]
 
 
 def test_copies_of_a_stage_fuse_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,8 +34,8 @@ def everything(n: int) -> list[np.ndarray]:
     x, w, b = (rng.standard_normal(shape, dtype=np.float32) for shape in ((70, 8, 30, 30), (16, 8, 3, 3), (16,)))
     y = conv.conv2d(x, w, b, padding=1)
     gradients = conv.conv2d_backward(y, x, w, padding=1)
-    pooled, winners = fused.conv_relu_pool(x, w, b, padding=1)
-    more = fused.conv_relu_pool_backward(pooled, x, w, winners, padding=1)
+    pooled, *kept = fused.conv_relu_pool(x, w, b, paddings=[1])
+    more = fused.conv_relu_pool_backward(pooled, x, w, b, *kept, paddings=[1], needs=(True, True, True))
     return [array.copy() for array in (y, *gradients, pooled, *more) if array is not None]
 
 

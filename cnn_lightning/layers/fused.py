@@ -25,46 +25,68 @@ class ConvReLUPoolFunction(torch.autograd.Function):
     """`ops.fused.conv_relu_pool` and its backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-        """The pooled output (N, O, h, w)."""
-        y, winners = bridge.call(fused.conv_relu_pool, x, weight, bias, padding=padding)
-        ctx.save_for_backward(x, weight, winners)
-        ctx.padding = padding
+    def forward(ctx: Any, paddings: Sequence[int], keep: bool, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        """The last stage's output (N, O, h, w); ``parameters`` are each stage's weight and bias."""
+        results = bridge.call(fused.conv_relu_pool, x, *parameters, paddings=paddings, keep=keep)
+        if not keep:
+            return results  # type: ignore[no-any-return]
+        y, *kept = results
+        ctx.save_for_backward(x, *parameters, *kept)
+        ctx.paddings = paddings
         return y  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, weight and bias."""
-        saved, needs = ctx.saved_tensors, tuple(ctx.needs_input_grad[:3])
-        gradients = bridge.call(fused.conv_relu_pool_backward, grad_y, *saved, padding=ctx.padding, needs=needs)
-        return *gradients, None
+        """Gradients of x and of the parameters."""
+        _, _, *needs = ctx.needs_input_grad
+        saved = ctx.saved_tensors
+        gradients = bridge.call(
+            fused.conv_relu_pool_backward, grad_y, *saved, paddings=ctx.paddings, needs=tuple(needs)
+        )
+        return None, None, *gradients
 
 
 def run(modules: Iterable[torch.nn.Module], x: Tensor) -> Tensor:
     """``x`` through the modules in order.
 
-    Where three neighbours are this package's ``Conv2d``, ``ReLU`` and ``MaxPool2d`` in their most common form (stride-1
-    convolution, 2x2 pooling) one Function computes them block by block. Every other module, and these three too where
-    somebody looks (hooks, a compiler, autocast), is called as it stands. Results are the same up to rounding.
+    Where this package's ``Conv2d``, ``ReLU`` and ``MaxPool2d`` follow each other in their most common form (stride-1
+    convolution, 2x2 pooling), once or several times, one Function computes them block by block. Every other module,
+    and these too where somebody looks (hooks, a compiler, autocast), is called as it stands. Results are the same up
+    to rounding.
     """
     todo = list(modules)
     place = 0
     while place < len(todo):
-        stage = todo[place : place + 3]
-        if _fusable(stage, x):
-            first: Any = stage[0]
-            x = ConvReLUPoolFunction.apply(x, first.weight, first.bias, _padding(first))
-            place += 3
+        stages = _fusable_stages(todo[place:], x)
+        if stages:
+            parameters = [value for conv, *_ in stages for value in (conv.weight, conv.bias)]
+            paddings = tuple(_padding(conv) for conv, *_ in stages)
+            x = ConvReLUPoolFunction.apply(paddings, torch.is_grad_enabled(), x, *parameters)
+            place += 3 * len(stages)
         else:
             x = todo[place](x)
             place += 1
     return x
 
 
-def _fusable(stage: Sequence[torch.nn.Module], x: Tensor) -> bool:
+def _fusable_stages(modules: Sequence[Any], x: Tensor) -> list[Sequence[Any]]:
+    """The stages that ``modules`` begin with, as long as each can be fused."""
+    stages: list[Sequence[Any]] = []
+    shape: Sequence[int] = x.shape
+    while _fusable(stage := modules[3 * len(stages) : 3 * len(stages) + 3], shape, x):
+        stages.append(stage)
+        conv, padding = stage[0], 2 * _padding(stage[0])
+        height, width = (
+            (size + padding - kernel + 1) // 2 for size, kernel in zip(shape[2:], conv.kernel_size, strict=True)
+        )
+        shape = (shape[0], conv.out_channels, height, width)
+    return stages
+
+
+def _fusable(stage: Sequence[torch.nn.Module], shape: Sequence[int], x: Tensor) -> bool:
     return (
         [type(module) for module in stage] == [Conv2d, ReLU, MaxPool2d]
-        and _is_plain_conv(stage[0], x)
+        and _is_plain_conv(stage[0], shape, x)
         and _is_plain_pool(stage[2])
         and not any(map(_is_watched, stage))
         and not _is_replaced()
@@ -73,7 +95,7 @@ def _fusable(stage: Sequence[torch.nn.Module], x: Tensor) -> bool:
     )
 
 
-def _is_plain_conv(module: Any, x: Tensor) -> bool:
+def _is_plain_conv(module: Any, shape: Sequence[int], x: Tensor) -> bool:
     return (
         module.stride == module.dilation == (1, 1)
         and module.groups == 1
@@ -84,9 +106,9 @@ def _is_plain_conv(module: Any, x: Tensor) -> bool:
         and x.dtype == module.weight.dtype
         and x.dtype in (torch.float32, torch.float64)
         and x.device.type == module.weight.device.type == "cpu"
-        and x.shape[1] == module.in_channels
+        and shape[1] == module.in_channels
         and all(
-            size + 2 * _padding(module) > kernel for size, kernel in zip(x.shape[2:], module.kernel_size, strict=True)
+            size + 2 * _padding(module) > kernel for size, kernel in zip(shape[2:], module.kernel_size, strict=True)
         )
         and x.is_contiguous()
     )

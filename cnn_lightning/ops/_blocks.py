@@ -97,15 +97,16 @@ def run(function: Callable[[slice], _T], parts: Sequence[slice], *, like: Array)
         if _pool is None:
             _pool = ThreadPoolExecutor(get_num_threads() - 1, thread_name_prefix="cnn_lightning")
         results: list[Any] = [None] * len(parts)
+        todo = iter(range(len(parts)))  # shared: whoever is done takes the next
 
-        def every(first: int) -> None:
+        def work() -> None:
             with np.errstate(all="ignore"):
-                for index in range(first, len(parts), n):
+                for index in todo:
                     results[index] = function(parts[index])
 
-        others = [_pool.submit(every, first) for first in range(1, n)]
+        others = [_pool.submit(work) for _ in range(n - 1)]
         try:
-            every(0)
+            work()
         finally:
             for other in others:
                 other.result()
