@@ -205,20 +205,22 @@ class _Stage:
         """
         n = image.shape[-1]
         planes = self.planes(n)
-        if self.padding:
-            planes[...] = 0
-        for inside, pixels in self.places(planes, image):
-            inside[...] = pixels
-        columns = self.scratch("columns", (self.rows + 1, 4 * self.h * self.w * n))
-        patches = columns[:-1].reshape(self.c, self.kh, self.kw, 2, 2, self.h, self.w, n)
+        for plane, rows, columns, pixels in self.places(planes, image):
+            plane[:, rows, columns] = pixels
+            for padding in plane[:, : rows.start], plane[:, rows.stop :]:
+                padding[...] = 0
+            for padding in plane[:, rows, : columns.start], plane[:, rows, columns.stop :]:
+                padding[...] = 0
+        matrix = self.scratch("columns", (self.rows + 1, 4 * self.h * self.w * n))
+        patches = matrix[:-1].reshape(self.c, self.kh, self.kw, 2, 2, self.h, self.w, n)
         plane, row = planes.strides[2], planes.strides[1]
         patches[...] = as_strided(  # [c, i, j, q, p, h, w, n] is planes[c, i + p + 2h, j + q, w, n]
             planes,
             patches.shape,
             (planes.strides[0], row, plane, plane, row, 2 * row, *planes.strides[3:]),
         )
-        columns[-1] = 1
-        return columns
+        matrix[-1] = 1
+        return matrix
 
     def spread(self, upstream: Array) -> Array:
         """The adjoint of the convolution: each output's gradient, times the kernel, added to what it was computed from.
@@ -230,30 +232,35 @@ class _Stage:
         _matmul.times(self.weight.reshape(self.o, -1).T, upstream, columns)
         patches = columns.reshape(self.c, self.kh, self.kw, 2, 2, self.h, self.w, n)
         planes = self.planes(n)
-        planes[...] = 0
+        planes[:, 2 * self.h :] = 0
+        planes[:, : 2 * self.h, 2:] = 0  # the rest is what the first kernel pixel reads
         for i in range(self.kh):
             rows = planes[:, i : i + 2 * self.h].reshape(self.c, self.h, 2, self.kw + 1, self.w, n)
             for j in range(self.kw):
-                rows[:, :, :, j : j + 2] += patches[:, i, j].transpose(0, 3, 2, 1, 4, 5)
+                taps = patches[:, i, j].transpose(0, 3, 2, 1, 4, 5)
+                if i == j == 0:
+                    rows[:, :, :, :2] = taps
+                else:
+                    rows[:, :, :, j : j + 2] += taps
         image = self.scratch("pooled", (*self.shape, n))
         image[...] = 0
-        for inside, pixels in self.places(planes, image):
-            pixels += inside
+        for plane, inside, places, pixels in self.places(planes, image):
+            pixels += plane[:, inside, places]
         return image
 
     def planes(self, n: int) -> Array:
         return self.scratch("planes", (self.c, 2 * self.h + self.kh - 1, self.kw + 1, self.w, n))
 
-    def places(self, planes: Array, image: Array) -> list[tuple[Array, Array]]:
-        """Of each plane the part that isn't padding, with the pixels of ``image`` (C, H, W, n) that it holds."""
+    def places(self, planes: Array, image: Array) -> list[tuple[Array, slice, slice, Array]]:
+        """Each plane, the rows and columns of it that aren't padding, and the pixels of ``image`` that are there."""
         rows = slice(self.padding, min(self.shape[1] + self.padding, planes.shape[1]))
-        pairs = []
+        found = []
         for u in range(self.kw + 1):
             first = max(0, (self.padding - u + 1) // 2)
             start = u + 2 * first - self.padding
             pixels = image[:, : rows.stop - rows.start, start::2][:, :, : self.w - first]
-            pairs.append((planes[:, rows, u, first : first + pixels.shape[2]], pixels))
-        return pairs
+            found.append((planes[:, :, u], rows, slice(first, first + pixels.shape[2]), pixels))
+        return found
 
     def gradients(self, sums: Sequence[Array | None]) -> list[Array | None]:
         """Kernel's and bias's gradient from what each block contributed: rows as in `columns`, or the bias's alone."""
