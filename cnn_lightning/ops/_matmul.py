@@ -1,4 +1,4 @@
-"""Products of a small matrix and a long one, as convolutions of few channels have them.
+"""Matrix products for convolution: a small matrix by a long one, or a large one by few columns.
 
 OpenBLAS first copies both factors into an order of its own, which pays when each entry is used often. With a small
 matrix of few entries it isn't, and OpenBLAS has kernels that skip the copying, for products of up to a million
@@ -11,36 +11,71 @@ GFLOP/s with 16,384 columns, one thread of a Xeon with AVX-512, whole -> in piec
     32 x 28        74 -> 112     77 -> 121     58 -> 108
     16 x 145       74 -> 92      56 -> 81      71 -> 69
     32 x 145       92 -> 87      79 -> 75      83 -> 83     stays whole
+
+A product that stands alone, as the batch is too small to be cut into blocks, is halved for two threads instead.
 """
 
 import numpy as np
 
+from cnn_lightning.ops import _blocks
 from cnn_lightning.ops._types import Array
 
 _MULTIPLICATIONS = 1_000_000
 _LONGEST, _SHORTEST = 1024, 256
 
+_SHORTEST_HALF = 64
+WORTH_TWO_THREADS = 30_000_000
+"""Operations, some 300 microseconds: less is not worth waking a thread."""
 
-def times(a: Array, b: Array, out: Array) -> None:
-    """``a @ b`` into ``out``: (m, k) and (k, n) to (m, n), for n much larger than m and k."""
-    size, whole = _pieces(a.shape[0] * a.shape[1], b.shape[1])
+
+def times(a: Array, b: Array, out: Array, *, alone: bool = False) -> None:
+    """``a @ b`` into ``out``: (m, k) and (k, n) to (m, n).
+
+    Args:
+        a: The small matrix, or the large one.
+        b: The long one, or the one of few columns.
+        out: For the result.
+        alone: Whether it is the only one in the operation, so that the other threads have nothing else to do.
+    """
+    size, whole = _pieces(a.size, b.shape[1])
+    if alone and not whole:
+        _by_halves(a, b, out)
+        return
     if whole:
         np.matmul(a, _stack(b, size, whole), out=_stack(out, size, whole))
     if whole < b.shape[1]:
         np.matmul(a, b[:, whole:], out=out[:, whole:])
 
 
-def times_transposed(a: Array, b: Array) -> Array:
-    """``a @ b.T``: (m, n) and (k, n) to (m, k), for n much larger than m and k."""
+def times_transposed(a: Array, b: Array, *, alone: bool = False) -> Array:
+    """``a @ b.T``: (m, n) and (k, n) to (m, k), with ``alone`` as in `times`."""
     size, whole = _pieces(len(a) * len(b), a.shape[1])
-    total: Array
+    total = _blocks.empty((len(a), len(b)), like=a)
     if not whole:
-        total = np.matmul(a, b.T)
+        if alone:
+            _by_halves(a, b.T, total)
+        else:
+            np.matmul(a, b.T, out=total)
         return total
-    total = np.matmul(_stack(a, size, whole), _stack(b, size, whole).transpose(0, 2, 1)).sum(0)
+    np.matmul(_stack(a, size, whole), _stack(b, size, whole).transpose(0, 2, 1)).sum(0, out=total)
     if whole < a.shape[1]:
         total += np.matmul(a[:, whole:], b[:, whole:].T)
     return total
+
+
+def _by_halves(a: Array, b: Array, out: Array) -> None:
+    """``a @ b`` into ``out`` by two threads, each with half of the longer side of ``out``."""
+    tall = len(a) >= b.shape[1]
+    length = max(out.shape)
+    worth = length >= 2 * _SHORTEST_HALF and 2 * a.size * b.shape[1] >= WORTH_TWO_THREADS
+
+    def half(part: slice) -> None:
+        if tall:
+            np.matmul(a[part], b, out=out[part])
+        else:
+            np.matmul(a, b[:, part], out=out[:, part])
+
+    _blocks.run(half, [slice(0, length // 2), slice(length // 2, length)] if worth else [slice(0, length)], like=a)
 
 
 def _pieces(entries: int, n: int) -> tuple[int, int]:

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from cnn_lightning.ops import _blocks, _matmul
 from cnn_lightning.ops._types import Array
@@ -174,7 +173,7 @@ class _Stage:
             np.greater(right, left, out=is_right)
             np.greater(lower, upper, out=is_lower)
             np.greater(y, 0, out=passes)
-            if np.isnan(y.max(initial=0)):
+            if _blocks.may_hold_nan(y):
                 is_right |= np.isnan(right)
                 is_lower |= np.isnan(lower)
                 passes |= np.isnan(y)
@@ -207,17 +206,17 @@ class _Stage:
         planes = self.planes(n)
         for plane, rows, columns, pixels in self.places(planes, image):
             plane[:, rows, columns] = pixels
-            for padding in plane[:, : rows.start], plane[:, rows.stop :]:
-                padding[...] = 0
-            for padding in plane[:, rows, : columns.start], plane[:, rows, columns.stop :]:
-                padding[...] = 0
+            for edge in plane[:, : rows.start], plane[:, rows.stop :]:
+                edge[...] = 0
+            for edge in plane[:, rows, : columns.start], plane[:, rows, columns.stop :]:
+                edge[...] = 0
         matrix = self.scratch("columns", (self.rows + 1, 4 * self.h * self.w * n))
         patches = matrix[:-1].reshape(self.c, self.kh, self.kw, 2, 2, self.h, self.w, n)
-        plane, row = planes.strides[2], planes.strides[1]
-        patches[...] = as_strided(  # [c, i, j, q, p, h, w, n] is planes[c, i + p + 2h, j + q, w, n]
-            planes,
-            patches.shape,
-            (planes.strides[0], row, plane, plane, row, 2 * row, *planes.strides[3:]),
+        of_plane, of_row = planes.strides[2], planes.strides[1]
+        # [c, i, j, q, p, h, w, n] is planes[c, i + p + 2h, j + q, w, n]
+        of_channel, *_, of_column, of_image = planes.strides
+        _blocks.copy_windows(
+            patches, planes, (of_channel, of_row, of_plane, of_plane, of_row, 2 * of_row, of_column, of_image)
         )
         matrix[-1] = 1
         return matrix
@@ -268,7 +267,7 @@ class _Stage:
         for part in sums:
             if part is not None:
                 total[-len(part) :] += part
-        return [np.ascontiguousarray(total[:-1].T).reshape(self.weight.shape), total[-1].copy()]
+        return [np.ascontiguousarray(total[:-1].T, like=total).reshape(self.weight.shape), total[-1].copy()]
 
 
 def _comparisons(winners: Array) -> tuple[Array, Array, Array]:
