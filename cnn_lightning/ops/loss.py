@@ -251,11 +251,11 @@ def _soft(
         a = _rows(target) * (1 - smoothing) + smoothing / max(1, _classes_number(logits))
         if weight is not None:
             a = a * weight
-        ones = np.ones(a.shape[0], dtype=logits.dtype, like=logits)
+        ones = np.ones_like(logits, shape=(a.shape[0],))
         return a, ones != 0, ones
     classes, valid, factor = _classes(logits, target, weight, ignore_index)
     number = _classes_number(logits)
-    a = np.full((classes.shape[0], number), smoothing / max(1, number), dtype=logits.dtype, like=logits)
+    a = np.full_like(logits, smoothing / max(1, number), shape=(classes.shape[0], number), order="C")
     if weight is not None:
         a *= weight
     a[np.arange(a.shape[0], like=a), classes] += factor * (1 - smoothing)
