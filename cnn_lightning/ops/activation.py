@@ -364,12 +364,10 @@ def _precise(formula: Callable[..., Array], *arrays: Array) -> Array:
 
 
 def _zero(where: Array, x: Array, *, out: Array) -> None:
-    """``out = 0 where where else x``, by the bits of ``x``."""
+    """``out = 0 where where else x``, by the bits of ``x``: a whole number times 0 is 0. ``where`` is used up."""
     bits = np.dtype(f"i{out.itemsize}")
-    mask = out.view(bits)
-    np.copyto(mask, where)
-    np.subtract(mask, 1, out=mask)
-    np.bitwise_and(mask, x.view(bits), out=mask)
+    np.logical_not(where, out=where)
+    np.multiply(x.view(bits), where.view(np.int8), out=out.view(bits), dtype=bits)
 
 
 def _choose(where: Array, x: Array, *, out: Array) -> None:
