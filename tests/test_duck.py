@@ -17,6 +17,7 @@ import torch
 
 from cnn_lightning import ops
 from cnn_lightning.layers import bridge
+from cnn_lightning.ops import _blocks, conv
 from tests.cases import load
 from tests.duck import Duck, NotOnTheDevice
 from tests.test_layers import build, run
@@ -123,6 +124,17 @@ def test_stays_on_its_device_and_gives_the_same(op: Operation, calls: dict[str, 
         for device, array in zip(given, arrays, strict=True):
             if array is not None:
                 np.testing.assert_array_equal(device.array, array)
+
+
+def test_a_batch_stays_whole_on_a_device_unless_it_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, parts = np.zeros((600, 3)), _blocks.blocks(600, 2**20)
+    assert len(parts) > 100
+    assert _blocks.run(lambda part: part, parts, like=Duck(x)) == [slice(0, 256), slice(256, 512), slice(512, 600)]
+    assert _blocks.run(lambda part: part, parts[:2], like=Duck(x)) == [slice(parts[0].start, parts[1].stop)]
+    monkeypatch.setattr(_blocks, "DEVICE_BYTES", 1)
+    images, weight = (np.random.default_rng(0).standard_normal(shape) for shape in [(5, 3, 6, 6), (4, 3, 3, 3)])
+    y = conv.conv2d(Duck(images), Duck(weight))
+    np.testing.assert_allclose(y.array, conv.conv2d(images, weight), rtol=1e-12)  # type: ignore[attr-defined]
 
 
 def _host(x: Any) -> Any:

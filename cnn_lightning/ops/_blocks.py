@@ -24,6 +24,10 @@ BLOCK_BYTES = 4 * 2**20
 """What a block's working set may take. Measured on cores with 2 MiB of L2 and a large L3, SimpleCNN's second stage,
 forward and backward: 9.2 ms with 1 MiB, 8.5 with 2, 7.8 with 4 (fewer calls into NumPy, longer matrix products)."""
 
+DEVICE_BYTES = 256 * 2**20
+"""What a block's working set may take in another library's memory, where there is no cache to stay in: as large as
+batches mostly are, so that they stay whole, but not as large as the columns of a batch of photographs."""
+
 _T = TypeVar("_T")
 
 # ---- threads: BLAS on one, blocks of the batch over the others
@@ -85,8 +89,16 @@ def blocks(n: int, item_bytes: int, *, at_least: int = 1) -> list[slice]:
     count = max(at_least, -(-n * item_bytes // BLOCK_BYTES))
     if count > 1:
         count += count % 2
-    size = max(1, -(-n // count))
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+    return _Parts(n, -(-n // count), item_bytes)
+
+
+class _Parts(list[slice]):
+    """``n`` items cut into blocks of ``size``, which remember what an item takes."""
+
+    def __init__(self, n: int, size: int, item_bytes: int) -> None:
+        size = max(1, size)
+        super().__init__(slice(start, min(start + size, n)) for start in range(0, n, size))
+        self.n, self.item_bytes = n, item_bytes
 
 
 def run(function: Callable[[slice], _T], parts: Sequence[slice], *, like: Array) -> list[_T]:
@@ -96,8 +108,7 @@ def run(function: Callable[[slice], _T], parts: Sequence[slice], *, like: Array)
     """
     global _pool
     if type(like) is not np.ndarray:
-        # Cutting for the cache is a CPU matter: another library's device takes the whole batch.
-        return [function(slice(parts[0].start, parts[-1].stop))] if parts else []
+        return [function(part) for part in _for_device(parts)]
     with one_blas_thread():
         n = min(get_num_threads(), len(parts))
         if n < 2 or getattr(_working, "here", False):
@@ -124,6 +135,13 @@ def run(function: Callable[[slice], _T], parts: Sequence[slice], *, like: Array)
             for other in others:
                 other.result()
         return results
+
+
+def _for_device(parts: Sequence[slice]) -> Sequence[slice]:
+    """The same items in one block, or in as few as keep to `DEVICE_BYTES`: cutting for the cache is a CPU matter."""
+    if isinstance(parts, _Parts):
+        return _Parts(parts.n, DEVICE_BYTES // max(1, parts.item_bytes), parts.item_bytes)
+    return [slice(parts[0].start, parts[-1].stop)] if parts else []
 
 
 _PAUSE, _SOFT = "omp_pause_resource_all", 1
