@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -185,3 +186,39 @@ def test_resident_memory_stays_flat_over_changing_batch_sizes() -> None:
     _blocks.set_num_threads(1)
     settled = steps(150)
     assert steps(400) - settled < 4 * 1024  # KiB
+
+
+def test_the_first_operation_takes_no_more_threads_than_torch() -> None:
+    program = (
+        "import os, torch\n"
+        "from cnn_lightning import layers\n"
+        "from cnn_lightning.ops import _blocks\n"
+        "torch.set_num_threads(1)\n"
+        "layers.ReLU()(torch.ones(2))\n"
+        "assert _blocks.get_num_threads() == 1\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "CNN_LIGHTNING_NUM_THREADS"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=120)
+
+
+def test_torchs_workers_sleep_while_blocks_run() -> None:
+    """A worker that spins takes a core from the blocks: the process burns time with nothing to do."""
+    x, two = torch.ones(10**6), [slice(0, 1), slice(1, 2)]
+
+    def burnt() -> float:
+        assert x.add(1).sum() == 2 * 10**6, "torch has its workers whenever it asks for them"
+        _blocks.run(lambda part: None, two, like=LIKE)
+        start = time.process_time()
+        time.sleep(0.01)
+        return time.process_time() - start
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    _blocks.set_num_threads(2)
+    try:
+        burnt()
+        if not _blocks._blas.pauses:
+            pytest.skip("torch's threads here are not OpenMP 5's")
+        assert max(burnt() for _ in range(15)) < 0.002
+    finally:
+        torch.set_num_threads(before)
