@@ -1,10 +1,12 @@
 """The bridge: what it shares, casts, refuses and says; CuPy's side against a small stand-in of its interface."""
 
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -126,60 +128,142 @@ def test_meta_tensors_learn_shapes_without_data() -> None:
 # ---- devices, without having one
 
 
-def test_other_devices_go_by_host_copies_and_one_notice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "_noticed", False)
-    copies: list[torch.device] = []
+class Elsewhere:
+    """A CUDA tensor without a GPU: what the bridge asks a tensor on its way to the host and back."""
+
+    def __init__(self, tensor: Tensor, log: list[str]) -> None:
+        self.tensor, self.log = tensor, log
+        self.device, self.dtype, self.layout = torch.device("cuda", 1), tensor.dtype, tensor.layout
+
+    def is_floating_point(self) -> bool:
+        return self.tensor.is_floating_point()
+
+    def is_complex(self) -> bool:
+        return False
+
+    def numpy(self, *, force: bool) -> np.ndarray:
+        assert force
+        self.log.append("to the host")
+        return self.tensor.numpy()
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """As much of ``torch.cuda`` as the bridge uses, and a note of what was entered."""
+    seen = SimpleNamespace(entered=[], capturing=False, log=[])
 
     @contextmanager
-    def counted(op: Any, device: torch.device) -> Iterator[Any]:
-        bridge._notice(op, torch.device("mps"))
-        yield lambda result: copies.append(device) or torch.as_tensor(result)
+    def device(device: torch.device) -> Iterator[None]:
+        seen.entered.append(f"torch {device}")
+        yield
+        seen.entered.remove(f"torch {device}")
 
-    monkeypatch.setattr(bridge, "_place", counted)
-    with pytest.warns(UserWarning, match="double: the NumPy layers run on the host; tensors on mps are copied"):
-        bridge.call(double, torch.ones(2))
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: seen.capturing)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"{device} 7")
+    return seen
+
+
+@pytest.fixture
+def without_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(_cupy, "find_spec", lambda name: None)
+    monkeypatch.setattr(bridge, "_noticed", False)
+    _cupy.available.cache_clear()
+    yield
+    _cupy.available.cache_clear()
+
+
+def test_without_cupy_each_tensor_is_copied_once_each_way_and_said_so_once(
+    cuda: SimpleNamespace, without_cupy: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tensor, "to", lambda tensor, device: cuda.log.append(f"to {device}") or tensor)
+    x, bias = (Elsewhere(torch.ones(2), cuda.log) for _ in range(2))
+
+    def run() -> list[Any]:
+        return bridge._run(add, [x, bias], [torch.float32], False, {})  # type: ignore[list-item]
+
+    with pytest.warns(UserWarning, match=r"add: the NumPy layers run on the host; .* cuda:1 .*cnn-lightning\[cuda13\]"):
+        (y,) = run()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        bridge.call(double, torch.ones(2))
-    assert len(copies) == 2
+        run()
+    assert y.tolist() == [2, 2]
+    assert cuda.log == 2 * ["to the host", "to the host", "to cuda:1"]
+
+
+def test_on_a_device_without_cuda_the_notice_names_the_native_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "_noticed", False)
+    with pytest.warns(UserWarning, match="tensors on mps are copied .*layers='torch' runs natively"):
+        bridge._notice(double, torch.device("mps"))
+
+
+class FakeArray:
+    """A CuPy array: memory on a device, NumPy's dispatch, no way to the host."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.strides, self.flags = array, array.strides, SimpleNamespace(c_contiguous=True)
+
+    def __add__(self, other: Any) -> Any:
+        return FakeArray(self.array + other.array)
+
+    def __getitem__(self, index: Any) -> Any:
+        return FakeArray(self.array[index])
+
+    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        assert function is np.may_share_memory
+        return function(*(value.array for value in args))
+
+    def __array__(self, *args: Any, **options: Any) -> Any:
+        raise TypeError("implicit conversion to the host")
+
+    def copy(self) -> Any:
+        return FakeArray(self.array.copy())
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 1)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__()
 
 
 class FakeCupy(types.ModuleType):
     """Of CuPy's interface what `_cupy` uses; it notes which device, stream and allocator are current."""
 
-    def __init__(self) -> None:
+    def __init__(self, cuda: SimpleNamespace) -> None:
         super().__init__("cupy")
-        self.entered: list[str] = []
+        self.cuda_state = cuda
         self.converted: list[tuple[str, ...]] = []
-        self.cuda = types.SimpleNamespace(
+        self.threads: list[int] = []
+        self.cuda = SimpleNamespace(
             Device=lambda index: self._enter(f"device {index}"),
-            Stream=types.SimpleNamespace(from_external=lambda stream: self._enter(f"stream {stream}")),
+            Stream=SimpleNamespace(from_external=lambda stream: self._enter(f"stream {stream}")),
             using_allocator=lambda allocator: self._enter("allocator"),
-            PythonFunctionAllocator=lambda malloc, free: types.SimpleNamespace(malloc=(malloc, free)),
+            PythonFunctionAllocator=lambda malloc, free: SimpleNamespace(malloc=(malloc, free)),
         )
 
     @contextmanager
     def _enter(self, what: str) -> Iterator[None]:
-        self.entered.append(what)
+        self.cuda_state.entered.append(what)
         yield
-        self.entered.remove(what)
+        self.cuda_state.entered.remove(what)
 
     def is_available(self) -> bool:
         return True
 
-    def from_dlpack(self, tensor: Tensor) -> np.ndarray:
-        self.converted.append(tuple(self.entered))
-        return tensor.numpy()
+    def from_dlpack(self, tensor: Tensor) -> FakeArray:
+        self.converted.append(tuple(self.cuda_state.entered))
+        self.threads.append(threading.get_ident())
+        return FakeArray(tensor.numpy())
 
 
 @pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
-    fake = FakeCupy()
+def cupy(cuda: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
+    fake = FakeCupy(cuda)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(_cupy, "find_spec", lambda name: name)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: 7)
     # CPU tensors play CUDA ones: what follows the device is what is under test.
     monkeypatch.setattr(bridge, "_check", lambda *args: torch.device("cuda", 1))
+    monkeypatch.setattr(torch.utils.dlpack, "from_dlpack", lambda array: torch.from_numpy(array.array))
     _cupy.available.cache_clear()
     _cupy._allocator.cache_clear()
     yield fake
@@ -200,29 +284,73 @@ class Double(torch.autograd.Function):
 def test_device_stream_and_allocator_are_entered_forward_and_backward(cupy: FakeCupy) -> None:
     with torch.enable_grad():
         x = torch.ones(3, requires_grad=True)
-        Double.apply(x).sum().backward()
+        y = Double.apply(x).sum()
+        # As autograd does with what was computed on a GPU, the backward is on another thread.
+        backward = threading.Thread(target=y.backward)
+        backward.start()
+        backward.join()
     assert x.grad is not None
     assert x.grad.tolist() == [2, 2, 2]
-    assert cupy.converted == [("device 1", "stream 7", "allocator")] * 2
-    assert cupy.entered == []
+    assert cupy.converted == [("torch cuda:1", "device 1", "stream cuda:1 7", "allocator")] * 2
+    assert len(set(cupy.threads)) == 2
+    assert cupy.cuda_state.entered == []
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
-def test_on_a_gpu_nothing_is_copied_and_nothing_waits() -> None:
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
-    x = torch.arange(3.0, device="cuda")
-    seen: list[Any] = []
+def test_cupy_arrays_share_the_tensors_memory_both_ways(cupy: FakeCupy) -> None:
+    seen: list[np.ndarray] = []
 
     def keep(array: Any) -> Any:
-        seen.append(array)
-        return array + array
+        seen.append(array.array)
+        result = array + array
+        seen.append(result.array)
+        return result
 
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        y = bridge.call(keep, x)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert isinstance(seen[0], cupy.ndarray)
-    assert seen[0].data.ptr == x.data_ptr()
-    assert y.is_cuda
+    x = torch.ones(3)
+    y = bridge.call(keep, x)
+    assert [array.ctypes.data for array in seen] == [x.data_ptr(), y.data_ptr()]
+
+
+def test_a_cupy_array_that_is_a_view_of_an_argument_or_backwards_is_copied(cupy: FakeCupy) -> None:
+    x = torch.arange(4.0)
+    views = bridge.call(lambda array: (array, array[:2], array[::-1], (array + array)[::-1]), x)
+    x.zero_()
+    assert [view.tolist() for view in views] == [[0, 1, 2, 3], [0, 1], [3, 2, 1, 0], [6, 4, 2, 0]]
+
+
+@pytest.mark.parametrize("host", [np.zeros(3), np.float32(0), 0.0])
+def test_a_result_on_the_host_is_refused_rather_than_copied(cupy: FakeCupy, host: Any) -> None:
+    def stray(x: Any) -> Any:
+        return host
+
+    with pytest.raises(
+        TypeError, match=f"^stray: expected results on the device .* got {type(host).__name__} on"
+    ) as error:
+        bridge.call(stray, torch.ones(3))
+    assert "\n" not in str(error.value)
+
+
+def test_cupy_takes_its_memory_from_torch_on_the_current_stream(
+    cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "caching_allocator_alloc", lambda *args: asked.append(args) or 99)
+    monkeypatch.setattr(torch.cuda, "caching_allocator_delete", asked.append)
+    malloc, free = _cupy._allocator()
+    assert malloc(64, 1) == 99
+    free(99, 1)
+    assert asked == [(64, 1, "1 7"), 99]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_cuda_graph_is_refused_in_one_line(
+    installed: bool, cuda: SimpleNamespace, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue("cupy" if installed else "without_cupy")
+    cuda.capturing = True
+    with pytest.raises(RuntimeError, match=r"^double: expected no CUDA graph to be captured") as error:
+        bridge._run(double, [Elsewhere(torch.ones(2), [])], [torch.float32], False, {})  # type: ignore[list-item]
+    assert "\n" not in str(error.value)
+
+
+def test_the_compilers_cuda_graphs_leave_the_operator_out() -> None:
+    assert torch.Tag.cudagraph_unsafe in torch.ops.cnn_lightning.call.default.tags

@@ -1,4 +1,8 @@
-"""CUDA tensors as CuPy arrays on torch's device, stream and memory, without a copy."""
+"""CUDA tensors as CuPy arrays on torch's device, stream and memory, without a copy.
+
+CuPy computes in full float32 whatever torch's switches for TF32 say; its own is the variable ``CUPY_TF32=1``. There is
+no cuDNN here and there are no atomic additions, so that ``torch.backends.cudnn.deterministic`` has nothing to switch.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+_CPU = 1
+"""Of DLPack's kinds of device, https://dmlc.github.io/dlpack/latest/c_api.html."""
 
 
 @cache
@@ -27,6 +34,7 @@ def current(device: torch.device) -> Iterator[None]:
     cupy = import_module("cupy")
     stream = torch.cuda.current_stream(device)
     with (
+        torch.cuda.device(device),
         cupy.cuda.Device(device.index),
         cupy.cuda.Stream.from_external(stream),
         cupy.cuda.using_allocator(_allocator()),
@@ -51,9 +59,18 @@ def _allocator() -> Any:
 
 def array(tensor: Tensor) -> Any:
     """The tensor's memory as a CuPy array; enter `current` first."""
-    return import_module("cupy").from_dlpack(tensor.detach())
+    return import_module("cupy").from_dlpack(tensor.detach().resolve_neg())
 
 
-def tensor(result: Any) -> Tensor:
-    """The CuPy array's memory as a tensor."""
+def tensor(result: Any, op: str) -> Tensor:
+    """The CuPy array's memory as a tensor.
+
+    Raises:
+        TypeError: What ``op`` returned is on the host; to copy it to the device would be slow and unseen.
+    """
+    if not hasattr(result, "__dlpack_device__") or result.__dlpack_device__()[0] == _CPU:
+        raise TypeError(
+            f"{op}: expected results on the device of the arguments (np.empty(..., like=x) is there), "
+            f"got {type(result).__name__} on the host"
+        )
     return torch.utils.dlpack.from_dlpack(result)

@@ -152,10 +152,10 @@ def _array(tensor: Tensor, device: torch.device) -> Array:
 
 def _own(result: Array, arrays: Sequence[Array | None]) -> Array:
     """``result`` in memory of its own: a tensor that aliased an argument would change with it, unseen by autograd."""
-    if isinstance(result, np.ndarray) and (
-        not result.flags.writeable
+    if hasattr(result, "strides") and (
+        not getattr(result.flags, "writeable", True)  # CuPy's arrays always are
         or any(stride < 0 for stride in result.strides)
-        or any(array is not None and np.may_share_memory(result, array) for array in arrays)
+        or any(isinstance(result, type(array)) and np.may_share_memory(result, array) for array in arrays)
     ):
         return result.copy()
     return result
@@ -170,9 +170,15 @@ def _place(op: Operation, device: torch.device) -> Iterator[Callable[[Any], Tens
     """Where the operation runs, and how its results become tensors of ``device``."""
     if device.type == "cpu":
         yield torch.as_tensor
-    elif device.type == "cuda" and _cupy.available():
+        return
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{_label(op)}: expected no CUDA graph to be captured: NumPy layers choose memory and kernels anew at each "
+            "call, which a graph would not repeat (torch.compile leaves them out of its graphs by itself)"
+        )
+    if device.type == "cuda" and _cupy.available():
         with _cupy.current(device):
-            yield _cupy.tensor
+            yield lambda result: _cupy.tensor(result, _label(op))
     else:
         _notice(op, device)
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
@@ -307,7 +313,10 @@ def _is_fake(tensors: Sequence[Tensor | None]) -> bool:
 
 
 @torch.library.custom_op(
-    "cnn_lightning::call", mutates_args=(), schema="(str op, Tensor?[] tensors, str options) -> Tensor[]"
+    "cnn_lightning::call",
+    mutates_args=(),
+    schema="(str op, Tensor?[] tensors, str options) -> Tensor[]",
+    tags=(torch.Tag.cudagraph_unsafe,),
 )
 def _call(op: str, tensors: Sequence[Tensor | None], options: str) -> list[Tensor]:
     results = _run(_find(op), tensors, *_decode(options))
