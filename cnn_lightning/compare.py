@@ -9,7 +9,6 @@ import inspect
 import io
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -360,21 +359,6 @@ def count_lines(path: Path) -> int:
 
 def _package() -> Path:
     return Path(__file__).resolve().parent
-
-
-def machine(threads: int) -> str:
-    """Processor, threads and versions: what the figures are true for."""
-    from importlib.metadata import version
-
-    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "lightning"))
-    return f"{_processor()}, {threads} thread{'s' * (threads > 1)}, Python {platform.python_version()}, {versions}"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """``cnn-lightning benchmark``: step, layers, bridge, memory and the floor, measured on the reader's own machine."""
 
 import json
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +27,7 @@ from cnn_lightning.benchmark import (
 )
 from cnn_lightning.commands import parser as parsers
 from cnn_lightning.errors import UserError
+from cnn_lightning.machine import machine
 
 HELP = "measure step, layers, bridge and memory of every implementation on this machine"
 
@@ -78,6 +78,10 @@ def main(args: list[str]) -> int:
         threads=options.threads,
         device=options.device,
     )
+    try:
+        setting.network()
+    except ValueError as error:
+        raise UserError(str(error)) from error
     console = Console()
     found = _measure(setting, options.rounds, options.compile, console)
     for table in _tables(setting, found):
@@ -117,9 +121,10 @@ def _tables(setting: Setting, found: Measured) -> list[Table | str]:
 
 
 def _step_table(setting: Setting, found: Measured) -> Table:
-    table = Table(title=f"{setting.net}, batch {setting.batch_size}, {machine(setting)}", title_justify="left")
-    table.add_column("implementation")
-    for heading in ("step ms", "±", "/ torch", "forward ms", "±", "/ torch", "peak MB", "/ torch"):
+    title = f"{setting.net}, batch {setting.batch_size}\n{_machine(setting)}"
+    table = Table(title=title, title_justify="left", padding=(0, 0, 0, 1))
+    table.add_column("", min_width=len("channels_last"))
+    for heading in ("step ms", "±", "/ torch", "forward", "±", "/ torch", "peak MB", "/ torch"):
         table.add_column(heading, justify="right")
     for name, step in found["step"].items():
         forward, peak = found["forward"][name], found["memory"][name]
@@ -175,13 +180,8 @@ def _lines(found: Measured) -> list[str]:
     ]
 
 
-def machine(setting: Setting) -> str:
-    """The machine and the thread counts a figure was measured with."""
-    device = torch.cuda.get_device_name() if setting.device == "cuda" else platform.processor() or platform.machine()
-    return (
-        f"{device}, {setting.threads} thread{'s' * (setting.threads > 1)} each, torch {torch.__version__}, "
-        f"NumPy {np.__version__}"
-    )
+def _machine(setting: Setting) -> str:
+    return machine(setting.threads, torch.cuda.get_device_name() if setting.device == "cuda" else "")
 
 
 def _plain(setting: Setting, found: Measured) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def _plain(setting: Setting, found: Measured) -> dict[str, Any]:
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, list) else value
 
-    return {"setting": asdict(setting), "machine": machine(setting), **plain(found)}
+    return {"setting": asdict(setting), "machine": _machine(setting), **plain(found)}
 
 
 def _draw(setting: Setting, rows: list[LayerRow], path: str) -> None:
@@ -214,7 +214,7 @@ def _draw(setting: Setting, rows: list[LayerRow], path: str) -> None:
     axes.set_yticks(places, [row.name for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds")
-    axes.set_title(f"{setting.net}, batch {setting.batch_size}: each layer alone\n{machine(setting)}", fontsize=9)
+    axes.set_title(f"{setting.net}, batch {setting.batch_size}: each layer alone\n{_machine(setting)}", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)

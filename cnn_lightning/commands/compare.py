@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cnn_lightning.commands import parser as parsers
-from cnn_lightning.compare import PLAIN_TORCH, PROGRAMS, Measured, RunError, Setting, machine, measure
+from cnn_lightning.compare import PLAIN_TORCH, PROGRAMS, Measured, RunError, Setting, measure
 from cnn_lightning.errors import UserError
+from cnn_lightning.machine import machine
 from cnn_lightning.ops import _blocks
 
 HELP = "train four ways (plain or Lightning, NumPy or torch) and tabulate what each costs"

@@ -1,0 +1,142 @@
+"""The benchmark measures what it says: a layer slowed on purpose shows up where it is slow, and nowhere else."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cnn_lightning import benchmark, layers
+from cnn_lightning.benchmark import Contender, Setting, Timing
+from cnn_lightning.cli import main
+from cnn_lightning.ops import linear
+
+SMALL = Setting(batch_size=4, image_size=8, channels=(2, 3), hidden=5)
+SLOW = 0.02
+
+
+@pytest.fixture
+def slow_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A linear layer whose forward takes 20 ms more than it should."""
+    fast: Callable[..., Any] = linear.linear
+
+    def slow(*args: Any, **options: Any) -> Any:
+        time.sleep(SLOW)
+        return fast(*args, **options)
+
+    monkeypatch.setattr(linear, "linear", slow)
+
+
+@pytest.mark.usefixtures("slow_linear")
+def test_a_slow_layer_is_seen_in_the_step_and_in_its_own_row() -> None:
+    found = benchmark.measure_steps(SMALL, ["numpy", "torch"], rounds=3)
+    for kind in ("step", "forward"):
+        assert found[kind]["numpy"].median > 2 * SLOW, "both linear layers"
+        assert found[kind]["torch"].median < SLOW
+    rows = {row.name: row for row in benchmark.measure_layers(SMALL, rounds=3)}
+    assert list(rows) == [
+        "conv1",
+        "relu1",
+        "pool1",
+        "conv2",
+        "relu2",
+        "pool2",
+        "flatten",
+        "linear1",
+        "relu3",
+        "linear2",
+    ]
+    for name, row in rows.items():
+        assert (row.forward > SLOW) == name.startswith("linear"), name
+        assert row.native_forward < SLOW
+        assert row.backward < SLOW, "the forward's time is not taken for the backward's"
+
+
+@pytest.mark.usefixtures("slow_linear")
+def test_the_bridge_is_measured_against_the_very_operations_that_ran() -> None:
+    found = benchmark.measure_bridge(SMALL, rounds=3)
+    assert found["arrays"].median > 2 * SLOW
+    assert 0.9 < found["layers"].ratio(found["arrays"]) < 1.5
+
+
+def test_contenders_compute_the_same() -> None:
+    gradients = []
+    for name in ("numpy", "torch", "torch channels_last"):
+        contender = Contender.make(name, SMALL)
+        contender.backward()
+        gradients.append([parameter.grad for parameter in contender.net.parameters()])
+        assert isinstance(contender.net.conv1, layers.Conv2d) == (name == "numpy")
+    for others in zip(*gradients, strict=True):
+        for other in others[1:]:
+            torch.testing.assert_close(other, others[0], rtol=1e-4, atol=1e-6)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    """A machine that slows down by half between rounds changes no ratio."""
+    assert Timing([2.0, 4.0, 2.0]).ratio(Timing([1.0, 2.0, 1.0])) == 2
+    assert Timing([1.0, 2.0, 4.0]).median == 2
+    assert Timing([1.0]).spread == 0
+
+
+def test_turns_are_taken_and_the_first_calls_of_a_burst_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "BURST_SECONDS", 0.0)
+    calls: list[str] = []
+    found = benchmark.interleave({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2)
+    burst = benchmark.UNTIMED + 1
+    assert "".join(calls) == ("a" * burst + "b" * burst) * 3
+    assert [len(timing.seconds) for timing in found.values()] == [2, 2]
+
+
+def test_memory_counts_what_the_steps_take() -> None:
+    wide = Setting(batch_size=256, image_size=32, channels=(16, 16))
+    (small,) = benchmark.measure_memory(SMALL, ["numpy"]).values()
+    (large,) = benchmark.measure_memory(wide, ["numpy"]).values()
+    assert large > small + 256 * 16 * 16 * 16 * 4, "at least the first stage's output"
+
+
+def test_the_floor_counts_the_products_of_the_step() -> None:
+    floor = benchmark.measure_floor(SMALL)
+    conv1, conv2 = 4 * 64 * 2 * 9, 4 * 16 * 3 * 2 * 9
+    linear1, linear2 = 4 * 12 * 5, 4 * 5 * 10
+    assert floor.flops == 2 * (2 * conv1 + 3 * (conv2 + linear1 + linear2)), "no gradient of the picture"
+    assert floor.seconds == max(floor.flops / floor.peak_flops, floor.bytes / floor.bandwidth)
+
+
+TINY = ["--data.batch_size", "2", "--data.image_size", "8", "--model.channels", "[2,3]", "--rounds", "2"]
+
+
+def test_the_command_prints_writes_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "found.json", tmp_path / "layers.png"]
+    assert main(["benchmark", *TINY, "--json", str(files[0]), "--png", str(files[1])]) == 0
+    out = capsys.readouterr().out
+    for text in ("numpy", "channels_last", "conv1", "linear2", "bridge:", "floor:", "1 thread"):
+        assert text in out
+    found = json.loads(files[0].read_text())
+    assert found["setting"]["channels"] == [2, 3]
+    assert len(found["step"]["numpy"]["seconds"]) == 2
+    assert files[1].read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--rounds", "0"], "--rounds"),
+        (["--threads", "-1"], "--threads"),
+        (["--device", "cuda"], "--device"),
+        (["--model.net", "resnet"], "resnet"),
+        (["--model.net", "alexnet", "--data.image_size", "28"], "image_size"),
+        (["--json", "nowhere/found.json"], "nowhere"),
+        (["--data.batch_size", "many"], "batch_size"),
+    ],
+)
+def test_wrong_flags_end_in_one_line(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if args[-1] == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert main(["benchmark", *args]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
