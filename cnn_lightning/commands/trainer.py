@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -73,6 +74,8 @@ def main(args: list[str]) -> int:
         if _rank() == 0:
             print(f"cnn-lightning: {stop}", file=sys.stderr)
         return 128 + stop.number
+    except (MisconfigurationException, ImportError) as error:
+        raise UserError(f"trainer: expected what this machine and its libraries offer: {_one_line(error)}") from error
     except (ValueError, TypeError, RuntimeError, OSError, IndexError, NotImplementedError) as error:
         if os.environ.get("CNN_LIGHTNING_TRACEBACK"):
             raise

@@ -147,6 +147,10 @@ def _array(tensor: Tensor, device: torch.device) -> Array:
     if device.type == "cuda" and _cupy.available():
         cupy_array: Array = _cupy.array(tensor)
         return cupy_array
+    if device.type == "cpu" and torch.distributed.is_available() and torch.distributed.is_initialized():
+        # FSDP takes a parameter's memory away between its uses, which `Tensor.numpy` forbids for good.
+        shared: Array = np.from_dlpack(tensor.detach().resolve_neg())
+        return shared
     return tensor.numpy(force=True)
 
 
