@@ -8,12 +8,13 @@ Formulas are written for whole arrays and run on blocks of the batch, so that th
 """
 
 import math
+import numbers
 from collections.abc import Callable
 
 import numpy as np
 
 from cnn_lightning.ops import _blocks
-from cnn_lightning.ops._special import normal
+from cnn_lightning.ops._special import normal, precise
 from cnn_lightning.ops._types import Array
 
 
@@ -50,6 +51,7 @@ def relu6_backward(grad_y: Array, x: Array) -> Array:
 def leaky_relu(x: Array, *, negative_slope: float = 0.01) -> Array:
     """``y = x where x > 0 else negative_slope x``."""
     _check_dtype("leaky_relu", x)
+    _check_number("leaky_relu: negative_slope", negative_slope)
     return _blockwise(lambda x, y: _leaky(x, negative_slope, y), x)
 
 
@@ -86,14 +88,24 @@ def prelu_backward(
 def elu(x: Array, *, alpha: float = 1.0) -> Array:
     """``y = x where x > 0 else alpha (exp(x) - 1)``."""
     _check_dtype("elu", x)
-    return _precise(lambda x: np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0)), x)
+    _check_number("elu: alpha", alpha)
+
+    def formula(x: Array, y: Array) -> None:
+        precise(np.expm1, np.minimum(x, 0, out=y), out=y)
+        np.multiply(y, alpha, out=y)
+        _choose(x > 0, x, out=y)
+
+    return _blockwise(formula, x)
 
 
 def elu_backward(grad_y: Array, x: Array, *, alpha: float = 1.0) -> Array:
     """``grad_x = grad_y alpha exp(x) where x <= 0 else grad_y``."""
 
     def formula(x: Array, grad_y: Array) -> Array:
-        grad_x = grad_y * (alpha * np.exp(np.minimum(x, 0)))
+        grad_x = np.minimum(x, 0)
+        np.exp(grad_x, out=grad_x)
+        grad_x *= alpha
+        grad_x *= grad_y
         _choose(~(x <= 0), grad_y, out=grad_x)
         return grad_x
 
@@ -117,14 +129,11 @@ def gelu(x: Array, *, approximate: str = "none") -> Array:
     It is not computed by ``1 + erf`` or ``1 + tanh``, which lose all digits for negative x.
 
     Raises:
-        RuntimeError: An ``approximate`` that is neither "none" nor "tanh".
+        RuntimeError: An ``approximate`` that is neither "none" nor "tanh" (a TypeError where it is no string).
     """
     _check_dtype("gelu", x)
-    if approximate == "none":
-        return _blockwise(lambda x, y: np.multiply(x, normal(x)[0], out=y), x)
-    if approximate == "tanh":
-        return _precise(lambda x: x * _normal_by_tanh(x)[0], x)
-    raise RuntimeError(f"approximate: expected 'none' or 'tanh', got {approximate!r}")
+    distribution = _distribution(approximate)
+    return _rounded(lambda x: distribution(x)[0] * x.astype(np.float64, copy=False), x)
 
 
 def gelu_backward(grad_y: Array, x: Array, *, approximate: str = "none") -> Array:
@@ -132,30 +141,29 @@ def gelu_backward(grad_y: Array, x: Array, *, approximate: str = "none") -> Arra
 
     With ``approximate="tanh"``, ``P'(x) = 2 P(x) (1 - P(x)) sqrt(2 / pi) (1 + 3 0.044715 x^2)``.
     """
+    distribution = _distribution(approximate)
 
     def formula(x: Array, grad_y: Array) -> Array:
-        p, density = normal(x) if approximate == "none" else _normal_by_tanh(x)
-        density *= x
+        p, density = distribution(x)
+        density *= x.astype(np.float64, copy=False)
         density += p
-        density *= grad_y
+        density *= grad_y.astype(np.float64, copy=False)
         return density
 
-    if approximate == "none":
-        return _blockwise(lambda x, grad_y, grad_x: np.copyto(grad_x, formula(x, grad_y)), x, grad_y)
-    return _precise(formula, x, grad_y)
+    return _rounded(formula, x, grad_y)
 
 
 def silu(x: Array) -> Array:
     """``y = x sigmoid(x)``."""
     _check_dtype("silu", x)
-    return _precise(lambda x: x / (1 + np.exp(-x)), x)
+    return _blockwise(lambda x, y: np.divide(x, _one_and_exp(x, y), out=y), x)
 
 
 def silu_backward(grad_y: Array, x: Array) -> Array:
     """``grad_x = grad_y s (1 + x (1 - s))``, ``s = sigmoid(x)``."""
 
     def formula(x: Array, grad_y: Array) -> Array:
-        s = _sigmoid(x)
+        s = _sigmoid(x, np.empty_like(x))
         slope = 1 - s
         slope *= x
         slope += 1
@@ -188,10 +196,16 @@ def mish_backward(grad_y: Array, x: Array) -> Array:
 def softplus(x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
     """``y = log(1 + exp(beta x)) / beta``, but ``x`` where ``beta x > threshold``."""
     _check_dtype("softplus", x)
+    _check_number("softplus: beta", beta)
+    _check_number("softplus: threshold", threshold)
 
     def formula(x: Array) -> Array:
         z = beta * x
-        y = (np.log1p(np.exp(-np.abs(z))) + np.maximum(z, 0)) * (1 / beta if beta else math.inf)
+        y = np.abs(z)
+        np.negative(y, out=y)
+        np.log1p(np.exp(y, out=y), out=y)
+        y += np.maximum(z, 0)
+        y *= 1 / beta if beta else math.inf
         _choose(z > threshold, x, out=y)
         return y
 
@@ -203,7 +217,8 @@ def softplus_backward(grad_y: Array, x: Array, *, beta: float = 1.0, threshold: 
 
     def formula(x: Array, grad_y: Array) -> Array:
         z = beta * x
-        grad_x = grad_y * _sigmoid(z)
+        grad_x = _sigmoid(z, np.empty_like(z))
+        grad_x *= grad_y
         _choose(z > threshold, grad_y, out=grad_x)
         return grad_x
 
@@ -256,7 +271,7 @@ def hardsigmoid_backward(grad_y: Array, x: Array) -> Array:
 def sigmoid(x: Array) -> Array:
     """``y = 1 / (1 + exp(-x))``."""
     _check_dtype("sigmoid", x)
-    return _precise(_sigmoid, x)
+    return _blockwise(_sigmoid, x)
 
 
 def sigmoid_backward(grad_y: Array, y: Array) -> Array:
@@ -267,7 +282,7 @@ def sigmoid_backward(grad_y: Array, y: Array) -> Array:
 def tanh(x: Array) -> Array:
     """``y = (exp(x) - exp(-x)) / (exp(x) + exp(-x))``."""
     _check_dtype("tanh", x)
-    return _precise(np.tanh, x)
+    return _blockwise(lambda x, y: precise(np.tanh, x, out=y), x)
 
 
 def tanh_backward(grad_y: Array, y: Array) -> Array:
@@ -282,8 +297,11 @@ _ONE_SIXTH = float(np.float32(1 / 6))
 
 
 def _leaky(x: Array, slope: float | Array, y: Array) -> None:
-    np.multiply(np.minimum(x, 0, out=y), slope, out=y)
-    np.add(y, np.maximum(x, 0), out=y)
+    np.multiply(x, slope, out=y)
+    if isinstance(slope, float) and 0 < slope <= 1:
+        np.maximum(x, y, out=y)  # the choice below, in one step
+    else:
+        _choose(x > 0, x, out=y)
 
 
 def _leaky_backward(x: Array, slope: float | Array, grad_y: Array, grad_x: Array) -> None:
@@ -303,23 +321,47 @@ def _slope(x: Array, weight: Array) -> Array:
     return weight.reshape(channels, *(1,) * (x.ndim - 2))
 
 
-def _sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
+def _one_and_exp(x: Array, out: Array) -> Array:
+    """``1 + exp(-x)``."""
+    precise(np.exp, np.negative(x, out=out), out=out)
+    return np.add(out, 1, out=out)
+
+
+def _sigmoid(x: Array, out: Array) -> Array:
+    return np.divide(1, _one_and_exp(x, out), out=out)
+
+
+def _distribution(approximate: str) -> Callable[[Array], tuple[Array, Array]]:
+    """What gelu takes for the normal distribution and its density."""
+    if not isinstance(approximate, str):
+        raise TypeError(f"gelu: approximate: expected 'none' or 'tanh', got {type(approximate).__name__}")
+    if approximate not in ("none", "tanh"):
+        raise RuntimeError(f"gelu: approximate: expected 'none' or 'tanh', got {approximate!r}")
+    return normal if approximate == "none" else _normal_by_tanh
 
 
 def _normal_by_tanh(x: Array) -> tuple[Array, Array]:
-    """Gelu's approximation of the normal distribution, and the derivative of that."""
+    """Gelu's approximation of the normal distribution, and the derivative of that, both in float64."""
     scale = 2 * math.sqrt(2 / math.pi)
-    square = x * x
-    e = np.exp(-scale * x * (1 + 0.044715 * square))
+    square = np.square(x, dtype=np.float64)
+    e = 0.044715 * square
+    e += 1
+    e *= x
+    e *= -scale
+    np.exp(e, out=e)
     p = 1 / (1 + e)
     above = np.fmin(e * p, 1)  # 1 - p without cancellation; NaN where e is infinite and p 0
-    return p, p * above * (scale * (1 + 3 * 0.044715 * square))
+    square *= 3 * 0.044715 * scale
+    square += scale
+    square *= p
+    square *= above
+    return p, square
 
 
 def _tanh_softplus(x: Array) -> tuple[Array, Array]:
     """``tanh(softplus(x))`` and ``sigmoid(x)`` from one exponential; from x = 20 on both are 1 in either dtype."""
-    e = np.exp(np.minimum(x, 20))
+    e = np.minimum(x, 20)
+    np.exp(e, out=e)
     n = e * (e + 2)
     return n / (n + 2), e / (1 + e)
 
@@ -341,22 +383,22 @@ def _blockwise(formula: Callable[..., object], *arrays: Array) -> Array:
     return result
 
 
-_ARRAYS = 16
-"""What a formula keeps in cache at a time: its arguments, its result, and what lies between."""
+_ARRAYS = 32
+"""What a block counts for, to leave 2**15 float32 numbers in it: with more of them it gets slower."""
 
 
 def _precise(formula: Callable[..., Array], *arrays: Array) -> Array:
-    """`_blockwise` for a ``formula(*blocks)`` that returns its result, computed in float64 and rounded once.
+    """`_rounded`, with the arguments in float64 too.
 
-    NumPy's exp and tanh are two or three units in the last place off in float32, torch's one.
+    For formulas of several roundings, and of exp in NumPy's float32, which is two or three units in the last place off:
+    torch's, of one, would be nearer to the truth.
     """
+    return _rounded(lambda *blocks: formula(*(block.astype(np.float64, copy=False) for block in blocks)), *arrays)
 
-    def rounded(*blocks: Array) -> None:
-        *arguments, out = blocks
-        result = formula(*(block.astype(np.float64, copy=False) for block in arguments))
-        np.copyto(out, result, casting="same_kind")
 
-    return _blockwise(rounded, *arrays)
+def _rounded(formula: Callable[..., Array], *arrays: Array) -> Array:
+    """`_blockwise` for a ``formula(*blocks)`` that returns its result in float64."""
+    return _blockwise(lambda *blocks: np.copyto(blocks[-1], formula(*blocks[:-1]), casting="same_kind"), *arrays)
 
 
 # A product with 0 and 1 is no substitute for a choice (infinity and NaN times 0 are NaN), and np.where takes eight
@@ -383,3 +425,8 @@ def _choose(where: Array, x: Array, *, out: Array) -> None:
 def _check_dtype(name: str, x: Array, kinds: str = "f") -> None:
     if x.dtype.kind not in kinds:
         raise NotImplementedError(f"{name}: x: expected a floating dtype, got {x.dtype}")
+
+
+def _check_number(name: str, value: float) -> None:
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
