@@ -262,6 +262,7 @@ def cupy(cuda: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fak
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(_cupy, "find_spec", lambda name: name)
     # CPU tensors play CUDA ones: what follows the device is what is under test.
+    monkeypatch.setattr(bridge, "_host_arrays", lambda *args: None)
     monkeypatch.setattr(bridge, "_check", lambda *args: torch.device("cuda", 1))
     monkeypatch.setattr(torch.utils.dlpack, "from_dlpack", lambda array: torch.from_numpy(array.array))
     _cupy.available.cache_clear()

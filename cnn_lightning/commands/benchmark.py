@@ -171,8 +171,7 @@ def _lines(found: Measured) -> list[str]:
     bridge, floor = found["bridge"], found["floor"]
     step = found["step"]["numpy"].median
     return [
-        "bridge: forward, loss and backward through the layers take "
-        f"{bridge['layers'].ratio(bridge['arrays']):.2f} times the same operations on arrays",
+        f"bridge: adds {bridge['layers'].ratio(bridge['arrays']) - 1:.1%} to the time of the operations it calls",
         f"floor: {floor.flops / 1e9:.2f} GFLOP at {floor.peak_flops / 1e9:.0f} GFLOP/s take "
         f"{floor.flops / floor.peak_flops * 1e3:.3f} ms, {floor.bytes / 1e6:.0f} MB at "
         f"{floor.bandwidth / 1e9:.1f} GB/s {floor.bytes / floor.bandwidth * 1e3:.3f} ms; "

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from cnn_lightning.layers import _cupy
+from cnn_lightning.ops import _blocks
 from cnn_lightning.ops._types import Array
 
 Operation = Callable[..., Any]
@@ -65,11 +66,19 @@ def call(
         A tensor where ``op`` returned an array, otherwise a tuple of tensors and Nones.
 
     Raises:
-        RuntimeError: Tensors on different devices or (unless ``mixed``) of different floating dtypes; complex tensors;
-            double backward, which a hand-written backward has no derivative for.
+        TypeError: An argument that is neither a tensor nor None.
+        NotImplementedError: Complex or sparse tensors.
+        RuntimeError: Tensors on different devices or (unless ``mixed``) of different floating dtypes; double backward,
+            which a hand-written backward has no derivative for.
     """
+    compiling = torch.compiler.is_compiling()
+    arrays = None if compiling else _host_arrays(tensors, mixed)
+    if arrays is None:
+        for index, given in enumerate(tensors):
+            if given is not None and not isinstance(given, Tensor):
+                raise TypeError(f"{_argument(op, index)}: expected a tensor, got {type(given).__name__}")
     dtypes = _result_dtypes(tensors, like)
-    if torch.compiler.is_compiling() or _is_fake(tensors):
+    if compiling or (arrays is None and _is_fake(tensors)):
         results = torch.ops.cnn_lightning.call(_name(op), list(tensors), _encode(dtypes, mixed, options))
         needs = options.get("needs", (True,) * len(results))
         return _unwrap([result if need else None for result, need in zip(results, needs, strict=True)])
@@ -78,7 +87,7 @@ def call(
             f"{_label(op)}: double backward (create_graph=True) is not available: its gradient is hand-written and has "
             "no derivative of its own; expected a first-order gradient (bridge.call belongs into an autograd.Function)"
         )
-    return _unwrap(_run(op, tensors, dtypes, mixed, options))
+    return _unwrap(_run(op, tensors, dtypes, mixed, options, arrays))
 
 
 def autocast(policy: Literal["lower", "float32"], *tensors: Tensor | None) -> Any:
@@ -86,9 +95,11 @@ def autocast(policy: Literal["lower", "float32"], *tensors: Tensor | None) -> An
 
     Call it in ``Module.forward``, before ``Function.apply``, so that gradients flow back through the casts. Outside
     autocast, and for float64, nothing is done. Returns the tensor, or a tuple where several were given.
+
+    Raises:
+        TypeError: The first is not a tensor.
     """
-    first = next(tensor for tensor in tensors if tensor is not None)
-    kind = first.device.type
+    kind = expect_tensor(tensors[0]).device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind) if policy == "lower" else torch.float32
         tensors = tuple(
@@ -98,6 +109,17 @@ def autocast(policy: Literal["lower", "float32"], *tensors: Tensor | None) -> An
             for tensor in tensors
         )
     return tensors if len(tensors) > 1 else tensors[0]
+
+
+def expect_tensor(input: Any, error: type[Exception] = TypeError) -> Tensor:
+    """``input`` itself, for ``Module.forward`` to begin with: one line in place of whatever a list or None would cause.
+
+    Raises:
+        TypeError: ``input`` is not a tensor; or another ``error``.
+    """
+    if not isinstance(input, Tensor):
+        raise error(f"input: expected a tensor, got {type(input).__name__}")
+    return input
 
 
 def write(x: Tensor, y: Tensor) -> Tensor:
@@ -113,8 +135,10 @@ def overwrites(x: Tensor, inplace: bool) -> bool:
     """``inplace``, for ``Module.forward`` to pass on: refused beforehand where autograd would only refuse afterwards.
 
     Raises:
+        TypeError: ``x`` is not a tensor.
         RuntimeError: ``x`` is a leaf that requires a gradient, or a view of one.
     """
+    expect_tensor(x)
     if inplace and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         source = x._base if x._is_view() and x._base is not None else x
         if source.is_leaf and source.requires_grad:
@@ -126,19 +150,61 @@ def overwrites(x: Tensor, inplace: bool) -> bool:
 
 
 def _run(
-    op: Operation, tensors: Sequence[Tensor | None], dtypes: Sequence[torch.dtype], mixed: bool, options: dict[str, Any]
+    op: Operation,
+    tensors: Sequence[Tensor | None],
+    dtypes: Sequence[torch.dtype],
+    mixed: bool,
+    options: dict[str, Any],
+    arrays: list[Array | None] | None = None,
 ) -> list[Tensor | None]:
+    if arrays is not None:
+        return _tensors(op(*arrays, **options), arrays, dtypes, _tensor_of)
     device = _check(op, tensors, mixed)
-    with _place(op, device) as to_tensor:
+    with _ON_HOST if device.type == "cpu" else _place(op, device) as to_tensor:
         arrays = [None if tensor is None else _array(tensor, device) for tensor in tensors]
-        results = op(*arrays, **options)
-        if not isinstance(results, tuple):
-            results = (results,)
-        kinds = dtypes if len(dtypes) == len(results) else (dtypes[0],) * len(results)
-        return [
-            None if result is None else _cast(to_tensor(_own(result, arrays)), dtype)
-            for result, dtype in zip(results, kinds, strict=True)
-        ]
+        return _tensors(op(*arrays, **options), arrays, dtypes, to_tensor)
+
+
+def _host_arrays(tensors: Sequence[Tensor | None], mixed: bool) -> list[Array | None] | None:
+    """The arrays, if all is as it mostly is: plain tensors on the CPU, in this process alone, of one floating dtype."""
+    _blocks.suggest_num_threads(torch.get_num_threads())
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return None
+    arrays: list[Array | None] = []
+    floating = None
+    for tensor in tensors:
+        if tensor is None:
+            arrays.append(None)
+            continue
+        if type(tensor) not in _PLAIN or not tensor.is_cpu or tensor.layout is not torch.strided:
+            return None
+        dtype = tensor.dtype
+        if dtype in _FLOATING:
+            if floating is None:
+                floating = dtype
+            elif dtype is not floating and not mixed:
+                return None
+        elif dtype not in _WHOLE:
+            return None
+        arrays.append(tensor.numpy(force=True))
+    return arrays if any(array is not None for array in arrays) else None
+
+
+_PLAIN = {Tensor, torch.nn.Parameter}
+_FLOATING = {torch.float32, torch.float64}
+_WHOLE = {torch.int64, torch.bool, torch.uint8, torch.int32}
+
+
+def _tensors(
+    results: Any, arrays: Sequence[Array | None], dtypes: Sequence[torch.dtype], to_tensor: Callable[[Any], Tensor]
+) -> list[Tensor | None]:
+    if not isinstance(results, tuple):
+        results = (results,)
+    kinds = dtypes if len(dtypes) == len(results) else (dtypes[0],) * len(results)
+    return [
+        None if result is None else _cast(to_tensor(_own(result, arrays)), dtype)
+        for result, dtype in zip(results, kinds, strict=True)
+    ]
 
 
 def _array(tensor: Tensor, device: torch.device) -> Array:
@@ -156,6 +222,8 @@ def _array(tensor: Tensor, device: torch.device) -> Array:
 
 def _own(result: Array, arrays: Sequence[Array | None]) -> Array:
     """``result`` in memory of its own: a tensor that aliased an argument would change with it, unseen by autograd."""
+    if type(result) is np.ndarray and result.base is None and result.flags.writeable:
+        return result
     if hasattr(result, "strides") and (
         not getattr(result.flags, "writeable", True)  # CuPy's arrays always are
         or any(stride < 0 for stride in result.strides)
@@ -166,15 +234,19 @@ def _own(result: Array, arrays: Sequence[Array | None]) -> Array:
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != dtype else tensor
+    return tensor.to(dtype) if tensor.dtype != dtype and tensor.is_floating_point() else tensor
+
+
+def _tensor_of(result: Any) -> Tensor:
+    return torch.from_numpy(result) if type(result) is np.ndarray else torch.as_tensor(result)
+
+
+_ON_HOST = nullcontext(_tensor_of)
 
 
 @contextmanager
 def _place(op: Operation, device: torch.device) -> Iterator[Callable[[Any], Tensor]]:
-    """Where the operation runs, and how its results become tensors of ``device``."""
-    if device.type == "cpu":
-        yield torch.as_tensor
-        return
+    """Where the operation runs if not on the CPU, and how its results become tensors of ``device``."""
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             f"{_label(op)}: expected no CUDA graph to be captured: NumPy layers choose memory and kernels anew at each "
@@ -220,6 +292,8 @@ def _check(op: Operation, tensors: Sequence[Tensor | None], mixed: bool) -> torc
     for index, tensor in enumerate(tensors):
         if tensor is None:
             continue
+        if tensor.layout != torch.strided:
+            raise NotImplementedError(f"{_argument(op, index)}: expected a dense tensor, got {tensor.layout}")
         if first is None:
             first = tensor
         elif tensor.device != first.device:
@@ -234,7 +308,7 @@ def _check(op: Operation, tensors: Sequence[Tensor | None], mixed: bool) -> torc
                     f"{_argument(op, index)}: expected the dtype of the others, {floating.dtype}, got {tensor.dtype}"
                 )
         elif tensor.is_complex():
-            raise RuntimeError(f"{_argument(op, index)}: expected a real dtype, got {tensor.dtype}")
+            raise NotImplementedError(f"{_argument(op, index)}: expected a real dtype, got {tensor.dtype}")
     if first is None:
         raise RuntimeError(f"{_label(op)}: expected at least one tensor, got none")
     return first.device
@@ -310,10 +384,10 @@ def _find(name: str) -> Operation:
 
 def _is_fake(tensors: Sequence[Tensor | None]) -> bool:
     """Tensors without data (the meta device, FakeTensorMode): the operator below knows their shapes."""
-    return any(
-        tensor is not None and (tensor.is_meta or isinstance(tensor, torch._subclasses.FakeTensor))
-        for tensor in tensors
-    )
+    for tensor in tensors:
+        if tensor is not None and (tensor.is_meta or isinstance(tensor, torch._subclasses.FakeTensor)):
+            return True
+    return False
 
 
 @torch.library.custom_op(
