@@ -84,10 +84,10 @@ def calls() -> dict[str, list[Call]]:
     found: dict[str, list[Call]] = defaultdict(list, direct())
     original = bridge._run
 
-    def recording(op: Any, tensors: Any, dtypes: Any, mixed: bool, options: dict[str, Any]) -> Any:
+    def recording(op: Any, tensors: Any, dtypes: Any, mixed: bool, options: dict[str, Any], *rest: Any) -> Any:
         arrays = tuple(None if value is None else bridge._array(value, value.device).copy("K") for value in tensors)
         found[name_of(op)].append((arrays, options))
-        return original(op, tensors, dtypes, mixed, options)
+        return original(op, tensors, dtypes, mixed, options, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bridge, "_run", recording)

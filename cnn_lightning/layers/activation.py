@@ -177,7 +177,7 @@ class GELU(torch.nn.GELU):
 
     def forward(self, input: Tensor) -> Tensor:
         """``x P(x)`` with the normal distribution P or its tanh approximation, any shape."""
-        y: Tensor = GELUFunction.apply(input, self.approximate)
+        y: Tensor = GELUFunction.apply(bridge.expect_tensor(input), self.approximate)
         return y
 
 
@@ -257,7 +257,7 @@ class Softplus(torch.nn.Softplus):
 
     def forward(self, input: Tensor) -> Tensor:
         """``log(1 + exp(beta x)) / beta``, and ``x`` above the threshold, any shape."""
-        y: Tensor = SoftplusFunction.apply(input, self.beta, self.threshold)
+        y: Tensor = SoftplusFunction.apply(bridge.expect_tensor(input), self.beta, self.threshold)
         return y
 
 
@@ -330,8 +330,7 @@ class Sigmoid(torch.nn.Sigmoid):
 
     def forward(self, input: Tensor) -> Tensor:
         """``1 / (1 + exp(-x))``, any shape; integers become floats."""
-        x = input if input.is_floating_point() else input.to(torch.get_default_dtype())
-        y: Tensor = SigmoidFunction.apply(x)
+        y: Tensor = SigmoidFunction.apply(_floating(input))
         return y
 
 
@@ -356,6 +355,11 @@ class Tanh(torch.nn.Tanh):
 
     def forward(self, input: Tensor) -> Tensor:
         """``tanh(x)``, any shape; integers become floats."""
-        x = input if input.is_floating_point() else input.to(torch.get_default_dtype())
-        y: Tensor = TanhFunction.apply(x)
+        y: Tensor = TanhFunction.apply(_floating(input))
         return y
+
+
+def _floating(input: Tensor) -> Tensor:
+    """Integers and booleans as floats; the bridge refuses complex numbers."""
+    input = bridge.expect_tensor(input)
+    return input if input.is_floating_point() or input.is_complex() else input.to(torch.get_default_dtype())

@@ -111,15 +111,15 @@ def autocast(policy: Literal["lower", "float32"], *tensors: Tensor | None) -> An
     return tensors if len(tensors) > 1 else tensors[0]
 
 
-def expect_tensor(input: Any, error: type[Exception] = TypeError) -> Tensor:
-    """``input`` itself, for ``Module.forward`` to begin with: one line in place of whatever a list or None would cause.
+def expect_tensor(value: Any, name: str = "input") -> Tensor:
+    """``value`` itself, for ``Module.forward`` to begin with: one line in place of whatever a list or None would cause.
 
     Raises:
-        TypeError: ``input`` is not a tensor; or another ``error``.
+        TypeError: ``value`` is not a tensor.
     """
-    if not isinstance(input, Tensor):
-        raise error(f"input: expected a tensor, got {type(input).__name__}")
-    return input
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    return value
 
 
 def write(x: Tensor, y: Tensor) -> Tensor:

@@ -118,9 +118,7 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
 def _prepared(module: Any, input: Tensor) -> tuple[Tensor, dict[str, Any]]:
     """The input with a batch axis, and with its borders where the padding is not of zeros; the options left to do."""
     kind, axes = type(module).__name__, len(module.kernel_size) + 1
-    if not isinstance(input, Tensor):
-        raise TypeError(f"{kind}: input: expected a tensor, got {type(input).__name__}")
-    if input.dim() not in (axes, axes + 1):
+    if bridge.expect_tensor(input).dim() not in (axes, axes + 1):
         # torch leaves this to its padding function, which has no kernel ("not implemented") for other ranks.
         error = RuntimeError if module.padding_mode == "zeros" else NotImplementedError
         raise error(

@@ -35,7 +35,7 @@ class Dropout(torch.nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """In training, 0 with probability p and otherwise 1 / (1 - p) times as large; else the input itself."""
-        if not self.training or self.p == 0 or input.numel() == 0:
+        if bridge.expect_tensor(input).numel() == 0 or not self.training or self.p == 0:
             return input
         return _dropped(input, _elements(input, self.p), self.p, self.inplace)
 

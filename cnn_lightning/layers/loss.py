@@ -39,7 +39,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits ``(N, C, ...)`` against indices ``(N, ...)`` or probabilities ``(N, C, ...)``."""
-        input, target, weight = bridge.autocast("float32", input, target, self.weight)
+        input, target, weight = bridge.autocast("float32", input, bridge.expect_tensor(target, "target"), self.weight)
         if target.is_floating_point():
             input, target, weight = _promoted(input, target, weight)
         options = {
@@ -73,7 +73,7 @@ class NLLLoss(torch.nn.NLLLoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of log-probabilities ``(N, C, ...)`` against indices ``(N, ...)``."""
-        input, target, weight = bridge.autocast("float32", input, target, self.weight)
+        input, target, weight = bridge.autocast("float32", input, bridge.expect_tensor(target, "target"), self.weight)
         options = {"ignore_index": self.ignore_index, "reduction": self.reduction}
         result: Tensor = NLLLossFunction.apply(input, target, weight, options)
         return result
@@ -102,14 +102,14 @@ class MSELoss(torch.nn.MSELoss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of two tensors of one shape, or, with torch's warning, of shapes that broadcast."""
-        input, target = bridge.autocast("float32", input, target)
-        if input.shape != target.shape:
+        if target.size() != input.size():
             warnings.warn(
                 f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). "
                 "This will likely lead to incorrect results due to broadcasting. "
                 "Please ensure they have the same size.",
                 stacklevel=2,
             )
+        input, target = bridge.autocast("float32", input, target)
         input, target = torch.broadcast_tensors(*_promoted(input, target))  # type: ignore[no-untyped-call]
         result: Tensor = MSELossFunction.apply(input, target, self.reduction)
         return result

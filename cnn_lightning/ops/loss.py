@@ -43,21 +43,24 @@ def cross_entropy(
     Raises:
         IndexError: An index that is neither in ``[0, C)`` nor ``ignore_index``.
         ValueError: Batch sizes that differ, or an unknown reduction.
+        TypeError: An ``ignore_index`` that is no integer.
         RuntimeError: Other shapes or dtypes that do not go together, or an option out of range.
     """
     _check_reduction(reduction)
     _check_smoothing(label_smoothing)
     _check_floating("logits", logits)
+    if logits.ndim == 0:
+        raise IndexError("logits: expected at least one dimension, that of the classes, got none")
     if target.shape == logits.shape:
         _check_probabilities(logits, target, weight, ignore_index)
     else:
         _check_classes(logits, target, weight, ignore_index, check_target)
     rows = _shifted(_rows(logits))
     with np.errstate(divide="ignore", invalid="ignore"):
-        if target.shape != logits.shape and label_smoothing <= 0:
+        if target.shape != logits.shape and not label_smoothing > 0:
             classes, valid, factor = _classes(logits, target, weight, ignore_index)
             picked = _picked(rows, classes)
-            losses = factor * (np.log(_sum(precise(np.exp, rows, out=rows))) - picked)
+            losses = -(factor * (picked - np.log(_sum(precise(np.exp, rows, out=rows)))))
         else:
             a, valid, factor = _soft(logits, target, weight, ignore_index, label_smoothing)
             np.subtract(np.log(_sum(precise(np.exp, rows)))[:, None], rows, out=rows, casting="same_kind")
@@ -80,7 +83,7 @@ def cross_entropy_backward(
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         precise(np.exp, rows, out=rows)
         np.divide(rows, _sum(rows)[:, None], out=rows, casting="same_kind")
-        if target.shape != logits.shape and label_smoothing <= 0:
+        if target.shape != logits.shape and not label_smoothing > 0:
             classes, valid, factor = _classes(logits, target, weight, ignore_index)
             scale = _share(grad_y, valid, factor, reduction) * factor
             np.multiply(rows, scale[:, None], out=rows)
@@ -108,7 +111,7 @@ def cross_entropy_backward_target(
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         np.subtract(np.log(_sum(precise(np.exp, rows)))[:, None], rows, out=rows, casting="same_kind")
         _, valid, factor = _soft(logits, target, weight, ignore_index, label_smoothing)
-        share = _share(grad_y, valid, factor, reduction) * (1 - max(label_smoothing, 0.0))
+        share = _share(grad_y, valid, factor, reduction) * (1 - _smoothing(label_smoothing))
         np.multiply(rows, share[:, None], out=rows)
         if weight is not None:
             np.multiply(rows, weight, out=rows)
@@ -151,7 +154,7 @@ def nll_loss_backward(
     rows = np.zeros((classes.shape[0], _classes_number(log_probs)), dtype=log_probs.dtype, like=log_probs)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = _share(grad_y, valid, factor, reduction)
-        rows[np.arange(rows.shape[0], like=rows), classes] = -share * factor
+        rows[np.arange(rows.shape[0], like=rows), classes] = 0 - share * factor  # never -0
     return _unrows(rows, log_probs)
 
 
@@ -242,11 +245,16 @@ def _classes(scores: Array, target: Array, weight: Array | None, ignore_index: i
     return classes, valid, factor
 
 
+def _smoothing(label_smoothing: float) -> float:
+    """As torch takes it: none where it is negative or NaN."""
+    return label_smoothing if label_smoothing > 0 else 0.0
+
+
 def _soft(
     logits: Array, target: Array, weight: Array | None, ignore_index: int, label_smoothing: float
 ) -> tuple[Array, Array, Array]:
     """For each row: its ``a`` of `cross_entropy`, whether it counts, and its part in the mean's divisor."""
-    smoothing = max(label_smoothing, 0.0)
+    smoothing = _smoothing(label_smoothing)
     if target.shape == logits.shape:
         a = _rows(target) * (1 - smoothing) + smoothing / max(1, _classes_number(logits))
         if weight is not None:
@@ -301,6 +309,8 @@ def _check_floating(name: str, x: Array) -> None:
 
 
 def _check_weight(scores: Array, weight: Array | None) -> None:
+    if weight is not None and weight.dtype != scores.dtype:
+        raise RuntimeError(f"weight: expected the dtype of the scores, {scores.dtype}, got {weight.dtype}")
     if weight is not None and weight.shape != (_classes_number(scores),):
         raise RuntimeError(
             f"weight: expected one factor for each of {_classes_number(scores)} classes, got shape {weight.shape}"
@@ -318,8 +328,10 @@ def _check_probabilities(logits: Array, target: Array, weight: Array | None, ign
 
 
 def _check_classes(scores: Array, target: Array, weight: Array | None, ignore_index: int, check_range: bool) -> None:
+    if not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index: expected an integer, got {type(ignore_index).__name__}")
     if scores.ndim == 0:
-        raise ValueError("logits: expected at least one dimension, that of the classes, got none")
+        raise ValueError("log_probs: expected at least one dimension, that of the classes, got none")
     if scores.ndim == 1 and target.ndim < 2:
         if target.size != 1:
             raise ValueError(f"target: expected one class for scores of shape {scores.shape}, got {target.shape}")
