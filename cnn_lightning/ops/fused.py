@@ -163,14 +163,14 @@ class _Stage:
         phases = self.scratch("phases", (self.o, 2, 2, columns.shape[1] // 4))
         _matmul.times(matrix, columns, phases.reshape(self.o, -1))
         left, right = phases[:, 0], phases[:, 1]  # each (O, 2, h * w * n): the upper and the lower pair
-        larger = self.scratch("larger", left.shape)
-        np.maximum(left, right, out=larger)
-        upper, lower = larger[:, 0], larger[:, 1]
+        upper, lower = left[:, 0], left[:, 1]
         y = pooled.reshape(upper.shape)
-        np.maximum(upper, lower, out=y)
         if winners is not None:
             is_right, is_lower, passes = _comparisons(winners)
             np.greater(right, left, out=is_right)
+        np.maximum(left, right, out=left)
+        np.maximum(upper, lower, out=y)
+        if winners is not None:
             np.greater(lower, upper, out=is_lower)
             np.greater(y, 0, out=passes)
             if _blocks.may_hold_nan(y):
@@ -186,14 +186,14 @@ class _Stage:
         """
         is_right, is_lower, passes = (flags.view(np.int8) for flags in _comparisons(winners))
         phases = self.scratch("phases", (self.o, 2, 2, passes.shape[-1]))
-        larger = self.scratch("larger", (self.o, 2, passes.shape[-1]))
         bits = np.dtype(f"i{gradient.itemsize}")
-        both, pair, out = gradient.reshape(passes.shape).view(bits), larger.view(bits), phases.view(bits)
+        both, out = gradient.reshape(passes.shape).view(bits), phases.view(bits)
+        left, right = out[:, 0], out[:, 1]
         np.multiply(both, passes, out=both, dtype=bits)
-        np.multiply(both, is_lower, out=pair[:, 1], dtype=bits)
-        np.bitwise_xor(both, pair[:, 1], out=pair[:, 0])
-        np.multiply(pair, is_right, out=out[:, 1], dtype=bits)
-        np.bitwise_xor(pair, out[:, 1], out=out[:, 0])
+        np.multiply(both, is_lower, out=left[:, 1], dtype=bits)
+        np.bitwise_xor(both, left[:, 1], out=left[:, 0])
+        np.multiply(left, is_right, out=right, dtype=bits)
+        np.bitwise_xor(left, right, out=left)
         return phases.reshape(self.o, -1)
 
     def columns(self, image: Array) -> Array:
