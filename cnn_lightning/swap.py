@@ -59,6 +59,7 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Softmax: layers.Softmax,
     nn.LogSoftmax: layers.LogSoftmax,
     nn.Dropout: layers.Dropout,
+    nn.Dropout1d: layers.Dropout1d,
     nn.Dropout2d: layers.Dropout2d,
     nn.Flatten: layers.Flatten,
     nn.Identity: layers.Identity,

@@ -150,7 +150,7 @@ _FIXED = {
 }
 _FIXED["BatchNorm1d"] = _FIXED["BatchNorm2d"]
 _FIXED["GroupNorm"] = _FIXED["LayerNorm2d"] = _FIXED["LayerNorm"]
-_FIXED["Dropout2d"] = _FIXED["Dropout"]
+_FIXED["Dropout1d"] = _FIXED["Dropout2d"] = _FIXED["Dropout"]
 _FIXED["NonDynamicallyQuantizableLinear"] = _FIXED["Linear"]
 
 

@@ -1,6 +1,7 @@
 """What a convolution's shapes must be, and where its window lies."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Literal, NamedTuple
 
 from cnn_lightning.ops._types import Array
@@ -35,11 +36,27 @@ class Geometry(NamedTuple):
         ]
 
 
-def _pair(value: Pair, name: str) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value) * (1 if len(value) == 2 else 2)
-    if len(pair) != 2:
-        raise RuntimeError(f"conv2d: {name}: expected one number or two, got {value}")
-    return int(pair[0]), int(pair[1])
+def integers(value: Pair | str, name: str, count: int) -> tuple[int, ...]:
+    """An option as ``count`` integers, of which one may stand for all.
+
+    Raises:
+        TypeError: Anything but integers.
+        RuntimeError: Another number of them.
+    """
+    if isinstance(value, int):
+        return (value,) * count
+    numbers = (value,) if isinstance(value, Integral) else value
+    if not isinstance(numbers, Sequence) or not all(isinstance(number, Integral) for number in numbers):
+        raise TypeError(f"{name}: expected integers, got {value!r}")
+    if len(numbers) not in (1, count):
+        raise RuntimeError(f"{name}: expected {count} {'number' if count == 1 else 'numbers'}, got {value}")
+    return tuple(int(number) for number in numbers) * (count // len(numbers))
+
+
+def pair(value: Pair, name: str) -> tuple[int, int]:
+    """`integers` for rows and columns."""
+    rows, columns = integers(value, name, 2)
+    return rows, columns
 
 
 def geometry(
@@ -51,7 +68,10 @@ def geometry(
     dilation: Pair,
     groups: int,
 ) -> Geometry:
-    """The sizes, or a RuntimeError whose one line names the argument, what was expected and what came."""
+    """The sizes, or a RuntimeError whose one line names the argument, what was expected and what came.
+
+    Options that are no integers are a TypeError.
+    """
     if x.ndim != 4 or weight.ndim != 4:
         name, array = ("x", x) if x.ndim != 4 else ("weight", weight)
         raise RuntimeError(f"conv2d: {name}: expected 4 axes, got shape {tuple(array.shape)}")
@@ -66,9 +86,11 @@ def geometry(
         raise RuntimeError(f"conv2d: x: expected {per_group * groups} channels, got {c} in shape {tuple(x.shape)}")
     if bias is not None and bias.shape != (o,):
         raise RuntimeError(f"conv2d: bias: expected shape ({o},), got {tuple(bias.shape)}")
-    steps, spread = _pair(stride, "stride"), _pair(dilation, "dilation")
+    steps, spread = pair(stride, "conv2d: stride"), pair(dilation, "conv2d: dilation")
     if min(steps) < 1 or min(spread) < 1:
         raise RuntimeError(f"conv2d: stride and dilation: expected at least 1, got {stride} and {dilation}")
+    if o < 1:
+        raise RuntimeError(f"conv2d: weight: expected at least 1 output channel, got shape {tuple(weight.shape)}")
     reach = [d * (k - 1) for d, k in zip(spread, kernel, strict=True)]
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
@@ -78,7 +100,7 @@ def geometry(
         total = reach if padding == "same" else [0, 0]
         pad = [(p // 2, p - p // 2) for p in total]
     else:
-        pad = [(p, p) for p in _pair(padding, "padding")]
+        pad = [(p, p) for p in pair(padding, "conv2d: padding")]
     if min(p for both in pad for p in both) < 0:
         raise RuntimeError(f"conv2d: padding: expected at least 0, got {padding}")
     size = [h + sum(pad[0]), w + sum(pad[1])]

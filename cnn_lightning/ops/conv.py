@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cnn_lightning.ops import _blocks, _depthwise, _matmul
-from cnn_lightning.ops._geometry import Geometry, Padding, Pair, geometry
+from cnn_lightning.ops._geometry import Geometry, Padding, Pair, geometry, integers
 from cnn_lightning.ops._types import Array
 
 
@@ -237,10 +237,7 @@ def _of_one_row(x: Array, weight: Array, stride: Pair, padding: Padding, dilatio
     pairs: dict[str, Any] = {"padding": padding} if isinstance(padding, str) else {}
     for name, value, idle in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
         if name not in pairs:
-            numbers = (value,) if isinstance(value, int) else tuple(value)
-            if len(numbers) != 1:
-                raise RuntimeError(f"conv1d: {name}: expected one number, got {value}")
-            pairs[name] = (idle, numbers[0])
+            pairs[name] = (idle, *integers(value, f"conv1d: {name}", 1))
     return pairs
 
 

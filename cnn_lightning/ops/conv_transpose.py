@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cnn_lightning.ops import conv
-from cnn_lightning.ops._geometry import Pair
+from cnn_lightning.ops._geometry import Pair, pair
 from cnn_lightning.ops._types import Array
 
 
@@ -119,11 +119,10 @@ def _longer(x: Array, g: _Geometry) -> Array:
 
 
 def _pair(value: Pair, name: str, least: int) -> tuple[int, int]:
-    numbers = (value,) if isinstance(value, int) else tuple(value)
-    pair = numbers * 2 if len(numbers) == 1 else numbers
-    if len(pair) != 2 or min(pair) < least:
-        raise RuntimeError(f"conv_transpose2d: {name}: expected one number or two of at least {least}, got {value}")
-    return pair[0], pair[1]
+    numbers = pair(value, f"conv_transpose2d: {name}")
+    if min(numbers) < least:
+        raise RuntimeError(f"conv_transpose2d: {name}: expected at least {least}, got {value}")
+    return numbers
 
 
 def _geometry(

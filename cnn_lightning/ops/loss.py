@@ -49,11 +49,11 @@ def cross_entropy(
     _check_reduction(reduction)
     _check_smoothing(label_smoothing)
     _check_floating("logits", logits)
-    if logits.ndim == 0:
-        raise IndexError("logits: expected at least one dimension, that of the classes, got none")
     if target.shape == logits.shape:
         _check_probabilities(logits, target, weight, ignore_index)
-    else:
+    if logits.ndim == 0:
+        raise IndexError("logits: expected at least one dimension, that of the classes, got none")
+    if target.shape != logits.shape:
         _check_classes(logits, target, weight, ignore_index, check_target)
     rows = _shifted(_rows(logits))
     with np.errstate(divide="ignore", invalid="ignore"):
