@@ -1,6 +1,7 @@
 """The LightningModule: any network, any implementation of its layers, one training step."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -11,6 +12,8 @@ from torchmetrics import ConfusionMatrix, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnn_lightning.callbacks.nonfinite import StopAtNonFinite
+from cnn_lightning.checkpoints import read_checkpoint
+from cnn_lightning.errors import UserError
 from cnn_lightning.model import build_net, total_loss
 from cnn_lightning.ops import _blocks
 from cnn_lightning.swap import SwapReport, swap_layers
@@ -245,6 +248,22 @@ class Classifier(LightningModule):
             data = getattr(self._trainer, "datamodule", None)
             if data is not None and self.mean:
                 data.mean, data.std = self.mean, self.std
+
+
+def from_checkpoint(path: str | Path, layers: Layers = "torch") -> Classifier:
+    """The classifier that a checkpoint holds, on the CPU, its layers run by ``layers``.
+
+    Raises:
+        UserError: No such file, a damaged one, one that holds code, or one that fits no classifier.
+    """
+    read_checkpoint(path)
+    try:
+        # Its own weights come from the file, not from the net.
+        return Classifier.load_from_checkpoint(
+            path, map_location="cpu", weights_only=True, layers=layers, weights=None, compile=False
+        )
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"ckpt_path: {path} does not fit: {' '.join(str(error).split())[:200]}") from error
 
 
 def _state(metric: Metric) -> dict[str, Tensor]:

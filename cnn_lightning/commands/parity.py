@@ -19,8 +19,8 @@ from rich.table import Table
 from torch import nn
 
 from cnn_lightning import data
-from cnn_lightning.checkpoints import newest, read_checkpoint
-from cnn_lightning.classifier import Classifier
+from cnn_lightning.checkpoints import newest
+from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.commands import parser as parsers
 from cnn_lightning.commands.trainer import RUNS, named_configs
 from cnn_lightning.errors import UserError
@@ -198,14 +198,7 @@ def _build(wanted: dict[str, Any]) -> nn.Module:
 def _checkpoint(path: str) -> Classifier:
     if path == "last":
         path = str(newest(RUNS))
-    read_checkpoint(path)
-    try:
-        # Its own weights come from the file, not from the net.
-        return Classifier.load_from_checkpoint(
-            path, map_location="cpu", weights_only=True, layers="torch", weights=None, compile=False
-        )
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"ckpt_path: {path} does not fit: {' '.join(str(error).split())[:200]}") from error
+    return from_checkpoint(path)
 
 
 def _data(options: Namespace, stated: Any) -> tuple[Any, dict[str, int], str]:

@@ -1,0 +1,243 @@
+"""A trained network for programs without this package: as ONNX, or as a program of ``torch.export``.
+
+What is written is native torch; that it computes what the NumPy layers compute is measured on the written file before
+it gets its name.
+"""
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cnn_lightning.classifier import Classifier
+from cnn_lightning.errors import UserError
+
+Format = Literal["onnx", "pt2"]
+
+TOLERANCE = 1e-4
+"""The largest difference of logits that is rounding, as a share of the largest logit."""
+
+EXTRA_FILE = "cnn_lightning.json"
+"""The name under which a pt2 archive holds `metadata`: ``torch.export.load(path, extra_files={EXTRA_FILE: ""})``."""
+
+INPUT, OUTPUT = "images", "logits"
+
+_BATCHES = (1, 2, 5)
+_ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+class Unequal(Exception):
+    """The written program computes something else than the NumPy layers."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how it was held to the NumPy layers."""
+
+    path: Path
+    difference: float
+    """The largest difference of a logit, as a share of the largest logit."""
+    batches: tuple[int, ...]
+    """The sizes of the batches that were compared."""
+    by: str
+    """What ran the file."""
+
+
+def export(
+    model: Classifier, path: Path, kind: Format, *, batch: int | None = None, tolerance: float = TOLERANCE
+) -> Exported:
+    """Write ``model``'s network to ``path``, whole or not at all, once it equals the NumPy-layer network.
+
+    The program takes normalised images ``(N, C, H, W)`` in float32 and returns logits ``(N, num_classes)``. The
+    classes' names and the normalisation are in it (see `metadata`): ONNX's metadata_props, or `EXTRA_FILE` in the
+    archive. The model is left in evaluation mode with native layers.
+
+    Args:
+        model: On the CPU.
+        path: The file; an existing one is replaced.
+        kind: "onnx" or "pt2".
+        batch: N; None for any.
+        tolerance: The largest difference of logits that passes, as a share of the largest logit.
+
+    Raises:
+        UserError: ``path`` can't be written, a package is missing, or the network can't be exported.
+        Unequal: Outputs differ by more than ``tolerance``; nothing was written.
+    """
+    if kind == "onnx":
+        _require_onnx()
+    _require_writable(path)
+    model = model.float().eval()
+    batches = _BATCHES if batch is None else (batch,)
+    probes = _probes(model, batches)
+    with torch.no_grad():
+        model.swap("numpy")
+        expected = [model(images) for images in probes]
+        model.swap("torch")
+        example = _probes(model, (3 if batch is None else batch,))[0]
+        content = _EXPORTERS[kind](model.net, example, batch is None, metadata(model))
+
+    def prove(file: Path) -> float:
+        found = _RUNNERS[kind](file, probes)
+        difference = _difference(found, expected)
+        if not difference <= tolerance:
+            raise Unequal(
+                f"the exported network's logits differ from the NumPy layers' by {difference:.1e} of the largest "
+                f"(expected at most {tolerance:g}); {path} was not written"
+            )
+        return difference
+
+    return Exported(path, _write(path, content, prove), batches, "onnxruntime" if kind == "onnx" else "torch.export")
+
+
+def metadata(model: Classifier) -> dict[str, str]:
+    """What a program that runs the network must know of its pictures and its answers, each value as JSON."""
+    known = model.hparams
+    return {
+        key: json.dumps(value, ensure_ascii=False)
+        for key, value in {
+            "class_names": model.class_names,
+            "mean": model.mean,
+            "std": model.std,
+            "input": "(pixels / 255 - mean) / std, per channel, as (N, C, H, W) float32",
+            "in_channels": known["in_channels"],
+            "image_size": known["image_size"],
+            "net": known["net"],
+            "written_by": f"cnn-lightning {version('cnn-lightning')}",
+        }.items()
+    }
+
+
+# ---- what can be said beforehand
+
+
+def _require_onnx() -> None:
+    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--format onnx: expected the packages {', '.join(_ONNX_PACKAGES)}, {', '.join(missing)} not found; "
+            "pip install 'cnn-lightning[onnx]'"
+        )
+
+
+def _require_writable(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"--output: expected a file, {path} is a folder")
+    try:
+        with tempfile.TemporaryFile(dir=path.resolve().parent):
+            pass
+    except OSError as error:
+        raise UserError(f"--output: can't write to {path}: {error.strerror or error}") from None
+
+
+# ---- the two formats
+
+
+def _program(net: nn.Module, example: Tensor, any_batch: bool) -> torch.export.ExportedProgram:
+    shapes = ({0: torch.export.Dim.DYNAMIC},) if any_batch else None
+    return torch.export.export(net, (example,), dynamic_shapes=shapes)
+
+
+def _pt2(net: nn.Module, example: Tensor, any_batch: bool, known: dict[str, str]) -> bytes:
+    program = _tried(lambda: _program(net, example, any_batch))
+    content = BytesIO()
+    values = {key: json.loads(value) for key, value in known.items()}
+    torch.export.save(program, content, extra_files={EXTRA_FILE: json.dumps(values, ensure_ascii=False, indent=1)})
+    return content.getvalue()
+
+
+def _onnx(net: nn.Module, example: Tensor, any_batch: bool, known: dict[str, str]) -> bytes:
+    def convert() -> Any:
+        shapes = ({0: "batch"},) if any_batch else None
+        return torch.onnx.export(
+            net,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+            external_data=False,
+        )
+
+    program = _tried(convert)
+    program.model.metadata_props.update(known)
+    content: bytes = _tried(program.model_proto.SerializeToString)
+    return content
+
+
+def _tried(work: Callable[[], Any]) -> Any:
+    """The exporter's result; its errors, which can fill screens, in one line."""
+    try:
+        with warnings.catch_warnings():
+            # torch's exporter uses what torch itself deprecates
+            for kind in (DeprecationWarning, FutureWarning, UserWarning):
+                warnings.simplefilter("ignore", kind)
+            return work()
+    except Exception as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"--format: this network can't be exported: {type(error).__name__}: {line}") from error
+
+
+def _run_onnx(file: Path, probes: Sequence[Tensor]) -> list[Tensor]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0]) for images in probes]
+
+
+def _run_pt2(file: Path, probes: Sequence[Tensor]) -> list[Tensor]:
+    program = torch.export.load(file).module()
+    with torch.no_grad():
+        return [program(images) for images in probes]
+
+
+_EXPORTERS = {"onnx": _onnx, "pt2": _pt2}
+_RUNNERS = {"onnx": _run_onnx, "pt2": _run_pt2}
+
+
+# ---- the proof
+
+
+def _probes(model: Classifier, batches: Sequence[int]) -> list[Tensor]:
+    """Images of normal numbers, as normalised pictures are."""
+    generator = torch.Generator().manual_seed(0)
+    channels, size = model.hparams["in_channels"], model.hparams["image_size"]
+    return [torch.randn(n, channels, size, size, generator=generator) for n in batches]
+
+
+def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference as a share of the largest value; infinite for other shapes and for what is no number."""
+    if any(a.shape != b.shape for a, b in zip(found, expected, strict=True)):
+        return float("inf")
+    largest = max(b.abs().max().item() for b in expected)
+    difference = max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True))
+    return difference / largest if largest else difference
+
+
+def _write(path: Path, content: bytes, prove: Callable[[Path], float]) -> float:
+    """Write under another name, prove that file, and give it its name."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        difference = prove(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"--output: can't write to {path}: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    return difference
