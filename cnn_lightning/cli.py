@@ -43,7 +43,8 @@ def main(args: Sequence[str] | None = None) -> int:
             return 0
         raise UserError(f"command: expected one of {', '.join([*TRAINER, *COMMANDS])}, got {command!r}")
     except UserError as error:
-        print(f"cnn-lightning: error: {error}", file=sys.stderr)
+        # One line also where a file's name has several.
+        print(f"cnn-lightning: error: {error}".replace("\n", "\\n"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED

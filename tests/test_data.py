@@ -1,12 +1,18 @@
 """Image sets: the real file formats, every sample once, and one line for every damaged file."""
 
+import csv
+import struct
+from http.client import IncompleteRead
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from cnn_lightning.callbacks.results import Predictions
+from cnn_lightning.classifier import Classifier
 from cnn_lightning.data import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder, pictures
 from cnn_lightning.data.loader import Batches
 from cnn_lightning.data.order import permutation, stratified
@@ -169,9 +175,65 @@ def test_other_mistakes_in_idx_sets(tmp_path: Path) -> None:
     write_idx(tmp_path / "MNIST/raw/train-labels-idx1-ubyte", np.zeros(5))
     with pytest.raises(UserError, match="expected as many train labels as images"):
         read_mnist(tmp_path)
+    write_idx(tmp_path / "MNIST/raw/train-images-idx3-ubyte", np.zeros((5, 32, 32)))
+    with pytest.raises(UserError, match="expected train images of 28x28 pixels, got 32x32"):
+        read_mnist(tmp_path)
+    write_idx_set(tmp_path, "MNIST")
     write_idx(tmp_path / "MNIST/raw/train-labels-idx1-ubyte", np.full(120, 200))
     with pytest.raises(UserError, match="labels from 0 to 9, got 200"):
         read_mnist(tmp_path)
+
+
+def test_an_idx_file_whose_shape_is_beyond_all_bounds_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(struct.pack(">4I", 0x803, 2**31, 2**31, 4))  # 2^64 bytes, which is 0 in 64 bits
+    with pytest.raises(UserError, match=rf"file: expected {2**64 + 16} bytes .* got 16: damaged"):
+        read_idx(tmp_path / "file", axes=3)
+
+
+class Source:
+    """A set of torchvision's that is downloaded: in part, whole, or not at all."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+    def __call__(self, root: str, download: bool) -> None:
+        folder = Path(root) / "MNIST" / "raw"
+        folder.mkdir(parents=True)
+        (folder / "first").write_text("half")
+        if self.error is not None:
+            raise self.error
+        (folder / "second").write_text("whole")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no\nnetwork"), OSError("disk full"), IncompleteRead(b""), KeyboardInterrupt()], ids=repr
+)
+@pytest.mark.parametrize("root", ["new/folder", "there"])
+def test_a_download_that_fails_leaves_nothing_behind(
+    error: BaseException, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "own.txt").write_text("kept")
+    monkeypatch.setattr(MNIST, "source", Source(error))
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else UserError) as told:
+        MNIST(str(tmp_path / root)).prepare_data()
+    if isinstance(told.value, UserError):
+        assert "expected a folder that holds MNIST/raw, found none in" in str(told.value)
+        assert "\n" not in str(told.value)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["there", "there/own.txt"]
+
+
+def test_a_download_appears_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MNIST, "source", Source(None))
+    MNIST(str(tmp_path / "new")).prepare_data()
+    assert sorted(path.name for path in (tmp_path / "new").rglob("*")) == ["MNIST", "first", "raw", "second"]
+
+
+def test_a_missing_cifar_batch_is_named(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    (tmp_path / "cifar-10-batches-py/test_batch").unlink()
+    with pytest.raises(UserError, match="test_batch: expected a batch of CIFAR-10, found none"):
+        CIFAR10(str(tmp_path)).setup()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x02cos\nsystem\n(S'true'\ntR."])
@@ -252,9 +314,13 @@ def test_files_that_are_no_pictures_are_named(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(UserError, match=rf"3\.png: expected a picture, but .*{words}"):
             ImageFolder(str(tmp_path)).setup()
     path.write_bytes(whole)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    with pytest.raises(UserError, match="expected a picture of fewer than 50 pixels"):
-        ImageFolder(str(tmp_path)).setup()
+    with Image.open(path) as picture:
+        size = picture.size
+    for factor in (0.6, 0.4):  # Pillow warns of the one and refuses the other
+        most = int(size[0] * size[1] * factor)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+        with pytest.raises(UserError, match=rf"png: expected a picture of fewer than {most} pixels"):
+            ImageFolder(str(tmp_path)).setup()
 
 
 def test_mistakes_in_folders(tmp_path: Path) -> None:
@@ -277,6 +343,43 @@ def test_mistakes_in_folders(tmp_path: Path) -> None:
             ImageFolder(str(tmp_path), **options)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"predict_dir: expected a folder"):
         Digits(predict_dir=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "no encoding \udcff"], ids=["line break", "bytes"])
+def test_a_class_that_no_table_could_name_is_refused(name: str, tmp_path: Path) -> None:
+    try:
+        write_pictures(tmp_path, (name,))
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(UserError, match="expected class folders with printable names") as error:
+        ImageFolder(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_links_that_lead_nowhere_or_round_are_left_out(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ("cat",), n=2)
+    (tmp_path / "cat" / "gone.png").symlink_to("nowhere")
+    (tmp_path / "cat" / "round.png").symlink_to("round.png")
+    (tmp_path / "cat" / "again").symlink_to(".")
+    assert len(pictures.find_pictures(tmp_path / "cat")) == 2
+
+
+def test_predictions_name_every_file_whatever_it_is_called(tmp_path: Path) -> None:
+    names = ["鳥.png", 'a comma, a "quote".png', "two\nlines.png", "no encoding \udcff.png"]
+    predictions = Predictions()
+    predictions.rows = [("cat", 0.5)] * len(names)
+    trainer = SimpleNamespace(
+        log_dir=str(tmp_path), is_global_zero=True, datamodule=SimpleNamespace(predict_files=lambda: names)
+    )
+    predictions.on_predict_end(trainer, Classifier())  # type: ignore[arg-type]
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == names
+
+
+def test_a_folder_without_pictures_to_predict_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(UserError, match=r"predict_dir: expected at least one picture in .* found none"):
+        Digits(predict_dir=str(tmp_path)).predict_files()
 
 
 def test_symbolic_links_are_followed(tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ class Predictions(Callback):
         files: Sequence[Any] = data.predict_files() if data is not None else []
         folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "predictions.csv").open("w", newline="") as file:
+        # A file may be named in no encoding; the same bytes are then in the table.
+        with (folder / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["file" if files else "index", "class", "confidence"])
             for index, (name, confidence) in enumerate(self.rows):
@@ -87,7 +88,7 @@ class Predictions(Callback):
 
 def write_confusion(counts: NDArray[np.int64], names: Sequence[str], folder: Path) -> None:
     """The matrix as CSV and as a picture: rows are the true classes, columns the predicted ones."""
-    with (folder / "confusion.csv").open("w", newline="") as file:
+    with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["true \\ predicted", *names])
         for name, row in zip(names, counts.tolist(), strict=True):

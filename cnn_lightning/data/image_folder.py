@@ -67,6 +67,11 @@ class ImageFolder(InMemory):
         self.class_names = tuple(sorted(path.name for path in self._train.iterdir() if _is_class(path)))
         if not self.class_names:
             raise UserError(f"data.root: expected a folder for each class in {self._train}, found none")
+        for name in self.class_names:
+            if not name.isprintable():  # in no encoding, or with a line break: no file or screen could show it
+                raise UserError(
+                    f"data.root: expected class folders with printable names in {self._train}, got {name!r}"
+                )
         self.num_classes = len(self.class_names)
 
     def read(self) -> ImageSet:

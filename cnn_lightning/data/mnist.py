@@ -1,8 +1,11 @@
 """MNIST and Fashion-MNIST, by torchvision where they have to be fetched and by our own reader from then on."""
 
+import os
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.error import URLError
 
 from torchvision import datasets
 
@@ -68,11 +71,24 @@ class FashionMNIST(MNIST):
 
 
 def fetch(source: Any, root: str, files: str) -> None:
-    """Download a set of torchvision's, or say in one line what is missing and why it can't be fetched."""
+    """Download a set of torchvision's, or say in one line what is missing and why it can't be fetched.
+
+    ``files`` appear in ``root`` when all of them are there: a download that is broken off leaves nothing behind that
+    the next run would take for the set.
+    """
+    target = Path(root) / files
+    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     try:
-        source(root, download=True)
-    except (URLError, RuntimeError, OSError) as error:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".download-", dir=target.parent) as folder:
+            source(folder, download=True)
+            os.replace(Path(folder) / files, target)
+    except (RuntimeError, OSError, HTTPException, EOFError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(
             f"data.root: expected a folder that holds {files}, found none in {root!r}; downloading failed: {reason}"
         ) from None
+    finally:
+        for empty in made:
+            with suppress(OSError):  # it is not empty: all went well
+                empty.rmdir()

@@ -65,7 +65,9 @@ def read_pictures(files: list[Path], image_size: int, grey: bool) -> NDArray[np.
     def fill(index: int) -> None:
         images[index] = read_picture(files[index], image_size, grey)
 
-    with ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        # Around all threads, as what is done about warnings is the process's. What it warns of is refused below.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         list(pool.map(fill, range(len(files))))
     return images
 
@@ -73,12 +75,12 @@ def read_pictures(files: list[Path], image_size: int, grey: bool) -> NDArray[np.
 def read_picture(path: Path, image_size: int, grey: bool) -> NDArray[np.uint8]:
     """One picture as uint8 (C, image_size, image_size): upright, on white, resized."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                upright = ImageOps.exif_transpose(file)
-                picture = _eight_bits(upright).convert("RGBA")
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        with Image.open(path) as file:
+            if Image.MAX_IMAGE_PIXELS is not None and file.width * file.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
+            upright = ImageOps.exif_transpose(file)
+            picture = _eight_bits(upright).convert("RGBA")
+    except Image.DecompressionBombError:
         raise UserError(f"{path}: expected a picture of fewer than {Image.MAX_IMAGE_PIXELS} pixels") from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: expected a picture, but it is none that can be read") from None

@@ -3,6 +3,7 @@
 Each reader says in one line which file is missing or damaged, what was expected and what came.
 """
 
+import math
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,6 +98,8 @@ def _read_pair(folder: Path, prefix: str) -> Split:
     labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte", axes=1)
     if len(images) != len(labels):
         raise UserError(f"{folder}: expected as many {prefix} labels as images, got {len(labels)} for {len(images)}")
+    if images.shape[1:] != (28, 28):
+        raise UserError(f"{folder}: expected {prefix} images of 28x28 pixels, got {images.shape[1]}x{images.shape[2]}")
     if labels.size and labels.max() > 9:
         raise UserError(f"{folder}: expected {prefix} labels from 0 to 9, got {labels.max()}")
     return Split(images[:, None], labels.astype(np.int64))
@@ -119,7 +122,7 @@ def read_idx(path: Path, *, axes: int) -> NDArray[np.uint8]:
     magic, *shape = struct.unpack(f">{1 + axes}I", content[:header])
     if magic != 0x0800 + axes:
         raise UserError(f"{path}: expected the magic number {0x0800 + axes} of an IDX file, got {magic}")
-    expected = header + int(np.prod(shape, dtype=np.uint64))
+    expected = header + math.prod(shape)
     if len(content) != expected:
         raise UserError(f"{path}: expected {expected} bytes for shape {tuple(shape)}, got {len(content)}: damaged?")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
