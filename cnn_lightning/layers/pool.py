@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cnn_lightning.layers import bridge
 from cnn_lightning.ops import pool
+from cnn_lightning.ops._geometry import integers
 
 Options = dict[str, Any]
 
@@ -126,7 +127,7 @@ class AvgPool2d(torch.nn.AvgPool2d):
 
     def forward(self, input: Tensor) -> Any:
         """Pool (N, C, H, W) or (C, H, W)."""
-        _check_axes(self, input, (3, 4), IndexError)
+        _check_axes(self, input, (3, 4), too_few=IndexError)
         options = _options(self, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
         options["divisor_override"] = self.divisor_override
         return _batched(input, 4, lambda x: AvgPool2dFunction.apply(x, options))
@@ -147,8 +148,8 @@ class AdaptiveAvgPool2d(torch.nn.AdaptiveAvgPool2d):
 
     def forward(self, input: Tensor) -> Any:
         """Pool (N, C, H, W) or (C, H, W) to ``output_size``."""
+        size = _size(self, input)
         _check_axes(self, input, (3, 4))
-        size = _size(self.output_size, input.shape[-2:])
         return _batched(input, 4, lambda x: AdaptiveAvgPool2dFunction.apply(x, size))
 
 
@@ -158,9 +159,8 @@ class AdaptiveAvgPool1d(torch.nn.AdaptiveAvgPool1d):
     def forward(self, input: Tensor) -> Any:
         """Pool (N, C, L) or (C, L) to ``output_size``."""
         _check_axes(self, input, (2, 3))
-        length = self.output_size[0] if isinstance(self.output_size, tuple) else self.output_size
-        size = _size((1, length), (1, input.shape[-1]))
-        return _along_rows(input, lambda x: AdaptiveAvgPool2dFunction.apply(x, size))
+        (length,) = _not_negative(self, integers(self.output_size, "AdaptiveAvgPool1d: output_size", 1))
+        return _along_rows(input, lambda x: AdaptiveAvgPool2dFunction.apply(x, (1, length)))
 
 
 class AdaptiveMaxPool2d(torch.nn.AdaptiveMaxPool2d):
@@ -168,8 +168,8 @@ class AdaptiveMaxPool2d(torch.nn.AdaptiveMaxPool2d):
 
     def forward(self, input: Tensor) -> Any:
         """Pool (N, C, H, W) or (C, H, W) to ``output_size``."""
+        size = _size(self, input)
         _check_axes(self, input, (3, 4))
-        size = _size(self.output_size, input.shape[-2:])
         y, indices = _batched(input, 4, lambda x: AdaptiveMaxPool2dFunction.apply(x, size))
         return (y, indices) if self.return_indices else y
 
@@ -184,16 +184,29 @@ def _rows(options: Options) -> Options:
     pairs = {}
     for name, value in options.items():
         if name in idle:
-            value = value[0] if isinstance(value, tuple) else value
-            value = None if value is None else (idle[name], value)
+            value = None if value is None or value == () else (idle[name], *integers(value, name, 1))
         pairs[name] = value
     return pairs
 
 
-def _size(wanted: Any, there: Any) -> tuple[int, int]:
-    pair = (wanted, wanted) if wanted is None or isinstance(wanted, int) else wanted
-    height, width = (int(n) if size is None else int(size) for size, n in zip(pair, there, strict=True))
+def _size(module: Any, input: Tensor) -> tuple[int, int]:
+    """``output_size``, where None stands for the size of the input."""
+    wanted, name = module.output_size, f"{type(module).__name__}: output_size"
+    there = input.size()
+    if isinstance(wanted, tuple | list):
+        if len(there) < 3:
+            raise ValueError(f"input: expected at least 3 axes, got shape {tuple(there)}")
+        if len(wanted) != 2:
+            raise RuntimeError(f"{name}: expected one number or two, got {wanted}")
+        wanted = tuple(n if size is None else size for size, n in zip(wanted, there[-2:], strict=True))
+    height, width = _not_negative(module, integers(wanted, name, 2))
     return height, width
+
+
+def _not_negative(module: torch.nn.Module, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if min(sizes) < 0:
+        raise RuntimeError(f"{type(module).__name__}: output_size: expected none below 0, got {sizes}")
+    return sizes
 
 
 def _batched(input: Tensor, axes: int, function: Any) -> Any:
@@ -219,12 +232,14 @@ def _along_rows(input: Tensor, function: Any) -> Any:
 
 
 def _check_axes(
-    module: torch.nn.Module, input: Tensor, axes: tuple[int, int], error: type[Exception] = RuntimeError
+    module: torch.nn.Module, input: Tensor, axes: tuple[int, int], too_few: type[Exception] = RuntimeError
 ) -> None:
     kind = type(module).__name__
-    if input.dim() not in axes:
+    if bridge.expect_tensor(input).dim() not in axes:
+        error = too_few if input.dim() < axes[0] else RuntimeError
         raise error(f"{kind}: input: expected {axes[0]} or {axes[1]} axes, got shape {tuple(input.shape)}")
     if 0 in input.shape[1 if input.dim() == axes[1] else 0 :]:
         raise RuntimeError(f"{kind}: input: expected no empty axis but the batch, got shape {tuple(input.shape)}")
-    if not input.is_floating_point() and not isinstance(module, torch.nn.MaxPool2d):
+    whole = isinstance(module, torch.nn.MaxPool1d | torch.nn.MaxPool2d) and (axes[0] == 3 or module.return_indices)
+    if not input.is_floating_point() and not whole:
         raise NotImplementedError(f"{kind}: input: expected a floating dtype, got {input.dtype}")

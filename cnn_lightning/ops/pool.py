@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn_lightning.ops import _blocks
+from cnn_lightning.ops._geometry import Pair, pair
 from cnn_lightning.ops._types import Array
-
-Pair = int | Sequence[int]
 
 
 def max_pool2d(
@@ -33,6 +32,7 @@ def max_pool2d(
         ceil_mode: Whether a last window that is only partly inside counts.
 
     Raises:
+        TypeError: Options that are no integers.
         RuntimeError: Options or sizes that leave no window.
     """
     g = _geometry(x, kernel_size, stride, padding, dilation, ceil_mode)
@@ -246,8 +246,11 @@ def _geometry(
     ceil_mode: bool,
     op: str = "max_pool2d",
 ) -> _Geometry:
-    kernel, padding, dilation = (_pair(value) for value in (kernel_size, padding, dilation))
-    step = kernel if stride is None else _pair(stride)
+    kernel, padding = pair(kernel_size, f"{op}: kernel_size"), pair(padding, f"{op}: padding")
+    step = kernel if stride is None or stride == () else pair(stride, f"{op}: stride")
+    dilation = pair(dilation, f"{op}: dilation")
+    if x.dtype.kind == "b":
+        raise NotImplementedError(f"{op}: x: expected a dtype of numbers, got {x.dtype}")
     if x.ndim != 4:
         raise RuntimeError(f"{op}: x: expected 4 axes, got shape {tuple(x.shape)}")
     if min(*kernel, *step, *dilation) < 1:
@@ -268,13 +271,6 @@ def _geometry(
         sizes.append(count)
         pads.append((p, max(0, (count - 1) * s + d * (k - 1) + 1 - n - p)))
     return _Geometry(kernel, step, dilation, (pads[0], pads[1]), (sizes[0], sizes[1]))
-
-
-def _pair(value: Pair) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    first, *rest = value
-    return int(first), int(rest[0] if rest else first)
 
 
 def _output(x: Array, g: _Geometry) -> Array:
@@ -300,6 +296,8 @@ def _adaptive(n: int, size: int) -> list[slice]:
 def _divisor(x: Array, g: _Geometry, count_include_pad: bool, override: int | None) -> Array:
     """What each window's sum is divided by: (h, w), in the dtype of ``x``."""
     if override is not None:
+        if not isinstance(override, int):
+            raise TypeError(f"avg_pool2d: divisor_override: expected an integer, got {override!r}")
         if override == 0:
             raise RuntimeError("avg_pool2d: divisor_override: expected a number other than 0, got 0")
         return np.full_like(x, override, shape=g.size, order="C")
@@ -335,13 +333,14 @@ def _padded(x: Array, g: _Geometry, value: float | None = None) -> Array:
 def _winners(padded: Array, g: _Geometry) -> Array:
     """Which pixel of its window won, counted row by row."""
     best = slots = None
+    slot = np.int16 if g.kernel[0] * g.kernel[1] < 2**15 else np.int32
     for index, window in enumerate(g.windows()):
         value = padded[window]
         if best is None or slots is None:
-            best, slots = value.copy(), np.zeros_like(value, dtype=np.int16)
+            best, slots = value.copy(), np.zeros_like(value, dtype=slot)
         else:
             won = (value > best) | np.isnan(value)
             np.copyto(best, value, where=won)
-            np.copyto(slots, np.int16(index), where=won)
+            np.copyto(slots, slot(index), where=won)
     assert slots is not None
     return slots
