@@ -158,7 +158,9 @@ class Duck(NDArrayOperatorsMixin):
     __float__ = __int__ = __index__ = __complex__ = __bool__  # type: ignore[assignment]
 
     def __iter__(self) -> Any:
-        raise NotOnTheDevice("a device array was gone through value by value")
+        if self.array.ndim < 2:
+            raise NotOnTheDevice("a device array was gone through value by value")
+        return map(Duck, self.array)  # rows are views, and wait for nothing
 
     def __contains__(self, value: Any) -> bool:
         raise NotOnTheDevice("whether a device array holds a value is known on the device only")

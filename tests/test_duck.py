@@ -173,13 +173,13 @@ def _reduce(x: Any) -> Any:
     return np.add.reduce(x)
 
 
-def _rows(x: Any) -> Any:
-    return [row * 2 for row in x]
+def _values(x: Any) -> Any:
+    return [value * 2 for value in x[0]]
 
 
 @pytest.mark.parametrize(
     "op",
-    [_host, _number, _choice, _mask, _host_constant, _unknown_option, _unknown_function, _where, _reduce, _rows],
+    [_host, _number, _choice, _mask, _host_constant, _unknown_option, _unknown_function, _where, _reduce, _values],
     ids=lambda op: op.__name__,
 )
 def test_the_trip_is_noticed(op: Operation) -> None:
