@@ -119,13 +119,17 @@ block should stay in cache. Measured with SimpleCNN on 28x28 and 32x32 images, 8
 backward, one thread: 10.4, 9.4, 9.3, 9.2 ms and 54.9, 51.6, 51.0, 55.3 ms; two threads: 12.3, 8.1, 6.7 and 36.5, 31.8,
 28.2 ms."""
 _BLOCK_BYTES = 16 * 2**20
+_WORTH_TWO_THREADS = 2 * 2**20
+"""Columns and phases of a batch; with fewer, waking another thread costs what it saves."""
 
 
 def _parts(n: int, stages: Sequence["_Stage"]) -> list[slice]:
-    """An even number of blocks, so that two threads have as much to do."""
-    images = min(_IMAGES, max(1, _BLOCK_BYTES // max(stage.bytes for stage in stages)))
-    count = 2 * -(-n // (2 * images)) if n >= _IMAGES // 2 else 1
-    size = max(1, -(-n // count))
+    """One block, or an even number of them, so that two threads have as much to do."""
+    image = max(1, *(stage.bytes for stage in stages))
+    blocks = -(-n // max(1, min(_IMAGES, _BLOCK_BYTES // image)))
+    if n * image >= _WORTH_TWO_THREADS:
+        blocks += blocks % 2
+    size = max(1, -(-n // max(1, blocks)))
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
