@@ -24,6 +24,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -404,20 +405,88 @@ def _call(op: str, tensors: Sequence[Tensor | None], options: str) -> list[Tenso
 
 @_call.register_fake
 def _shapes(op: str, tensors: Sequence[Tensor | None], options: str) -> list[Tensor]:
-    """Shapes, strides and dtypes of the results: learned by running the operation once on zeros."""
-    dtypes, mixed, keywords = _decode(options)
+    """Shapes, strides and dtypes of the results: learned by running the operation on zeros.
+
+    Where the number of samples N is a symbol, zeros of a few N tell how each size depends on it.
+    """
     device = next(tensor.device for tensor in tensors if tensor is not None)
+    function, batch = _find(op), _batch(tensors)
+    if batch is not None:
+        found = [_learned(function, options, _layouts(tensors, batch, n)) for n in _TRIED]
+        results = [_in_terms_of(batch, sizes) for sizes in zip(*found, strict=True)]
+    if batch is None or None in results:
+        results = list(_learned(function, options, _layouts(tensors)))
+    return [torch.empty_strided(*sizes, dtype=dtype, device=device) for *sizes, dtype in results]
+
+
+_TRIED = (2, 3, 5)
+_Layout = tuple[tuple[Any, ...], tuple[Any, ...], torch.dtype]
+"""Shape, strides, dtype."""
+
+
+@lru_cache(4096)
+def _learned(op: Operation, options: str, layouts: tuple[_Layout | None, ...]) -> tuple[_Layout, ...]:
+    """The layouts of the results for arguments of these; those of an empty tensor for None."""
     with torch.utils._python_dispatch._disable_current_modes():
         zeros = [
-            None
-            if tensor is None
-            else torch.empty_strided(
-                [int(n) for n in tensor.shape], [int(n) for n in tensor.stride()], dtype=tensor.dtype
-            ).zero_()
-            for tensor in tensors
+            None if layout is None else torch.empty_strided(*layout[:2], dtype=layout[2]).zero_() for layout in layouts
         ]
-        results = [
-            result if result is not None else torch.empty(0)
-            for result in _run(_find(op), zeros, dtypes, mixed, keywords)
-        ]
-    return [torch.empty_strided(result.shape, result.stride(), dtype=result.dtype, device=device) for result in results]
+        results = _run(op, zeros, *_decode(options))
+        found = [torch.empty(0) if result is None else result for result in results]
+        return tuple((tuple(result.shape), result.stride(), result.dtype) for result in found)
+
+
+def _batch(tensors: Sequence[Tensor | None]) -> Any:
+    """The symbol that is the first size of some tensor and in no other size of any; None where there is no such one."""
+    firsts = {str(tensor.shape[0]): tensor.shape[0] for tensor in tensors if tensor is not None and _symbols(tensor)}
+    symbols = set().union(*(_symbols(tensor) for tensor in tensors if tensor is not None))
+    if len(firsts) != 1 or len(symbols) != 1:
+        return None
+    ((name, batch),) = firsts.items()
+    others = (size for tensor in tensors if tensor is not None for size in tensor.shape[1:])
+    return batch if {name} == symbols and all(isinstance(size, int) for size in others) else None
+
+
+def _symbols(tensor: Tensor) -> set[str]:
+    return {
+        str(symbol)
+        for size in (*tensor.shape, *tensor.stride())
+        if isinstance(size, torch.SymInt)
+        for symbol in size.node.expr.free_symbols
+    }
+
+
+def _layouts(tensors: Sequence[Tensor | None], batch: Any = None, n: int = 0) -> tuple[_Layout | None, ...]:
+    """The arguments' layouts in numbers, with ``n`` for ``batch``."""
+
+    def number(size: Any) -> int:
+        if batch is None or isinstance(size, int):
+            return int(size)
+        return int(size.node.expr.subs(batch.node.expr, n))
+
+    return tuple(
+        None
+        if tensor is None
+        else (tuple(map(number, tensor.shape)), tuple(map(number, tensor.stride())), tensor.dtype)
+        for tensor in tensors
+    )
+
+
+def _in_terms_of(batch: Any, found: Sequence[_Layout]) -> Any:
+    """One result's layout for any batch, from those for each N of `_TRIED`; None where no line goes through them."""
+
+    def line(at_2: int, at_3: int, at_5: int) -> Any:
+        slope = at_3 - at_2
+        if at_5 - at_3 != 2 * slope:
+            raise ValueError
+        return at_2 if not slope else slope * batch + (at_2 - 2 * slope)
+
+    shapes, strides, dtypes = zip(*found, strict=True)
+    try:
+        return (
+            tuple(line(*sizes) for sizes in zip(*shapes, strict=True)),
+            tuple(line(*sizes) for sizes in zip(*strides, strict=True)),
+            dtypes[0],
+        )
+    except ValueError:
+        return None
