@@ -101,6 +101,12 @@ class _Parts(list[slice]):
         self.n, self.item_bytes = n, item_bytes
 
 
+_UFUNC_BUFFER = 256
+"""Rows shorter than NumPy's buffer of 8,192 values are copied into it wherever an operand is broadcast. Measured with
+64 rows of 1,024 times one number each: 0.22 ns a value, and 0.09 with a buffer of 256 (float64: 0.45 and 0.16). The
+size is an attribute of `numpy.errstate`, which gives the user's own back."""
+
+
 def run(function: Callable[[slice], _T], parts: Sequence[slice], *, like: Array) -> list[_T]:
     """``[function(part) for part in parts]``, in that order, over the threads; BLAS keeps to one thread meanwhile.
 
@@ -122,6 +128,7 @@ def run(function: Callable[[slice], _T], parts: Sequence[slice], *, like: Array)
             _working.here = True
             try:
                 with np.errstate(all="ignore"):
+                    np.setbufsize(_UFUNC_BUFFER)
                     for index in todo:
                         results[index] = function(parts[index])
             finally:
@@ -198,6 +205,7 @@ _blas = _Blas()
 def one_blas_thread() -> Iterator[None]:
     """BLAS on one thread inside, and on as many as the user had it outside; no warnings of infinity or NaN."""
     with _blas, np.errstate(all="ignore"):
+        np.setbufsize(_UFUNC_BUFFER)
         yield
 
 
@@ -317,6 +325,11 @@ def scratch(name: str, shape: Sequence[int], *, like: Array, dtype: Any = None) 
 def may_hold_nan(x: Array) -> bool:
     """Whether there is NaN in a NumPy array; True for any other, which would have to wait for its device to know."""
     return type(x) is not np.ndarray or bool(np.isnan(x.max(initial=0)))
+
+
+def lowest(x: Array) -> float:
+    """The smallest value of a NumPy array; NaN if it holds any, and for any other array, as in `may_hold_nan`."""
+    return float(x.min(initial=np.inf)) if type(x) is np.ndarray and x.dtype.kind == "f" else np.nan
 
 
 def copy_windows(out: Array, x: Array, strides: Sequence[int]) -> None:

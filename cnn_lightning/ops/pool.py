@@ -86,11 +86,14 @@ def max_pool2d_backward(
     grad_x = _blocks.empty_like(x)
 
     def block(part: slice) -> None:
-        slots = _winners(_padded(x[part], g), g)
+        padded, upstream = _padded(x[part], g), grad_y[part]
         grad = _blocks.scratch("pool gradient", _padded_shape(x[part], g), like=x)
         grad[...] = 0
-        for index, window in enumerate(g.windows()):
-            grad[window] += np.where(slots == index, grad_y[part], x.dtype.type(0))
+        bits, share = np.dtype(f"i{x.itemsize}"), np.empty_like(upstream)
+        for window, won in _wins(padded, g):
+            # By integers, as an infinite gradient times 0 would be NaN.
+            np.multiply(upstream.view(bits), won.view(np.int8), out=share.view(bits), dtype=bits)
+            grad[window] += share
         grad_x[part] = _inside(grad, x, g)
 
     _blocks.run(block, _parts(x), like=x)
@@ -330,16 +333,39 @@ def _padded(x: Array, g: _Geometry, value: float | None = None) -> Array:
     return padded
 
 
+def _wins(padded: Array, g: _Geometry) -> Iterator[tuple[tuple[slice, ...], Array]]:
+    """Each pixel of the windows in turn: where all windows have it, and in which of them it won."""
+    windows = list(g.windows())
+    best = padded[windows[0]].copy()
+    for window in windows[1:]:
+        np.maximum(best, padded[window], out=best)
+    if not _blocks.lowest(best) > -np.inf:  # NaN, or minus infinity, which the padding has too
+        slots = _winners(padded, g)
+        for index, window in enumerate(windows):
+            yield window, slots == index
+        return
+    open_, won = np.ones_like(best, dtype=bool), np.empty_like(best, dtype=bool)
+    for window in windows:
+        np.equal(padded[window], best, out=won)
+        np.logical_and(won, open_, out=won)
+        np.logical_xor(open_, won, out=open_)
+        yield window, won
+
+
 def _winners(padded: Array, g: _Geometry) -> Array:
-    """Which pixel of its window won, counted row by row."""
-    best = slots = None
+    """Which pixel of its window won, counted row by row: the first that is not padding if all are minus infinity."""
     slot = np.int16 if g.kernel[0] * g.kernel[1] < 2**15 else np.int32
+    (top, bottom), (left, right) = g.pad
+    image = np.zeros_like(padded, shape=padded.shape[2:], dtype=bool, order="C")
+    image[top : image.shape[0] - bottom, left : image.shape[1] - right] = True
+    best = slots = found = None
     for index, window in enumerate(g.windows()):
-        value = padded[window]
-        if best is None or slots is None:
-            best, slots = value.copy(), np.zeros_like(value, dtype=slot)
+        value, is_image = padded[window], image[window[2:]]
+        if best is None or slots is None or found is None:
+            best, slots, found = value.copy(), np.zeros_like(value, dtype=slot), is_image
         else:
-            won = (value > best) | np.isnan(value)
+            won = (value > best) | np.isnan(value) | (is_image & ~found)
+            found = found | is_image
             np.copyto(best, value, where=won)
             np.copyto(slots, slot(index), where=won)
     assert slots is not None
