@@ -1,8 +1,9 @@
 """Elementwise activations: forward and backward pairs.
 
-Any shape will do, for ``x`` and ``grad_y`` alike; results have the shape, dtype and memory layout of ``x``. Values and
-gradients at kinks, infinities and NaN are torch's. (Where its vectorised and its scalar code differ, in the gradient of
-relu6, elu and hardswish at NaN, those of its scalar code, which its GPU code shares.)
+Any shape will do, for ``x`` and ``grad_y`` alike; results have the shape and dtype of ``x``, and its memory layout, or
+(some gradients, as in torch) that of ``grad_y``. Values and gradients at kinks, infinities and NaN are torch's. (Where
+its vectorised and its scalar code differ, in the gradient of relu6, elu and hardswish at NaN, those of its scalar code,
+which its GPU code shares.)
 
 Formulas are written for whole arrays and run on blocks of the batch, so that their intermediate results stay in cache.
 """
@@ -19,13 +20,13 @@ from cnn_lightning.ops._types import Array
 
 
 def relu(x: Array) -> Array:
-    """``y = max(x, 0)``; NaN stays NaN. Integers may be passed too.
+    """``y = max(0, x)``; NaN stays NaN, and so does -0, the second of equals. Integers may be passed too.
 
     Raises:
         NotImplementedError: Booleans.
     """
     _check_dtype("relu", x, "fiu")
-    return _blockwise(lambda x, y: np.maximum(x, 0, out=y), x)
+    return _blockwise(lambda x, y: np.maximum(0, x, out=y), x)
 
 
 def relu_backward(grad_y: Array, x: Array) -> Array:
@@ -40,12 +41,12 @@ def relu6(x: Array) -> Array:
         NotImplementedError: Booleans.
     """
     _check_dtype("relu6", x, "fiu")
-    return _blockwise(lambda x, y: np.minimum(np.maximum(x, 0, out=y), 6, out=y), x)
+    return _blockwise(lambda x, y: np.minimum(np.maximum(0, x, out=y), 6, out=y), x)
 
 
 def relu6_backward(grad_y: Array, x: Array) -> Array:
     """``grad_x = 0 where x <= 0 or x >= 6 else grad_y``. Instead of ``x`` the output will do."""
-    return _blockwise(lambda x, grad_y, grad_x: _zero((x <= 0) | (x >= 6), grad_y, out=grad_x), x, grad_y)
+    return _blockwise(lambda grad_y, x, grad_x: _zero((x <= 0) | (x >= 6), grad_y, out=grad_x), grad_y, x)
 
 
 def leaky_relu(x: Array, *, negative_slope: float = 0.01) -> Array:
@@ -91,7 +92,7 @@ def elu(x: Array, *, alpha: float = 1.0) -> Array:
     _check_number("elu: alpha", alpha)
 
     def formula(x: Array, y: Array) -> None:
-        precise(np.expm1, np.minimum(x, 0, out=y), out=y)
+        precise(np.expm1, x, out=y)
         np.multiply(y, alpha, out=y)
         _choose(x > 0, x, out=y)
 
@@ -101,7 +102,7 @@ def elu(x: Array, *, alpha: float = 1.0) -> Array:
 def elu_backward(grad_y: Array, x: Array, *, alpha: float = 1.0) -> Array:
     """``grad_x = grad_y alpha exp(x) where x <= 0 else grad_y``."""
 
-    def formula(x: Array, grad_y: Array) -> Array:
+    def formula(grad_y: Array, x: Array) -> Array:
         grad_x = np.minimum(x, 0)
         np.exp(grad_x, out=grad_x)
         grad_x *= alpha
@@ -109,17 +110,17 @@ def elu_backward(grad_y: Array, x: Array, *, alpha: float = 1.0) -> Array:
         _choose(~(x <= 0), grad_y, out=grad_x)
         return grad_x
 
-    return _precise(formula, x, grad_y)
+    return _precise(formula, grad_y, x)
 
 
 def elu_backward_from_output(grad_y: Array, y: Array, *, alpha: float = 1.0) -> Array:
     """``grad_x = grad_y (y + alpha) where y <= 0 else grad_y``, for an ``alpha`` that is not negative."""
 
-    def formula(y: Array, grad_y: Array, grad_x: Array) -> None:
+    def formula(grad_y: Array, y: Array, grad_x: Array) -> None:
         np.multiply(grad_y, y + alpha, out=grad_x)
         _choose(~(y <= 0), grad_y, out=grad_x)
 
-    return _blockwise(formula, y, grad_y)
+    return _blockwise(formula, grad_y, y)
 
 
 def gelu(x: Array, *, approximate: str = "none") -> Array:
@@ -162,7 +163,7 @@ def silu(x: Array) -> Array:
 def silu_backward(grad_y: Array, x: Array) -> Array:
     """``grad_x = grad_y s (1 + x (1 - s))``, ``s = sigmoid(x)``."""
 
-    def formula(x: Array, grad_y: Array) -> Array:
+    def formula(grad_y: Array, x: Array) -> Array:
         s = _sigmoid(x, np.empty_like(x))
         slope = 1 - s
         slope *= x
@@ -171,7 +172,7 @@ def silu_backward(grad_y: Array, x: Array) -> Array:
         slope *= grad_y
         return slope
 
-    return _precise(formula, x, grad_y)
+    return _precise(formula, grad_y, x)
 
 
 def mish(x: Array) -> Array:
@@ -183,14 +184,14 @@ def mish(x: Array) -> Array:
 def mish_backward(grad_y: Array, x: Array) -> Array:
     """``grad_x = grad_y (t + x s (1 - t^2))``, ``t = tanh(softplus(x))``, ``s = sigmoid(x)``."""
 
-    def formula(x: Array, grad_y: Array) -> Array:
+    def formula(grad_y: Array, x: Array) -> Array:
         t, s = _tanh_softplus(x)
         s *= x * (1 - t * t)
         s += t
         s *= grad_y
         return s
 
-    return _precise(formula, x, grad_y)
+    return _precise(formula, grad_y, x)
 
 
 def softplus(x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
@@ -215,14 +216,14 @@ def softplus(x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
 def softplus_backward(grad_y: Array, x: Array, *, beta: float = 1.0, threshold: float = 20.0) -> Array:
     """``grad_x = grad_y sigmoid(beta x)``, but ``grad_y`` where ``beta x > threshold``."""
 
-    def formula(x: Array, grad_y: Array) -> Array:
+    def formula(grad_y: Array, x: Array) -> Array:
         z = beta * x
         grad_x = _sigmoid(z, np.empty_like(z))
         grad_x *= grad_y
         _choose(z > threshold, grad_y, out=grad_x)
         return grad_x
 
-    return _precise(formula, x, grad_y)
+    return _precise(formula, grad_y, x)
 
 
 def hardswish(x: Array) -> Array:
@@ -262,10 +263,10 @@ def hardsigmoid(x: Array) -> Array:
 def hardsigmoid_backward(grad_y: Array, x: Array) -> Array:
     """``grad_x = grad_y / 6 where -3 < x < 3 else 0``."""
 
-    def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
+    def formula(grad_y: Array, x: Array, grad_x: Array) -> None:
         _zero(~((x > -3) & (x < 3)), grad_y * _ONE_SIXTH, out=grad_x)
 
-    return _blockwise(formula, x, grad_y)
+    return _blockwise(formula, grad_y, x)
 
 
 def sigmoid(x: Array) -> Array:
@@ -276,7 +277,7 @@ def sigmoid(x: Array) -> Array:
 
 def sigmoid_backward(grad_y: Array, y: Array) -> Array:
     """``grad_x = grad_y (1 - y) y``."""
-    return _blockwise(lambda y, grad_y, grad_x: np.multiply(grad_y * (1 - y), y, out=grad_x), y, grad_y)
+    return _blockwise(lambda grad_y, y, grad_x: np.multiply(grad_y * (1 - y), y, out=grad_x), grad_y, y)
 
 
 def tanh(x: Array) -> Array:
@@ -287,7 +288,7 @@ def tanh(x: Array) -> Array:
 
 def tanh_backward(grad_y: Array, y: Array) -> Array:
     """``grad_x = grad_y (1 - y^2)``."""
-    return _blockwise(lambda y, grad_y, grad_x: np.multiply(grad_y, 1 - y * y, out=grad_x), y, grad_y)
+    return _precise(lambda grad_y, y: grad_y * (1 - y * y), grad_y, y)
 
 
 # ---- parts of the formulas
@@ -313,6 +314,8 @@ def _slope(x: Array, weight: Array) -> Array:
     """PReLU's weight in a shape that meets the channels of ``x``."""
     if x.dtype.kind != "f":
         raise RuntimeError(f"prelu: x: expected the dtype of weight, {weight.dtype}, got {x.dtype}")
+    if weight.ndim > 1:
+        raise RuntimeError(f"prelu: weight: expected no more than one axis, got shape {weight.shape}")
     if weight.size == 1:
         return weight.reshape(())
     channels = x.shape[1] if x.ndim > 1 else 1
