@@ -74,8 +74,8 @@ def _gradients(ctx: Any, op: bridge.Operation, grad_y: Tensor, x: Tensor, weight
 
 
 def _statistics_like(x: Tensor) -> Tensor:
-    """Statistics of half-precision inputs stay in float32."""
-    return x if x.dtype == torch.float64 else x.new_empty(0, dtype=torch.float32)
+    """Statistics are float64, but on Apple's GPUs, which don't have it."""
+    return x.new_empty(0, dtype=torch.float32 if x.device.type == "mps" else torch.float64)
 
 
 class BatchNorm1d(torch.nn.BatchNorm1d):
@@ -111,15 +111,19 @@ def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor) ->
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
     y, batch_mean, batch_var = BatchNormFunction.apply(input, module.weight, module.bias, None, None, module.eps)
     if track and count and mean is not None and var is not None:
-        unbiased = batch_var * (count / (count - 1))
-        with torch.no_grad():
-            factor = module.momentum
-            if factor is None:
-                assert module.num_batches_tracked is not None
-                factor = 1.0 / float(module.num_batches_tracked)
-            for running, new in ((mean, batch_mean), (var, unbiased)):
-                running.mul_(1 - factor).add_(new.to(running.dtype), alpha=factor)
+        factor = module.momentum
+        if factor is None:
+            assert module.num_batches_tracked is not None
+            factor = 1.0 / float(module.num_batches_tracked)
+        _average(mean, batch_mean, factor, 1.0)
+        _average(var, batch_var, factor, count / (count - 1))
     return y  # type: ignore[no-any-return]
+
+
+def _average(running: Tensor, new: Tensor, factor: float, correction: float) -> None:
+    """``running = (1 - factor) * running + factor * correction * new``, rounded once."""
+    with torch.no_grad():
+        running.copy_(running.to(new.dtype).mul_(1 - factor).add_(new, alpha=factor * correction))
 
 
 class LayerNorm(torch.nn.LayerNorm):

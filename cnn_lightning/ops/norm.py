@@ -9,6 +9,9 @@ invstd``, ``y = weight * xhat + bias`` and ``g = grad_y * weight``, over the m v
     grad_bias   = sum of grad_y
 
 as in S. Ioffe and C. Szegedy, "Batch normalization", https://arxiv.org/abs/1502.03167, section 3.
+
+Statistics are taken in float64, in two passes over a block of values that stays in cache: neither a large mean nor a
+long sum costs digits.
 """
 
 from collections.abc import Sequence
@@ -42,34 +45,32 @@ def batch_norm(
         eps: Added to the variance.
 
     Returns:
-        ``(y, mean, var)`` with the statistics that were used.
+        ``(y, mean, var)`` with the statistics that were used, in float64.
 
     Raises:
         RuntimeError: Sizes that don't match the channels.
     """
     _check_channels(x, weight=weight, bias=bias, mean=mean, var=var)
-    y = _blocks.empty_like(x)
-    shape = (x.shape[1],)
-    means, variances = np.empty_like(x, shape=shape), np.empty_like(x, shape=shape)
-    axes = (0, *range(2, x.ndim))
-    wide = (slice(None), *(None,) * (x.ndim - 2))
+    y = _output(x)
+    means, variances = (np.empty_like(x, shape=(x.shape[1],), dtype=np.float64) for _ in range(2))
+    view = _Channels(x)
+    count = max(1, view.count)
+    x, to_y = view.of(x), view.of(y)
 
     def block(part: slice) -> None:
-        values = x[:, part]
-        if mean is None or var is None:
-            centred, means[part], variances[part] = _centred(values, axes)
-        else:
-            means[part], variances[part] = mean[part], var[part]
-            centred = values - means[part][wide]
+        part = view.channels(part)
+        at = view.at(part)
+        values = _wide("norm values", x[at])
+        means[part] = view.sum(values) / count if mean is None else mean[part]
+        values -= view.spread(means[part])
+        variances[part] = view.dot(values, values) / count if var is None else var[part]
         scale = _invstd(variances[part], eps)
-        if weight is not None:
-            scale = scale * weight[part]
-        np.multiply(centred, scale[wide], out=centred)
+        values *= view.spread(scale if weight is None else scale * weight[part])
         if bias is not None:
-            centred += bias[part][wide]
-        y[:, part] = centred
+            values += view.spread(bias[part].astype(np.float64))
+        to_y[at] = values
 
-    _blocks.run(block, _channel_blocks(x), like=x)
+    _blocks.run(block, view.parts(4 * 8), like=x)
     return y, means, variances
 
 
@@ -88,32 +89,36 @@ def batch_norm_backward(
 
     In evaluation the statistics are constants and ``grad_x = invstd * g``.
     """
-    axes = (0, *range(2, x.ndim))
-    wide = (slice(None), *(None,) * (x.ndim - 2))
-    grad_x = _blocks.empty_like(x) if needs[0] else None
+    grad_x = _output(x) if needs[0] else None
     grad_weight, grad_bias = (np.empty_like(x, shape=(x.shape[1],)) for _ in range(2))
-    count = prod(x.shape[axis] for axis in axes)
+    view = _Channels(x)
+    count = max(1, view.count)
+    x, upstream = view.of(x), view.of(grad_y)
+    to_x = None if grad_x is None else view.of(grad_x)
+    center, invstd = mean.astype(x.dtype), _invstd(var, eps)
+    rest = mean - center  # what float32 rounds away
+    scale = (invstd if weight is None else invstd * weight).astype(x.dtype)
 
     def block(part: slice) -> None:
-        upstream = grad_y[:, part]
-        invstd = _invstd(var[part], eps)
-        xhat = x[:, part] - mean[part][wide]
-        xhat *= invstd[wide]
-        grad_bias[part] = upstream.sum(axes)
-        grad_weight[part] = _dot(upstream, xhat, axes)
-        if grad_x is None:
+        part = view.channels(part)
+        at = view.at(part)
+        grad, centred = upstream[at], _blocks.scratch("norm centred", x[at].shape, like=x)
+        np.subtract(x[at], view.spread(center[part]), out=centred)
+        wide = _wide("norm gradient", grad)
+        total, dot = view.sum(wide), view.dot(wide, _wide("norm values", centred))
+        dot = (dot - rest[part] * total) * invstd[part]
+        grad_bias[part], grad_weight[part] = total, dot
+        if to_x is None:
             return
-        scale = invstd if weight is None else invstd * weight[part]
-        if training and count:
-            xhat *= (grad_weight[part] / -count)[wide]
-            xhat -= (grad_bias[part] / count)[wide]
-            xhat += upstream
-            xhat *= scale[wide]
-            grad_x[:, part] = xhat
-        else:
-            grad_x[:, part] = upstream * scale[wide]
+        if training:
+            slope = dot * invstd[part] / -count
+            centred *= view.spread(slope.astype(x.dtype))
+            centred -= view.spread((total / count + slope * rest[part]).astype(x.dtype))
+            centred += grad
+            grad = centred
+        np.multiply(grad, view.spread(scale[part]), out=to_x[at])
 
-    _blocks.run(block, _channel_blocks(x), like=x)
+    _blocks.run(block, view.parts(64), like=x)
     return grad_x, grad_weight if needs[1] else None, grad_bias if needs[2] else None
 
 
@@ -123,26 +128,20 @@ def layer_norm(
     """Normalise over the last ``axes`` axes, whose shape ``weight`` and ``bias`` have.
 
     Returns:
-        ``(y, mean, var)``, the statistics with axes of length 1 where ``x`` was reduced.
+        ``(y, mean, var)``, the statistics in float64, with axes of length 1 where ``x`` was reduced.
 
     Raises:
         RuntimeError: Shapes that don't match.
     """
-    inner = x.shape[x.ndim - axes :]
+    outer, inner = x.shape[: x.ndim - axes], x.shape[x.ndim - axes :]
     for name, array in (("weight", weight), ("bias", bias)):
         if array is not None and array.shape != inner:
             raise RuntimeError(f"layer_norm: {name}: expected shape {tuple(inner)}, got {tuple(array.shape)}")
-    over = tuple(range(x.ndim - axes, x.ndim))
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        centred, mean, var = _centred(x, over, keepdims=True)
-        centred *= _invstd(var, eps)
-        if weight is not None:
-            centred *= weight
-        if bias is not None:
-            centred += bias
-    y = _blocks.empty_like(x)
-    y[...] = centred
-    return y, mean, var
+    n, size = prod(outer), prod(inner)
+    weight, bias = (None if array is None else array.reshape(size) for array in (weight, bias))
+    y, *statistics = group_norm(x.reshape(n, size), weight, bias, groups=1, eps=eps)
+    mean, var = (array.reshape(*outer, *(1,) * axes) for array in statistics)
+    return y.reshape(x.shape), mean, var
 
 
 def layer_norm_backward(
@@ -157,18 +156,20 @@ def layer_norm_backward(
     needs: Sequence[bool] = (True, True, True),
 ) -> Gradients:
     """Gradients of `layer_norm` with respect to x, weight and bias."""
-    over, outer = tuple(range(x.ndim - axes, x.ndim)), tuple(range(x.ndim - axes))
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        invstd = _invstd(var, eps)
-        xhat = (x - mean) * invstd
-        grad_weight = (grad_y * xhat).sum(outer) if needs[1] else None
-        grad_bias = grad_y.sum(outer) if needs[2] else None
-        grad_x = None
-        if needs[0]:
-            g = grad_y if weight is None else grad_y * weight
-            grad_x = _blocks.empty_like(x)
-            grad_x[...] = (g - g.mean(over, keepdims=True) - xhat * (g * xhat).mean(over, keepdims=True)) * invstd
-    return grad_x, grad_weight, grad_bias
+    inner = x.shape[x.ndim - axes :]
+    n, size = prod(x.shape[: x.ndim - axes]), prod(inner)
+    grad_x, *gradients = group_norm_backward(
+        grad_y.reshape(n, size),
+        x.reshape(n, size),
+        None if weight is None else weight.reshape(size),
+        mean.reshape(n, 1, 1),
+        var.reshape(n, 1, 1),
+        groups=1,
+        eps=eps,
+        needs=needs,
+    )
+    grad_weight, grad_bias = (None if gradient is None else gradient.reshape(inner) for gradient in gradients)
+    return None if grad_x is None else grad_x.reshape(x.shape), grad_weight, grad_bias
 
 
 def group_norm(
@@ -177,7 +178,7 @@ def group_norm(
     """Normalise each of ``groups`` groups of channels of each sample; ``weight`` and ``bias`` are per channel.
 
     Returns:
-        ``(y, mean, var)`` with statistics (N, groups, 1).
+        ``(y, mean, var)`` with statistics (N, groups, 1), in float64.
 
     Raises:
         RuntimeError: Channels that don't divide into the groups, or sizes that don't match them.
@@ -185,16 +186,27 @@ def group_norm(
     if groups < 1 or x.shape[1] % groups:
         raise RuntimeError(f"group_norm: x: expected channels that divide into {groups} groups, got {tuple(x.shape)}")
     _check_channels(x, weight=weight, bias=bias)
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        centred, mean, var = _centred(_grouped(x, groups), (2,), keepdims=True)
-        centred *= _invstd(var, eps)
-        y = _blocks.empty_like(x)
-        y[...] = centred.reshape(x.shape)
-        wide = (slice(None), *(None,) * (x.ndim - 2))
+    n, c, length = x.shape[0], x.shape[1], prod(x.shape[2:])
+    size = c // groups * length
+    y = _blocks.empty(x.shape, like=x)
+    mean, var = (np.empty_like(x, shape=(n, groups, 1), dtype=np.float64) for _ in range(2))
+    weight, bias = (None if array is None else array.astype(np.float64)[:, None] for array in (weight, bias))
+    x, to_y = x.reshape(n, c, length), y.reshape(n, c, length)
+
+    def block(part: slice) -> None:
+        values = _wide("norm values", x[part])
+        rows = values.reshape(values.shape[0], groups, size)
+        mean[part] = _row_sums(rows) / size
+        rows -= mean[part]
+        var[part] = _row_dots(rows, rows) / size
+        rows *= _invstd(var[part], eps)
         if weight is not None:
-            y *= weight[wide]
+            values *= weight
         if bias is not None:
-            y += bias[wide]
+            values += bias
+        to_y[part] = values
+
+    _blocks.run(block, _blocks.blocks(n, c * length * (8 + 2 * x.itemsize)), like=x)
     return y, mean, var
 
 
@@ -210,59 +222,161 @@ def group_norm_backward(
     needs: Sequence[bool] = (True, True, True),
 ) -> Gradients:
     """Gradients of `group_norm` with respect to x, weight and bias."""
-    axes = (0, *range(2, x.ndim))
-    wide = (slice(None), *(None,) * (x.ndim - 2))
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        invstd = _invstd(var, eps)
-        xhat = (_grouped(x, groups) - mean) * invstd
-        grad_weight = (grad_y * xhat.reshape(x.shape)).sum(axes) if needs[1] else None
-        grad_bias = grad_y.sum(axes) if needs[2] else None
-        grad_x = None
-        if needs[0]:
-            g = _grouped(grad_y if weight is None else grad_y * weight[wide], groups)
-            grad = (g - g.mean(2, keepdims=True) - xhat * (g * xhat).mean(2, keepdims=True)) * invstd
-            grad_x = _blocks.empty_like(x)
-            grad_x[...] = grad.reshape(x.shape)
-    return grad_x, grad_weight, grad_bias
+    n, c, length = x.shape[0], x.shape[1], prod(x.shape[2:])
+    size = c // groups * length
+    grad_x = _blocks.empty(x.shape, like=x) if needs[0] else None
+    x, upstream = x.reshape(n, c, length), grad_y.reshape(n, c, length)
+    to_x = None if grad_x is None else grad_x.reshape(n, c, length)
+    mean, scale = mean.astype(np.float64), None if weight is None else weight.astype(np.float64)[:, None]
+
+    def block(part: slice) -> tuple[Array, Array]:
+        g, xhat = _wide("norm gradient", upstream[part]), _wide("norm values", x[part])
+        g_rows, rows = (array.reshape(array.shape[0], groups, size) for array in (g, xhat))
+        invstd = _invstd(var[part], eps)
+        rows -= mean[part]
+        rows *= invstd
+        sums = _channel_dots(g, xhat), _channel_sums(g)
+        if to_x is not None:
+            if scale is not None:
+                g *= scale
+            rows *= _row_dots(rows, g_rows) / -size
+            rows -= _row_sums(g_rows) / size
+            rows += g_rows
+            rows *= invstd
+            to_x[part] = xhat
+        return sums
+
+    sums = _blocks.run(block, _blocks.blocks(n, c * length * (16 + 3 * x.itemsize)), like=x)
+    grad_weight, grad_bias = (np.zeros_like(x, shape=(c,), dtype=np.float64) for _ in range(2))
+    for of_weight, of_bias in sums:
+        grad_weight += of_weight
+        grad_bias += of_bias
+    return grad_x, grad_weight.astype(x.dtype) if needs[1] else None, grad_bias.astype(x.dtype) if needs[2] else None
 
 
-# ---- statistics
+# ---- how the channels of a batch lie in memory
 
 
-def _centred(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> tuple[Array, Array, Array]:
-    """``x - mean``, the mean and the variance, in two passes: a large mean costs no digits of the variance.
+_LONG, _LONGER = 64, 256
+"""Runs of a channel's values from which on NumPy adds fastest, and multiplies by a number, run by run."""
 
-    The mean of what is left after subtracting a first mean corrects it to the last digit.
+
+class _Channels:
+    """A batch (N, C, ...) as three axes without copying: (N, C, L), or (rows, f, C) where channels are last in memory.
+
+    In the second, as many pixels ``f`` are put side by side as make rows long enough for NumPy.
     """
-    count = prod(x.shape[axis] for axis in axes)
-    first = np.divide(x.sum(axes, keepdims=True), count)
-    centred = x - first
-    rest = np.divide(centred.sum(axes, keepdims=True), count)
-    centred -= rest
-    mean = first + rest
-    if not keepdims:
-        mean = mean.reshape([n for axis, n in enumerate(x.shape) if axis not in axes])
-    var = np.divide(_dot(centred, centred, axes), count)
-    return centred, mean, var.reshape(mean.shape)
+
+    def __init__(self, x: Array) -> None:
+        n, self.c, length = x.shape[0], x.shape[1], prod(x.shape[2:])
+        self.count = n * length
+        self.last = _is_channels_last(x)
+        self.side = 1
+        if self.last:
+            while self.count % (2 * self.side) == 0 and self.count and self.side * self.c < 2 * _LONGER:
+                self.side *= 2
+        self.shape = (self.count // self.side, self.side, self.c) if self.last else (n, self.c, length)
+        # Neighbours in memory stay together, a few cache lines of them.
+        self.together = _LONG if self.last else 1
+
+    def of(self, a: Array) -> Array:
+        """``a``, shaped like the batch, in this form; a copy where it lies in memory in another way."""
+        return (np.moveaxis(a, 1, -1) if self.last else a).reshape(self.shape)
+
+    def parts(self, value_bytes: int) -> list[slice]:
+        """Blocks of what `at` and `channels` take."""
+        return _blocks.blocks(-(-self.c // self.together), self.together * self.count * value_bytes)
+
+    def channels(self, part: slice) -> slice:
+        """The channels of a block."""
+        return slice(part.start * self.together, min(self.c, part.stop * self.together))
+
+    def at(self, part: slice) -> tuple[slice, ...]:
+        """The index of a block of channels."""
+        return (slice(None), slice(None), part) if self.last else (slice(None), part)
+
+    def spread(self, values: Array) -> Array:
+        """One value per channel of a block as an array to combine with the block."""
+        if self.last:
+            shape = (self.side, *values.shape)
+        elif self.shape[2] < _LONGER:
+            values, shape = values[:, None], (*values.shape, self.shape[2])
+        else:
+            return values[:, None]
+        result = np.empty_like(values, shape=shape)
+        result[...] = values
+        return result
+
+    def sum(self, a: Array) -> Array:
+        """Each channel's sum over a block of float64."""
+        return _channel_sums(self._middle(a))
+
+    def dot(self, a: Array, b: Array) -> Array:
+        """Each channel's sum of products."""
+        return _channel_dots(self._middle(a), self._middle(b))
+
+    def _middle(self, a: Array) -> Array:
+        return a.reshape(self.count, a.shape[2], 1) if self.last else a
 
 
-def _dot(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
-    """Sum of products over ``axes``."""
-    result: Array = (a * b).sum(axes)
+def _is_channels_last(x: Array) -> bool:
+    """Whether channels are neighbours in memory, also those of (N, C)."""
+    if x.flags.c_contiguous and x.ndim > 2:
+        return False
+    return bool(np.moveaxis(x, 1, -1).flags.c_contiguous)
+
+
+def _output(x: Array) -> Array:
+    """A new array like ``x`` that `_Channels` of ``x`` need not copy."""
+    return _blocks.empty_like(x) if _is_channels_last(x) else _blocks.empty(x.shape, like=x)
+
+
+def _wide(name: str, x: Array) -> Array:
+    """A copy in float64, in scratch memory."""
+    values = _blocks.scratch(name, x.shape, like=x, dtype=np.float64)
+    values[...] = x
+    return values
+
+
+# ---- sums, all of float64
+
+
+def _channel_sums(a: Array) -> Array:
+    """(n, c, L) to (c,)."""
+    n, c, length = a.shape
+    if length >= _LONG:
+        by_run: Array = _row_sums(a)[:, :, 0].sum(0)
+        return by_run
+    columns = np.matmul(np.ones_like(a, shape=(n,)), a.reshape(n, c * length))
+    result: Array = np.matmul(columns.reshape(c, length), np.ones_like(a, shape=(length,)))
+    return result
+
+
+def _channel_dots(a: Array, b: Array) -> Array:
+    """(n, c, L) and the same to (c,), each channel's sum of products."""
+    if a.shape[2] >= _LONG:
+        result: Array = _row_dots(a, b)[:, :, 0].sum(0)
+        return result
+    product = _blocks.scratch("norm product", a.shape, like=a)
+    np.multiply(a, b, out=product)
+    return _channel_sums(product)
+
+
+def _row_sums(a: Array) -> Array:
+    """(n, r, m) to (n, r, 1)."""
+    result: Array = np.matmul(a, np.ones_like(a, shape=(a.shape[2], 1)))
+    return result
+
+
+def _row_dots(a: Array, b: Array) -> Array:
+    """(n, r, m) and the same to (n, r, 1), each row's sum of products."""
+    result: Array = np.matmul(a[:, :, None, :], b[:, :, :, None])[:, :, :, 0]
     return result
 
 
 def _invstd(var: Array, eps: float) -> Array:
-    result: Array = 1 / np.sqrt(var + eps)
+    result: Array = 1 / np.sqrt(var.astype(np.float64) + eps)
     return result
-
-
-def _grouped(x: Array, groups: int) -> Array:
-    return x.reshape(x.shape[0], groups, prod(x.shape[1:]) // groups)
-
-
-def _channel_blocks(x: Array) -> list[slice]:
-    return _blocks.blocks(x.shape[1], 3 * x.itemsize * x.shape[0] * prod(x.shape[2:]))
 
 
 def _check_channels(x: Array, **arrays: Array | None) -> None:
