@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
 
 KEEP = 0.9
 """Weight of what came before in the running means."""
@@ -15,7 +16,7 @@ class Progress(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=10)
-        self._running: dict[str, float] = {}
+        self._running: dict[str, Tensor] = {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
@@ -23,21 +24,22 @@ class Progress(RichProgressBar):
         """Take in a batch."""
         if isinstance(outputs, dict) and "logits" in outputs and len(batch[1]):
             right = outputs["logits"].argmax(1) == batch[1]
-            for name, value in (("loss", outputs["loss"].item()), ("accuracy", right.float().mean().item())):
+            # Tensors: a GPU is waited for only when the bar is drawn.
+            for name, value in (("loss", outputs["loss"].detach()), ("accuracy", right.float().mean())):
                 self._running[name] = KEEP * self._running.get(name, value) + (1 - KEEP) * value
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """One line for training, one for validation, one for each number of somebody else's."""
+        """Training's numbers, validation's, and each number of somebody else's, short enough for 80 columns."""
         found: dict[str, Any] = super().get_metrics(trainer, pl_module)
         found.pop("v_num", None)
         found.pop("train_loss", None)
         found.pop("train_acc", None)
         val = {"loss": found.pop("val_loss", None), "accuracy": found.pop("val_acc", None)}
         lines: dict[str, Any] = {}
-        for name, values in (("train", self._running), ("val", val)):
+        for name, values in (("loss", self._running), ("val", val)):
             if None not in (values.get("loss"), values.get("accuracy")):
-                lines[name] = f"loss {values['loss']:.3f} acc {values['accuracy']:.3f}"
+                lines[name] = f"{float(values['loss']):.3f} acc {float(values['accuracy']):.3f}"
         return {**lines, **found}
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
