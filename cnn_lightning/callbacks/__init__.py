@@ -1,1 +1,19 @@
 """What hooks into the Trainer: the report of layers, curves, pictures of results, and checkpoints to go on from."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cnn_lightning.callbacks.pictures import Pictures as Pictures
+    from cnn_lightning.callbacks.snapshots import Snapshots as Snapshots
+    from cnn_lightning.callbacks.statistics import Statistics as Statistics
+
+_HOMES = {"Pictures": "pictures", "Snapshots": "snapshots", "Statistics": "statistics"}
+
+__all__ = ["Pictures", "Snapshots", "Statistics"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

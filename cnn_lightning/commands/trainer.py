@@ -26,10 +26,12 @@ import cnn_lightning.data.image_folder
 import cnn_lightning.data.mnist  # noqa: F401 -- jsonargparse finds a data set by its short name once it is imported
 from cnn_lightning.callbacks.curves import LearningCurves
 from cnn_lightning.callbacks.metrics import RunLogger
+from cnn_lightning.callbacks.pictures import Pictures
 from cnn_lightning.callbacks.progress import Progress
 from cnn_lightning.callbacks.report import LayerReport
 from cnn_lightning.callbacks.results import Confusion, Predictions
 from cnn_lightning.callbacks.resume import Resumable
+from cnn_lightning.callbacks.snapshots import Snapshots
 from cnn_lightning.checkpoints import WholeFiles, newest, read_checkpoint
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.errors import Stopped, UserError
@@ -189,6 +191,9 @@ class CLI(LightningCLI):
         for name in FROM_DATA:
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.add_argument("--early_stopping", type=int | None, default=None, help="stop after N epochs without gain")
+        parser.add_argument(
+            "--pictures", type=bool, default=True, help="draw filters, confusions, mistakes; keep weights"
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """A checkpoint's network becomes the default of the flags, which win over it where they are given."""
@@ -253,6 +258,8 @@ class CLI(LightningCLI):
                 auto_insert_metric_name=False,
             )
             callbacks += [LearningCurves(), best, Resumable(folder)]
+            if self._get(self.config_init, "pictures"):
+                callbacks += [Pictures(), Snapshots()]
         patience = self._get(self.config_init, "early_stopping")
         if patience:
             from lightning.pytorch.callbacks import EarlyStopping

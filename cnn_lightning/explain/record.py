@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cnn_lightning.explain import source
 from cnn_lightning.layers import bridge
+from cnn_lightning.ops import _blocks
 from cnn_lightning.swap import native_type, swap_layers
 
 TIMED = 3
@@ -178,14 +179,15 @@ def _passes(layer: Layer, module: nn.Module) -> tuple[Callable[[], Tensor], Call
 def _details(layer: Layer) -> Details:
     forward, backward = _passes(layer, layer.module)
     times: list[tuple[float, float]] = []
-    for _ in range(TIMED):
-        with _seconds() as first:
-            y = forward()
-        with _seconds() as second:
-            backward(y)
-        times.append((sum(first), sum(second)))
-    y, forward_source = source.traced(forward)
-    _, backward_source = source.traced(lambda: backward(y))
+    with _one_thread():
+        for _ in range(TIMED):
+            with _seconds() as first:
+                y = forward()
+            with _seconds() as second:
+                backward(y)
+            times.append((sum(first), sum(second)))
+        y, forward_source = source.traced(forward)
+        _, backward_source = source.traced(lambda: backward(y))
     return Details(
         min(first for first, _ in times),
         min(second for _, second in times),
@@ -194,6 +196,17 @@ def _details(layer: Layer) -> Details:
         forward_source,
         backward_source,
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The tracer sees this thread only."""
+    before = _blocks.get_num_threads()
+    _blocks.set_num_threads(1)
+    try:
+        yield
+    finally:
+        _blocks.set_num_threads(before)
 
 
 @contextmanager
@@ -224,7 +237,7 @@ def _difference(layer: Layer) -> float | None:
     if grad_x is not None and layer.grad_x is not None:
         found.append((grad_x, layer.grad_x))
     found += [(gradient, layer.parameters[name][1]) for name, (_, gradient) in parameters.items()]
-    return max(float((a - b).abs().max()) if a.numel() else 0.0 for a, b in found)
+    return max((a - b).detach().abs().max().item() if a.numel() else 0.0 for a, b in found)
 
 
 _PER_VALUE = {"BatchNorm1d": 2, "BatchNorm2d": 2, "LayerNorm": 7, "LayerNorm2d": 7, "GroupNorm": 7, "Softmax": 4}
@@ -245,7 +258,7 @@ def flops(layer: Layer) -> int:
     if "Pool" in kind:
         size = module.kernel_size
         return n * (int(size) ** 2 if isinstance(size, int) else int(torch.tensor(size).prod()))
-    if kind in ("Flatten", "Identity", "Dropout", "Dropout2d", "Permute", "StochasticDepth"):
+    if kind in ("Flatten", "Identity", "Dropout", "Dropout1d", "Dropout2d", "Permute", "StochasticDepth"):
         return 0
     if kind == "CrossEntropyLoss":
         return 4 * layer.x.numel()

@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -66,13 +67,18 @@ def traced(call: Callable[[], _T]) -> tuple[_T, list[Listing]]:
 def _listings(order: list[tuple[str, int]], ran: dict[str, dict[int, None]]) -> Iterator[Listing]:
     seen: set[tuple[str, int]] = set()
     for name, first in order:
-        path = Path(name)
-        text = path.read_text(encoding="utf-8")
-        function = _enclosing(ast.parse(text), first)
+        text, tree = _parsed(name)
+        function = _enclosing(tree, first)
         if function is None or (name, function.lineno) in seen:
             continue
         seen.add((name, function.lineno))
-        yield _listing(function, text.splitlines(), path.name, set(ran[name]))
+        yield _listing(function, text, Path(name).name, set(ran[name]))
+
+
+@cache
+def _parsed(name: str) -> tuple[list[str], ast.Module]:
+    text = Path(name).read_text(encoding="utf-8")
+    return text.splitlines(), ast.parse(text)
 
 
 def _enclosing(tree: ast.Module, line: int) -> ast.FunctionDef | None:

@@ -1,0 +1,245 @@
+"""Pictures of the training as it goes on: filters, confusions, and the worst mistakes.
+
+They are drawn with Pillow, in a few milliseconds, where a plotting library takes longer than a small network's epoch.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from cnn_lightning.callbacks.snapshots import holds_all
+from cnn_lightning.classifier import Classifier
+from cnn_lightning.explain import images
+
+WORST = 16
+"""Mistakes shown."""
+TILE = 72
+"""Pixels that a mistake's picture is shown at."""
+
+
+class Pictures(Callback):
+    """After each validation writes filters.png, confusion.png and mistakes.png into ``pictures`` in the run's folder.
+
+    Filters are those of the first convolution; confusions and mistakes those of the validation split, the mistakes
+    ordered by the loss. TensorBoard shows the same, epoch by epoch: where no ``TensorBoardLogger`` is there to take
+    them and TensorBoard is installed, events with the epochs' metrics are written to ``tensorboard`` in the run's
+    folder.
+    """
+
+    def __init__(self) -> None:
+        self._counts = torch.zeros(0, 0)
+        self._worst: tuple[Tensor, Tensor, Tensor] | None = None
+        self._writer: Any = None
+
+    # ---- what is seen
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        self._worst = None
+        if isinstance(pl_module, Classifier):
+            n = pl_module.hparams["num_classes"]
+            self._counts = torch.zeros(n, n, device=pl_module.device)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count, and keep the worst mistakes."""
+        if not _draws(trainer, pl_module) or not len(batch[1]):
+            return
+        pictures, labels = batch
+        logits = outputs["logits"].float()
+        predicted = logits.argmax(1)
+        self._counts.index_put_((labels, predicted), torch.ones_like(labels, dtype=torch.float32), accumulate=True)
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        losses = losses.masked_fill(predicted == labels, -torch.inf)
+        facts = torch.stack([losses, labels.float(), predicted.float(), logits.softmax(1).amax(1)], 1)
+        order = losses.argsort(descending=True)[:WORST]
+        entry = facts[order], pictures[order].float()
+        if self._worst is not None:
+            entry = torch.cat([self._worst[0], entry[0]]), torch.cat([self._worst[1], entry[1]])
+        self._worst = self._first(*entry)
+
+    @staticmethod
+    def _first(facts: Tensor, pictures: Tensor) -> Any:
+        order = facts[:, 0].argsort(descending=True)[:WORST]
+        return facts[order], pictures[order]
+
+    # ---- what is drawn
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what all processes saw."""
+        if not _draws(trainer, pl_module):
+            return
+        assert isinstance(pl_module, Classifier)
+        counts, facts, pictures = self._of_all(trainer, pl_module)
+        log_dir = trainer.log_dir  # asks the first process, so that every process has to come by here
+        if not trainer.is_global_zero or not log_dir:
+            return
+        names = pl_module.class_names
+        found = {"confusion": confusion(counts.cpu().numpy().astype(np.int64), names)}
+        first = next((module for module in pl_module.net.modules() if isinstance(module, nn.Conv2d)), None)
+        if first is not None and holds_all(trainer):
+            found["filters"] = filters(first.weight.detach().float().cpu())
+        if facts is not None and pictures is not None:
+            normalisation = pl_module.mean, pl_module.std
+            found["mistakes"] = mistakes(facts.cpu(), pictures.cpu(), names, normalisation)
+        for name, image in found.items():
+            _write(image, Path(log_dir) / "pictures" / f"{name}.png")
+            for writer in self._writers(trainer, Path(log_dir)):
+                axes = "HW" if image.mode == "L" else "HWC"
+                writer.add_image(name, np.asarray(image), trainer.current_epoch + 1, dataformats=axes)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the metrics to TensorBoard where no logger of its own does."""
+        metrics = trainer.callback_metrics  # sums of all processes, so that every process has to come by here
+        if self._writer is not None:
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, float(value), trainer.current_epoch + 1)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the file of events."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _of_all(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The counts and the worst mistakes of all processes."""
+        facts, pictures = self._worst[:2] if self._worst is not None else (None, None)
+        if trainer.world_size > 1:
+            everywhere: list[Any] = [None] * trainer.world_size
+            mine = [None if each is None else each.cpu() for each in (self._counts, facts, pictures)]
+            torch.distributed.all_gather_object(everywhere, mine)
+            self._counts = sum(each[0] for each in everywhere)
+            seen = [each[1:] for each in everywhere if each[1] is not None]
+            if seen:
+                facts, pictures = self._first(
+                    torch.cat([each[0] for each in seen]), torch.cat([each[1] for each in seen])
+                )
+        if facts is None or pictures is None:
+            return self._counts, None, None
+        wrong = facts[:, 0] > -torch.inf
+        return self._counts, facts[wrong], pictures[wrong]
+
+    def _writers(self, trainer: Trainer, folder: Path) -> list[Any]:
+        found = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not found and self._writer is None and find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            with suppress(OSError):  # a full disk has been told of by those who write what matters more
+                self._writer = SummaryWriter(folder / "tensorboard")
+        return found or ([] if self._writer is None else [self._writer])
+
+
+def _draws(trainer: Trainer, pl_module: LightningModule) -> bool:
+    fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+    return fitting and isinstance(pl_module, Classifier)
+
+
+def _write(image: Image.Image, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        image.save(temporary, "PNG", compress_level=1)
+        os.replace(temporary, path)
+    except OSError as error:
+        rank_zero_warn(f"{path}: not written: {error.strerror or error}")
+
+
+# ---- the pictures
+
+
+def filters(weight: Tensor) -> Image.Image:
+    """Kernels (O, C, h, w) as maps side by side, those of one output channel together; brighter is larger."""
+    maps = weight.numpy().reshape(-1, *weight.shape[2:])[:256]
+    columns = 8 if weight.shape[1] == 1 else max(1, 12 // weight.shape[1]) * weight.shape[1]
+    image, width, _ = images.sheet(maps, columns=columns, side=32)
+    zoom = max(1, 40 // width)
+    return image.convert("RGB").resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+
+
+def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Image.Image:
+    """The counts: rows are the true classes, columns the predicted ones; darker is a larger share of a row."""
+    n = len(counts)
+    cell = max(1, min(34, 900 // n))
+    texts = cell >= 20
+    font: Any = ImageFont.load_default(11)
+    left = 24 + (int(max(font.getlength(name) for name in names)) if texts else 0)
+    top = 40 if texts else 22
+    image = Image.new("L", (left + n * cell + 8, top + n * cell + 8), "white")
+    share = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    levels = (255 - 225 * share).astype(np.uint8).repeat(cell, 0).repeat(cell, 1)
+    image.paste(Image.fromarray(levels), (left, top))
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((left - 1, top - 1, left + n * cell, top + n * cell), outline=136)
+    pen.text((left, 4), "columns: predicted, rows: true", "black", font)
+    if texts:
+        for index, name in enumerate(names):
+            pen.text((left - 8, top + (index + 0.5) * cell), name, "black", font, anchor="rm")
+            short = _fitting(name, font, cell - 2)
+            pen.text((left + (index + 0.5) * cell, top - 8), short, "black", font, anchor="mm")
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            place = left + (column + 0.5) * cell, top + (row + 0.5) * cell
+            color = "white" if share[row, column] > 0.5 else "black"
+            pen.text(place, str(counts[row, column]), color, font, anchor="mm")
+    return image
+
+
+def mistakes(
+    facts: Tensor, pictures: Tensor, names: Sequence[str], normalisation: tuple[Sequence[float], Sequence[float]]
+) -> Image.Image:
+    """Pictures (N, C, H, W) with what they are and what they were taken for; a sentence where there are none.
+
+    ``facts`` (N, 4) holds the loss, the true and the predicted class and the latter's probability of each.
+    """
+    font: Any = ImageFont.load_default(11)
+    n, columns = len(facts), 8
+    if not n:
+        image = Image.new("L", (260, 30), "white")
+        ImageDraw.Draw(image).text((8, 8), "no mistakes in the validation split", "black", font)
+        return image
+    mean, std = (
+        torch.tensor(values or [default])[:, None, None]
+        for values, default in zip(normalisation, (0.0, 1.0), strict=True)
+    )
+    pixels = ((pictures * std + mean).clamp(0, 1) * 255).round().byte().numpy().transpose(0, 2, 3, 1)
+    height = TILE + 34
+    mode = "RGB" if pixels.shape[3] == 3 else "L"
+    image = Image.new(mode, (min(n, columns) * (TILE + 8) + 8, -(-n // columns) * height + 8), "white")
+    pen = ImageDraw.Draw(image)
+    for index, (pixel, (_, label, predicted, share)) in enumerate(zip(pixels, facts.tolist(), strict=True)):
+        x, y = 8 + index % columns * (TILE + 8), 8 + index // columns * height
+        tile = Image.fromarray(pixel if mode == "RGB" else pixel[:, :, 0])
+        image.paste(tile.resize((TILE, TILE), Image.Resampling.NEAREST), (x, y))
+        pen.text((x, y + TILE + 1), _fitting(f"is {names[int(label)]}", font, TILE), "black", font)
+        says = f" {share:.0%}"
+        room = TILE - font.getlength(says)
+        pen.text((x, y + TILE + 14), _fitting(f"says {names[int(predicted)]}", font, room) + says, "black", font)
+    return image
+
+
+def _fitting(text: str, font: Any, width: float) -> str:
+    """The text, cut to what fits."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

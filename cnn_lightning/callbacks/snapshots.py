@@ -1,0 +1,76 @@
+"""The weights after each epoch, in small files of their own, so that one can see later how they came about."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+MOST = 16
+"""Snapshots of a run; with more epochs than that every second, every fourth and so on is kept."""
+MEGABYTES = 4.0
+
+
+class Snapshots(Callback):
+    """Keeps ``snapshots/epoch_NNNN.pt``: the network before training and after each epoch, nothing of the optimizer.
+
+    ``cnn-lightning explain`` shows a picture through them. A network whose weights take more than ``megabytes`` is not
+    kept, nor are weights that are spread over processes.
+
+    Args:
+        megabytes: The largest network to keep; 16 times as much is the most that a run's snapshots take.
+    """
+
+    def __init__(self, megabytes: float = MEGABYTES) -> None:
+        self.megabytes = megabytes
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the first weights."""
+        if trainer.global_step == 0:
+            self._keep(trainer, pl_module, 0)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the epoch's."""
+        self._keep(trainer, pl_module, trainer.current_epoch + 1)
+
+    def _keep(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        log_dir = trainer.log_dir  # asks the first process, so that every process has to come by here
+        net = getattr(pl_module, "net", None)
+        if not log_dir or not trainer.is_global_zero or not isinstance(net, nn.Module) or not holds_all(trainer):
+            return
+        weights = {f"net.{name}": value.detach().cpu() for name, value in net.state_dict().items()}
+        if sum(value.nbytes for value in weights.values()) > self.megabytes * 1e6:
+            return
+        folder = Path(log_dir) / "snapshots"
+        path = folder / f"epoch_{epoch:04}.pt"
+        temporary = path.with_name(f".{path.name}.tmp")
+        progress = {"fit_loop": {"epoch_progress": {"current": {"processed": epoch}}}}  # where checkpoints have it
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save({"state_dict": weights, "global_step": trainer.global_step, "loops": progress}, temporary)
+            os.replace(temporary, path)
+            _thin(folder, epoch)
+        except (OSError, RuntimeError) as error:  # torch.save raises the latter on a full disk
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            rank_zero_warn(f"{path}: not written: {' '.join(str(error).split())}")
+
+
+def holds_all(trainer: Trainer) -> bool:
+    """Whether every process has all the weights: asking for those of the others takes all of them."""
+    return type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy)
+
+
+def _thin(folder: Path, last: int) -> None:
+    """Keep every epoch, or every second, fourth ... of them, so that they are `MOST` at most."""
+    every = 1
+    while last // every >= MOST:
+        every *= 2
+    for path in folder.glob("epoch_*.pt"):
+        number = path.stem.rpartition("_")[2]
+        if number.isdecimal() and int(number) % every:
+            path.unlink()

@@ -1,0 +1,255 @@
+"""What goes through each layer, in numbers, and a plain warning where a layer has died or a gradient explodes."""
+
+import csv
+import math
+import os
+import statistics
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cnn_lightning.callbacks.metrics import read_rows
+from cnn_lightning.swap import native_type
+
+RECTIFIERS = ("ReLU", "ReLU6")
+"""Layers whose units can die: where the output is 0 the gradient is 0, too."""
+EXPLODED = 100.0
+"""A gradient this many times its usual size explodes."""
+DEAD = 0.05
+"""The share of dead units worth a word."""
+USUAL = 50
+"""Steps whose median is the usual size; before a fifth of them nothing is usual."""
+
+
+NUMBERS = ("mean", "deviation", "zeros", "dead", "gradient", "gradient_max")
+"""The columns of the file, besides epoch and layer."""
+
+
+@dataclass
+class _Seen:
+    """A layer's outputs over one validation."""
+
+    count: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+    zeros: float = 0.0
+    alive: Tensor | None = None
+    """Whether each channel, or unit, was ever above 0."""
+
+    def add(self, other: "_Seen") -> None:
+        """Take in what was seen besides."""
+        for name in ("count", "total", "squares", "zeros"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        if self.alive is None:
+            self.alive = other.alive
+        elif other.alive is not None:
+            self.alive = self.alive | other.alive
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count
+
+    @property
+    def deviation(self) -> float:
+        return math.sqrt(max(0.0, self.squares / self.count - self.mean**2))
+
+    @property
+    def units(self) -> int:
+        return 0 if self.alive is None else len(self.alive)
+
+    @property
+    def dead(self) -> int:
+        """Units that were never above 0."""
+        return 0 if self.alive is None else int((~self.alive).sum())
+
+
+class Statistics(Callback):
+    """Writes ``statistics.csv`` in the run's folder, and warns of dead ReLUs and exploding gradients.
+
+    The file has a line for each epoch and layer: mean, deviation and share of zeros of its outputs on the validation
+    split, its dead units, and median and largest norm of its parameters' gradients over the epoch's steps. The layers
+    are watched during validation only, so that training goes on to the last bit as it would without. Use it by
+    ``--trainer.callbacks cnn_lightning.callbacks.Statistics``.
+
+    Args:
+        exploded: How many times its usual size (the median of the last 50 steps) a gradient must be to be warned of.
+        dead: The share of a layer's units that must be dead to be warned of.
+    """
+
+    def __init__(self, exploded: float = EXPLODED, dead: float = DEAD) -> None:
+        if not exploded > 1:
+            raise ValueError(f"exploded: expected a number above 1, got {exploded}")
+        if not 0 < dead <= 1:
+            raise ValueError(f"dead: expected a share above 0 and up to 1, got {dead}")
+        self.exploded, self.dead = exploded, dead
+        self._seen: dict[str, _Seen] = {}
+        self._norms: dict[str, list[float]] = {}
+        self._usual: dict[str, deque[float]] = {}
+        self._warned: set[tuple[str, str]] = set()
+        self._handles: list[Any] = []
+
+    # ---- gradients
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Measure each layer's gradient, and warn of one that explodes."""
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return  # they are scaled
+        found = list(_gradients(_net(pl_module)))
+        if not found:
+            return
+        norms = torch.stack([norm for _, norm in found]).tolist()
+        for (name, _), norm in zip(found, norms, strict=True):
+            usual = self._usual.setdefault(name, deque(maxlen=USUAL))
+            if len(usual) >= USUAL // 5:
+                size = statistics.median(usual)
+                if norm > self.exploded * size > 0:
+                    self._warn(
+                        "gradient",
+                        name,
+                        f"the gradient of layer {name!r} explodes: it is {norm:.3g}, {norm / size:.0f} times its usual "
+                        f"{size:.3g}, in step {trainer.global_step}. Its weights will jump. A lower --model.lr or "
+                        "--trainer.gradient_clip_val 1 often helps",
+                    )
+            usual.append(norm)
+            self._norms.setdefault(name, []).append(norm)
+
+    # ---- outputs
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Watch every layer."""
+        self._seen = {}
+        if not _fits(trainer):
+            return
+        for name, module in _net(pl_module).named_modules():
+            if next(module.children(), None) is None:
+                self._handles.append(module.register_forward_hook(self._watch(name)))
+
+    def _watch(self, name: str) -> Any:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.is_floating_point() and output.numel():
+                self._take(name, module, output.detach())
+
+        return hook
+
+    def _take(self, name: str, module: nn.Module, output: Tensor) -> None:
+        seen = self._seen.setdefault(name, _Seen())
+        values = output.float()
+        sums = torch.stack([values.sum(), values.square().sum(), (values == 0).float().sum()])
+        total, squares, zeros = sums.tolist()
+        alive = None
+        if native_type(module).__name__ in RECTIFIERS and values.dim() > 1:
+            alive = (values > 0).transpose(0, 1).flatten(1).any(1).cpu()
+        seen.add(_Seen(values.numel(), total, squares, zeros, alive))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Watch no longer; write what was seen, and warn of the dead."""
+        self._unwatch()
+        if not _fits(trainer):
+            return
+        seen = _of_all(trainer, self._seen)
+        for name, each in seen.items():
+            if each.dead and each.dead >= self.dead * each.units:
+                self._warn("dead", name, _obituary(name, each, trainer.current_epoch + 1))
+        rows = list(self._rows(trainer.current_epoch + 1, seen))
+        self._norms = {}
+        log_dir = trainer.log_dir  # asks the first process, so that every process has to come by here
+        if log_dir and trainer.is_global_zero:
+            _write(Path(log_dir) / "statistics.csv", rows)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.log_metrics(
+                        {f"{row['layer']}/{key}": row[key] for row in rows for key in NUMBERS if row[key] != ""},
+                        trainer.global_step,
+                    )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Watch no longer."""
+        self._unwatch()
+
+    def _unwatch(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _rows(self, epoch: int, seen: dict[str, _Seen]) -> Iterator[dict[str, Any]]:
+        for name in dict.fromkeys([*seen, *self._norms]):
+            each, norms = seen.get(name, _Seen()), self._norms.get(name, [])
+            yield {
+                "epoch": epoch,
+                "layer": name,
+                "mean": each.mean if each.count else "",
+                "deviation": each.deviation if each.count else "",
+                "zeros": each.zeros / each.count if each.count else "",
+                "dead": each.dead if each.alive is not None else "",
+                "gradient": statistics.median(norms) if norms else "",
+                "gradient_max": max(norms) if norms else "",
+            }
+
+    def _warn(self, what: str, name: str, text: str) -> None:
+        """Say it once for each layer."""
+        if (what, name) not in self._warned:
+            self._warned.add((what, name))
+            rank_zero_warn(text)
+
+
+def _fits(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
+def _obituary(name: str, seen: _Seen, epoch: int) -> str:
+    return (
+        f"{seen.dead} of {seen.units} units of {name!r} are dead after epoch {epoch}: for every picture of the "
+        "validation split their output is 0, and so is their gradient, so that they can't learn any more. A lower "
+        "--model.lr, or LeakyReLU instead of ReLU, keeps units alive"
+    )
+
+
+def _net(pl_module: LightningModule) -> nn.Module:
+    """The network by whose names its layers are known."""
+    net = getattr(pl_module, "net", pl_module)
+    assert isinstance(net, nn.Module)
+    return net
+
+
+def _gradients(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Each layer's norm over all of its own parameters."""
+    for name, module in net.named_modules():
+        own = [parameter.grad for parameter in module.parameters(recurse=False) if parameter.grad is not None]
+        if own:
+            yield name, nn.utils.get_total_norm(own)
+
+
+def _of_all(trainer: Trainer, mine: dict[str, _Seen]) -> dict[str, _Seen]:
+    """What all processes saw, each its share of the pictures."""
+    if trainer.world_size == 1:
+        return mine
+    everywhere: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everywhere, mine)
+    found: dict[str, _Seen] = {}
+    for share in everywhere:
+        for name, seen in share.items():
+            found.setdefault(name, _Seen()).add(seen)
+    return found
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Add the epoch's rows; those of an earlier try at the same epoch go."""
+    kept = [row for row in read_rows(path) if int(row["epoch"]) < rows[0]["epoch"]] if rows else []
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["epoch", "layer", *NUMBERS])
+            writer.writeheader()
+            writer.writerows([*kept, *rows])
+        os.replace(temporary, path)
+    except OSError as error:
+        rank_zero_warn(f"{path}: not written: {error.strerror or error}")

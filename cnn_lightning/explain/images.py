@@ -1,0 +1,216 @@
+"""Arrays as pictures inside a page: grids of maps, and histograms. Brightness alone carries their meaning."""
+
+import base64
+import io
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+Floats = NDArray[np.floating]
+
+GAP = 255
+"""The transparent entry of the palette; the others are values from the lowest to the highest."""
+TAIL = 99.5
+"""The percentile of magnitudes at which the scale ends, so that one large value does not blacken the rest."""
+LEAST_TILE = 8
+"""Pixels of a map's side in the file at least; the page enlarges them further."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image for the page.
+
+    Args:
+        uri: The PNG as a data URI.
+        width: CSS pixels that it is shown at.
+        height: Likewise.
+        alt: What can be seen on it.
+        scale: What dark and bright mean; empty where that is plain.
+    """
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+    scale: str = ""
+
+
+def photograph(image: Floats, alt: str, width: int = 224) -> Picture:
+    """A picture (C, H, W) with values from 0 to 1; grey, red-green-blue, or else its first channel."""
+    pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
+    shown = Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0])
+    return Picture(_uri(shown), width, round(width * shown.height / shown.width), alt)
+
+
+def grid(values: Floats, what: str, *, columns: int = 8, most: int = 64, side: int = 64, tile: int = 44) -> Picture:
+    """Maps (n, h, w) on one scale, row by row.
+
+    Values of one sign run from black at 0 to white. Others run from dark blue over a medium grey at 0 to bright yellow;
+    both scales grow brighter all the way, so that no colour is needed to read them.
+
+    Args:
+        values: The maps.
+        what: What they are, for the text that stands for the picture.
+        columns: Maps in a row.
+        most: Maps shown; the rest is left out, and said to be.
+        side: Pixels of a map's longer side at most; larger maps are averaged down.
+        tile: CSS pixels that a map is wide, about.
+    """
+    n = len(values)
+    image, tile_width, scale = sheet(values[:most], columns=columns, side=side)
+    zoom = max(1.0, round(tile / tile_width))
+    size = f"{values.shape[1]}×{values.shape[2]}"
+    count = f"{n} map{'s' * (n != 1)} of {size}" if n <= most else f"the first {most} of {n} maps of {size}"
+    alt = f"{what}: {count}, values from {short(values.min())} to {short(values.max())}"
+    return Picture(_uri(image), round(image.width * zoom), round(image.height * zoom), alt, f"{count}; {scale}")
+
+
+def sheet(values: Floats, *, columns: int, side: int) -> tuple[Image.Image, int, str]:
+    """The maps in one image, the width of one in it, and what dark and bright mean."""
+    shown = np.stack([_smaller(each, side) for each in values]).astype(np.float64)
+    palette, levels, scale = _levels(shown)
+    grow = max(1, LEAST_TILE // max(levels.shape[1:]))
+    levels = levels.repeat(grow, 1).repeat(grow, 2)
+    return _indexed(_tiled(levels, min(columns, len(levels))), palette), levels.shape[2], scale
+
+
+def _smaller(one: Floats, side: int) -> Floats:
+    """The means of squares of pixels, where the map is larger than ``side``."""
+    step = -(-max(one.shape) // side)
+    if step == 1:
+        return one
+    height, width = (-(-size // step) * step for size in one.shape)
+    wide = np.pad(one, ((0, height - one.shape[0]), (0, width - one.shape[1])), "edge")
+    smaller: Floats = wide.reshape(height // step, step, width // step, step).mean((1, 3))
+    return smaller
+
+
+def _levels(values: NDArray[np.float64]) -> tuple[str, NDArray[np.uint8], str]:
+    """A palette, each value's entry in it, and what dark and bright mean."""
+    values = np.nan_to_num(values)
+    magnitude = np.abs(values)
+    limit = float(np.percentile(magnitude[magnitude > 0], TAIL)) if magnitude.any() else 1.0
+    if values.min() >= 0:
+        scaled, palette, scale = values / limit, "gray", f"black 0, white {short(limit)}"
+    else:
+        scaled, palette = (values / limit + 1) / 2, "cividis"
+        scale = f"dark {short(-limit)}, grey 0, bright {short(limit)}"
+    if magnitude.max() > limit * 1.001:
+        scale += " and beyond"
+    return palette, (scaled.clip(0, 1) * (GAP - 1)).round().astype(np.uint8), scale
+
+
+def _tiled(levels: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
+    n, height, width = levels.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), GAP, np.uint8)
+    for index, level in enumerate(levels):
+        row, column = divmod(index, columns)
+        y, x = row * (height + 1), column * (width + 1)
+        sheet[y : y + height, x : x + width] = level
+    return sheet
+
+
+def _indexed(levels: NDArray[np.uint8], palette: str) -> Image.Image:
+    image = Image.fromarray(levels)
+    image.putpalette(_palette(palette))  # makes it an image of palette entries
+    return image
+
+
+@cache
+def _palette(name: str) -> list[int]:
+    colors = colormaps[name](np.linspace(0, 1, GAP))[:, :3]
+    entries: list[int] = (colors * 255).round().astype(int).ravel().tolist()
+    return [*entries, 255, 255, 255]
+
+
+def _uri(image: Image.Image) -> str:
+    content = io.BytesIO()
+    image.save(content, "PNG", **({"transparency": GAP} if image.mode == "P" else {}))
+    return _data(content)
+
+
+def _data(content: io.BytesIO) -> str:
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def histograms(named: dict[str, Floats]) -> Picture:
+    """How the values of each array are spread: two plots a row, black on white."""
+    rows, columns = -(-len(named) // 2), min(2, len(named))
+    figure = Figure(figsize=(2.4 * columns, 1.5 * rows))
+    figure.subplots_adjust(left=0.03, right=0.97, top=1 - 0.25 / (1.5 * rows), bottom=0.26 / (1.5 * rows), hspace=0.5)
+    texts = []
+    for index, (name, values) in enumerate(named.items(), 1):
+        flat = np.nan_to_num(values.ravel().astype(np.float64))
+        counts, edges = np.histogram(flat, 40)
+        axes = figure.add_subplot(rows, columns, index)
+        axes.stairs(counts, edges, fill=True, color="0.25")
+        axes.set_title(name, fontsize=8, loc="left", pad=3)
+        axes.set_yticks([])
+        axes.set_xticks([edges[0], edges[-1]], [short(edges[0]), short(edges[-1])], fontsize=8)
+        left, right = axes.get_xticklabels()
+        left.set_horizontalalignment("left")
+        right.set_horizontalalignment("right")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        texts.append(f"{name}: {spread(flat)}")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    width, height = (round(float(inches) * 100) for inches in figure.get_size_inches())
+    return Picture(_data(_grey(content)), width, height, "Histograms. " + "; ".join(texts))
+
+
+def curves(metrics: dict[str, list[tuple[int, float]]], epochs: int) -> Picture:
+    """Loss and accuracy up to ``epochs``, on axes for the whole run; black on white."""
+    figure = Figure(figsize=(6, 2.2))
+    figure.subplots_adjust(left=0.07, right=0.98, top=0.88, bottom=0.2, wspace=0.2)
+    texts = []
+    for index, (metric, title) in enumerate((("loss", "loss"), ("acc", "accuracy")), 1):
+        axes = figure.add_subplot(1, 2, index)
+        for stage, name, style in (("train", "training", "-"), ("val", "validation", "--")):
+            points = metrics.get(f"{stage}_{metric}", [])
+            so_far = [point for point in points if point[0] <= epochs]
+            axes.plot(*zip(*points, strict=True), alpha=0) if points else None
+            if so_far:
+                axes.plot(*zip(*so_far, strict=True), style, color="black", marker="o", markersize=3, label=name)
+                texts.append(f"{name} {title} {short(so_far[-1][1])}")
+        axes.set_title(title, fontsize=9, loc="left", fontweight="bold")
+        axes.tick_params(labelsize=8)
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlim(left=0)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    alt = f"Learning curves up to epoch {epochs}: " + (", ".join(texts) or "nothing is known yet")
+    return Picture(_data(_grey(content)), 600, 220, alt)
+
+
+def _grey(content: io.BytesIO) -> io.BytesIO:
+    """The drawing without colours, at a fraction of its size."""
+    smaller = io.BytesIO()
+    with Image.open(content) as image:
+        image.convert("L").quantize(16).save(smaller, "PNG")
+    return smaller
+
+
+def spread(values: Floats) -> str:
+    """Number, range, mean and deviation in words."""
+    if not values.size:
+        return "no values"
+    zeros = float((values == 0).mean())
+    text = (
+        f"{values.size:,} value{'s' * (values.size != 1)} from {short(values.min())} to {short(values.max())}, "
+        f"mean {short(values.mean())}, deviation {short(values.std())}"
+    )
+    return text + (f", {zeros:.0%} of them 0" if zeros > 0.005 else "")
+
+
+def short(value: float) -> str:
+    """Three digits, with a real minus."""
+    return f"{float(value) + 0.0:.3g}".replace("-", "−")
