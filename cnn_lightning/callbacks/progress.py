@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from rich.progress import BarColumn
 from torch import Tensor
 
 KEEP = 0.9
@@ -45,7 +46,10 @@ class Progress(RichProgressBar):
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         """Without times and speed where the screen is narrow: the numbers are what one looks at."""
         columns = super().configure_columns(trainer)
-        return columns if self._console is None or self._console.width >= 100 else columns[:3]
+        if self._console is None or self._console.width >= 100:
+            return columns
+        description, _, completed, *_ = columns
+        return [description, BarColumn(bar_width=16), completed]
 
     def _get_train_description(self, current_epoch: int) -> str:
         last = self.trainer.max_epochs
