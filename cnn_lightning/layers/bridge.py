@@ -117,9 +117,15 @@ def expect_tensor(value: Any, name: str = "input") -> Tensor:
 
     Raises:
         TypeError: ``value`` is not a tensor.
+        RuntimeError: A transform of ``torch.func`` is at work, which hand-written gradients know nothing of.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
+        raise RuntimeError(
+            f"{name}: torch.func's transforms (grad, vmap, ...) can't see into NumPy layers; expected none of them "
+            "(torch.autograd.grad and functional_call work), or native layers: swap_layers(net, 'torch')"
+        )
     return value
 
 
