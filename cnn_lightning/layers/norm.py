@@ -99,11 +99,15 @@ def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor) ->
     module._check_input_dim(input)  # type: ignore[no-untyped-call]
     if not input.is_floating_point():
         raise NotImplementedError(f"input: expected a floating dtype, got {input.dtype}")
+    _check_dtypes(input, module.weight)
     mean, var = module.running_mean, module.running_var
     track = module.training and module.track_running_stats
     if track and module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
-    if not module.training and mean is not None and var is not None:
+    stored = not module.training and mean is not None and var is not None
+    if module.eps < 0 or (module.eps == 0 and not stored):
+        raise ValueError(f"eps: expected a number above 0, got {module.eps}")
+    if stored:
         y, *_ = BatchNormFunction.apply(input, module.weight, module.bias, mean, var, module.eps)
         return y  # type: ignore[no-any-return]
     count = input.numel() // max(1, input.shape[1])
@@ -132,6 +136,7 @@ class LayerNorm(torch.nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise over the last axes, ``normalized_shape``."""
         axes = len(self.normalized_shape)
+        _check_dtypes(bridge.expect_tensor(input), self.weight)
         if tuple(input.shape[-axes:]) != tuple(self.normalized_shape):
             raise RuntimeError(
                 f"input: expected its last axes to be {tuple(self.normalized_shape)}, got shape {tuple(input.shape)}"
@@ -157,12 +162,24 @@ class GroupNorm(torch.nn.GroupNorm):
         """Normalise groups of channels of (N, C, ...)."""
         if input.dim() < 2:
             raise RuntimeError(f"input: expected at least 2 axes, got shape {tuple(input.shape)}")
+        _check_dtypes(input, self.weight)
+        if 0 in input.shape[1:]:
+            raise RuntimeError(f"input: expected no empty axis but the batch, got shape {tuple(input.shape)}")
         if input.shape[1] != self.num_channels:
             raise RuntimeError(f"input: expected {self.num_channels} channels, got shape {tuple(input.shape)}")
         if input.numel() and input[0].numel() // self.num_groups * len(input) == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
         x, weight, bias = _autocast(input, self.weight, self.bias)
         return GroupNormFunction.apply(x, weight, bias, self.num_groups, self.eps)  # type: ignore[no-any-return]
+
+
+def _check_dtypes(input: Tensor, weight: Tensor | None) -> None:
+    """Half precision may come with float32 weights."""
+    if weight is None and not input.is_floating_point():
+        raise NotImplementedError(f"input: expected a floating dtype, got {input.dtype}")
+    half = input.dtype in (torch.bfloat16, torch.float16)
+    if weight is not None and weight.dtype != input.dtype and not (half and weight.dtype == torch.float32):
+        raise RuntimeError(f"input: expected the dtype of weight, {weight.dtype}, got {input.dtype}")
 
 
 def _autocast(*tensors: Tensor | None) -> Any:

@@ -67,8 +67,9 @@ def max_pool2d_with_indices(
     (top, _), (left, _) = g.pad
     rows = np.arange(g.size[0], like=x)[:, None] * g.stride[0] + slots // g.kernel[1] * g.dilation[0] - top
     columns = np.arange(g.size[1], like=x) * g.stride[1] + slots % g.kernel[1] * g.dilation[1] - left
-    places = rows * x.shape[3] + columns
-    return y, np.ascontiguousarray(places, like=x) if y.flags.c_contiguous else places
+    places = np.empty_like(y, dtype=np.int64)
+    np.add(rows * x.shape[3], columns, out=places)
+    return y, places
 
 
 def max_pool2d_backward(
