@@ -55,7 +55,8 @@ class Affine(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.randn(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return AffineFunction.apply(x, self.weight, self.bias, self.op_backward)
+        x, weight, bias = bridge.autocast("lower", x, self.weight, self.bias)
+        return AffineFunction.apply(x, weight, bias, self.op_backward)
 
 
 class PointwiseFunction(torch.autograd.Function):
@@ -467,7 +468,12 @@ class OnlyNeededFunction(torch.autograd.Function):
 
 class OnlyNeeded(Affine):
     def forward(self, x: Tensor) -> Tensor:
-        return OnlyNeededFunction.apply(x, self.weight, self.bias)
+        return OnlyNeededFunction.apply(*bridge.autocast("lower", x, self.weight, self.bias))
+
+
+class NoAutocast(Affine):
+    def forward(self, x: Tensor) -> Tensor:
+        return AffineFunction.apply(x, self.weight, self.bias, self.op_backward)
 
 
 class Raises(torch.nn.Module):
@@ -488,3 +494,19 @@ class Half(torch.nn.Module):
 class InaccurateHalf(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 2 if x.dtype != torch.bfloat16 else x * 3
+
+
+# ---- rounding
+
+
+def there_and_back(x: Any) -> Any:
+    return (x + 1000) - 1000
+
+
+def there_and_back_backward(grad: Any, x: Any) -> Any:
+    return grad.copy()
+
+
+class Rounding(Square):
+    op = staticmethod(there_and_back)
+    op_backward = staticmethod(there_and_back_backward)

@@ -1,6 +1,7 @@
 """Gradients against numerical differences: anywhere, at ties, and once more."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ from cnn_lightning.check.subject import (
     is_float,
     parameters,
     propagate,
+    seeded,
     tensors,
     upstream_of,
 )
-from cnn_lightning.check.where import backward_of, forward_of
+from cnn_lightning.check.where import backward_of, forward_of, watched
 
 _STEP = 1e-6
 
@@ -40,10 +42,21 @@ def _slope(module: Call, inputs: Sequence[Any], upstream: list[Tensor], x: Tenso
 
 
 def gradient(s: Subject) -> list[Finding]:
-    """Each gradient equals numerical differences along random directions, in float64."""
+    """Gradients equal numerical differences.
+
+    In float64, along random directions; where one differs, each of its entries is looked at.
+    """
     module, inputs = s.copy(), s.inputs()
-    run = propagate(s, module, inputs)
-    found = []
+
+    def forget(outputs: list[Tensor], given: list[Any]) -> list[Tensor]:
+        seen.called.clear()
+        return outputs
+
+    with watched() as seen:
+        run = propagate(s, module, inputs, after=forget)
+    if seen.written:
+        raise Skip("the operation writes into its arguments")
+    found, unsettled = [], []
     targets = {s.name(i): value for i, value in enumerate(inputs) if is_float(value)}
     targets |= {name: p for name, p in parameters(module).items() if p.requires_grad}
     generator = torch.Generator().manual_seed(13)
@@ -60,13 +73,22 @@ def gradient(s: Subject) -> list[Finding]:
                 slopes.append(slope)
             if len(slopes) == 4:
                 break
+        if not slopes:
+            unsettled.append(name)
         scale = max([gradient.norm().item(), *map(abs, slopes), 1e-6])
         if any(abs((gradient * u).sum().item() - n) > 2e-5 * scale for u, n in zip(directions, slopes, strict=True)):
-            wrong, mend = _diagnosis(name, gradient, directions, slopes, inputs)
             place = _worst_entry(module, inputs, run.upstream, x, gradient)
-            connected = any(y.requires_grad for y in run.outputs)
-            where = backward_of(run.outputs) if connected else f"{forward_of(s)}: its output has no graph"
+            if any(y.requires_grad for y in run.outputs):
+                wrong, mend = _diagnosis(name, gradient, directions, slopes, inputs)
+                where = backward_of(run.outputs)
+                where += f", which calls {', '.join(seen.called)}" if seen.called else ""
+            else:
+                wrong = f"the gradient of {name} is missing: the output has no graph"
+                mend = "arrays belong into an autograd.Function, which Module.forward applies to the tensors"
+                where = forward_of(s)
             found.append(Finding("gradient", wrong, f"{where}{place}", mend))
+    if unsettled and not found:
+        raise Skip(f"numerical differences of {', '.join(unsettled)} don't settle: noise, or kinks everywhere")
     return found
 
 
@@ -87,7 +109,8 @@ def _diagnosis(
     if not gradient.any():
         return (
             f"the gradient of {name} is missing (None or zeros)",
-            "arrays belong into an autograd.Function, which returns a gradient for each of its inputs, in their order",
+            "backward returns a gradient for each argument of the forward, in their order; that of a bias is the sum "
+            "of grad over all axes but the bias's own",
         )
     if factor and explains(gradient / factor):
         if abs(factor + 1) < 1e-4:
@@ -130,18 +153,32 @@ def _worst_entry(module: Call, inputs: Sequence[Any], upstream: list[Tensor], x:
 
 
 def ties(s: Subject) -> list[Finding]:
-    """At ties and kinks the gradient is one that some nearby point has, and the reference's own."""
+    """At ties and kinks the gradient is a possible one.
+
+    Some nearby point has it; with a reference it is the reference's own.
+    """
     module = s.copy()
     generator = torch.Generator().manual_seed(17)
-
-    def whole_numbers(x: Tensor) -> Tensor:
-        return torch.randint(-1, 2, x.shape, generator=generator).to(x)
-
-    inputs = s.like(whole_numbers)
-    if s.reference is None:
-        return _impossible_at_ties(s, module, inputs, generator)
-    if not s.agrees():
+    if s.reference is not None and not s.agrees():
         raise Skip("it differs from the reference elsewhere too")
+
+    def whole_numbers(x: Tensor, low: int) -> Tensor:
+        return torch.randint(low, 2, x.shape, generator=generator).to(x)
+
+    # -1, 0 and 1 meet kinks at 0; of two numbers alone, more are equal.
+    for low in (-1, 0):
+        inputs = s.like(partial(whole_numbers, low=low))
+        found = (
+            _impossible_at_ties(s, module, inputs, generator)
+            if s.reference is None
+            else _unlike_reference_at_ties(s, module, inputs)
+        )
+        if found:
+            return found
+    return []
+
+
+def _unlike_reference_at_ties(s: Subject, module: torch.nn.Module, inputs: tuple[Any, ...]) -> list[Finding]:
     run = propagate(s, module, inputs)
     return [
         Finding(
@@ -164,7 +201,7 @@ def _impossible_at_ties(
     def rows(point: Tensor) -> tuple[Tensor, Tensor]:
         """A few outputs' gradients, one in a row."""
         leaf = point.clone().requires_grad_()
-        torch.manual_seed(0)
+        seeded(0, inputs)
         y = tensors(module(*inputs[:place], leaf.clone(), *inputs[place + 1 :]))[0]
         if not y.requires_grad or not torch.isfinite(y).all():
             raise Skip("no finite output with a gradient at whole numbers")
@@ -200,14 +237,14 @@ def _impossible_at_ties(
 
 
 def double_backward(s: Subject) -> list[Finding]:
-    """A second derivative is right, or it is refused."""
+    """A second derivative is right, or refused."""
     module, inputs = s.copy(), s.inputs()
     place = next(i for i, value in enumerate(inputs) if is_float(value))
     generator = torch.Generator().manual_seed(19)
     w = torch.randn(inputs[place].shape, generator=generator, dtype=torch.float64).to(inputs[place])
 
     def first(x: Tensor, create_graph: bool) -> Tensor:
-        torch.manual_seed(0)
+        seeded(0, inputs)
         # x goes through a curve first: then the gradient has a graph even where the layer's own part of it is lost.
         bent = x + 0.25 * x * x
         outputs = tensors(module(*inputs[:place], bent, *inputs[place + 1 :]))

@@ -1,5 +1,6 @@
 """Grade a layer: every fault that a hand-written forward and backward commonly has, looked for and named."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from cnn_lightning.check.report import CheckReport, Finding, Grade
 from cnn_lightning.check.results import (
     MEND_COPIES,
     MEND_EMPTY,
+    autocast,
     copies,
     dtype,
     empty_batch,
@@ -46,7 +48,8 @@ def check_layer(module: torch.nn.Module, sample: Any, reference: Call | None = N
 
     Raises:
         TypeError: ``module`` is no module, or ``sample`` holds no float tensor.
-        ValueError: ``sample`` holds an empty tensor, or ``reference`` is a module with other ``state_dict`` keys.
+        ValueError: ``sample`` holds an empty tensor, or ``reference`` is a module whose ``state_dict`` has other names
+            or shapes.
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module: expected an instance of torch.nn.Module, got {kind_of(module)}")
@@ -55,12 +58,15 @@ def check_layer(module: torch.nn.Module, sample: Any, reference: Call | None = N
         raise TypeError(f"sample: expected a float tensor or a tuple with one, got {kind_of(sample)}")
     if any(isinstance(value, Tensor) and not value.numel() for value in inputs):
         raise ValueError("sample: expected tensors that hold something, got an empty one")
-    if isinstance(reference, torch.nn.Module) and list(reference.state_dict()) != list(module.state_dict()):
+    if isinstance(reference, torch.nn.Module) and _shapes(reference) != _shapes(module):
         raise ValueError(
-            f"reference: expected the state_dict keys {list(module.state_dict())}, got {list(reference.state_dict())}"
+            f"reference: expected a state_dict with {_shapes(module) or 'nothing in it'}, as that of the module, got "
+            f"{_shapes(reference) or 'nothing in it'}"
         )
     devices = sorted({value.device for value in inputs if isinstance(value, Tensor) and value.is_cuda}, key=str)
-    with torch.random.fork_rng(devices), torch.enable_grad():
+    with torch.random.fork_rng(devices), torch.enable_grad(), warnings.catch_warnings():
+        # NumPy's, of the NaNs and empty batches that the rules put in.
+        warnings.simplefilter("ignore", RuntimeWarning)
         return CheckReport(type(module).__name__, _grades(Subject(module, inputs, reference)))
 
 
@@ -68,26 +74,36 @@ def _grades(subject: Subject) -> tuple[Grade, ...]:
     grades: dict[str, Grade] = {}
     reason = ""
     for rule, function in _RULES.items():
-        grades[rule] = Grade(rule, skipped=reason) if reason else _apply(rule, function, subject)
+        asks = (function.__doc__ or "").partition("\n")[0]
+        grades[rule] = Grade(rule, (), reason, asks) if reason else _apply(rule, function, subject, asks)
         # What comes after these rules needs copies, forward and backward.
         if rule == "copies" and any("deepcopy fails" in finding.wrong for finding in grades[rule].findings):
             reason = "the module can't be copied"
         if rule == "forward" and any(finding.wrong.startswith("raised") for finding in grades[rule].findings):
             reason = "the forward does not run"
+        if rule == "forward" and not reason and grades[rule].findings:
+            reason = "two equal calls differ"
+        if rule == "reference" and any(finding.wrong.startswith("raised") for finding in grades[rule].findings):
+            subject = Subject(subject.module, subject.raw, None)
         if rule == "gradient" and any(finding.wrong.startswith("raised") for finding in grades[rule].findings):
             reason = "the backward does not run"
     return tuple(grades.values())
 
 
-def _apply(rule: str, function: Rule, subject: Subject) -> Grade:
+def _shapes(module: torch.nn.Module) -> str:
+    """Names and shapes of a module's state, for comparison and messages."""
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in sorted(module.state_dict().items()))
+
+
+def _apply(rule: str, function: Rule, subject: Subject, asks: str) -> Grade:
     try:
-        return Grade(rule, tuple(function(subject)))
+        return Grade(rule, tuple(function(subject)), asks=asks)
     except Skip as reason:
-        return Grade(rule, skipped=str(reason))
+        return Grade(rule, skipped=str(reason), asks=asks)
     except Exception as error:
         message = (str(error).strip() or "(no message)").splitlines()[0]
         found = Finding(rule, f"raised {type(error).__name__}: {message}", line_of(error, subject), _MEND_RAISED[rule])
-        return Grade(rule, (found,))
+        return Grade(rule, (found,), asks=asks)
 
 
 _RULES: dict[str, Rule] = {
@@ -98,6 +114,7 @@ _RULES: dict[str, Rule] = {
     "ties": ties,
     "dtype": dtype,
     "half": half,
+    "autocast": autocast,
     "strides": strides,
     "empty batch": empty_batch,
     "aliasing": aliasing,
@@ -117,6 +134,9 @@ _MEND_RAISED = dict.fromkeys(
     "forward": "the layer must run on its sample in float32 and float64 before anything else can be graded",
     "gradient": "return one gradient per argument of the forward, shaped as its argument, None where there is none",
     "half": "NumPy has no bfloat16: bridge.call computes such tensors in float32 and casts back",
+    "reference": "the reference, too, must run on the sample in float32 and float64",
+    "autocast": "under autocast inputs are bfloat16 beside float32 parameters: start Module.forward with "
+    "x, weight = bridge.autocast('lower', x, self.weight)",
     "strides": "any strides may come in: reshape instead of view, no assumption about contiguous memory",
     "empty batch": MEND_EMPTY,
     "copies": MEND_COPIES,

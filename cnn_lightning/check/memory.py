@@ -18,6 +18,7 @@ from cnn_lightning.check.subject import (
     kind_of,
     parameters,
     propagate,
+    seeded,
     tensors,
     upstream_of,
 )
@@ -46,7 +47,10 @@ def _collected(upstream: list[Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def aliasing(s: Subject) -> list[Finding]:
-    """Outputs and gradients have memory of their own, which no later call uses again."""
+    """Results have memory of their own.
+
+    Neither inputs nor each other share it, and no later call uses it again.
+    """
     found, module, inputs = [], s.copy(torch.float32), s.inputs(torch.float32)
     given: list[Any] = []
     upstream: list[Tensor] = []
@@ -82,7 +86,10 @@ def aliasing(s: Subject) -> list[Finding]:
 
 
 def inputs_unwritten(s: Subject) -> list[Finding]:
-    """Neither direction writes into inputs, parameters or the upstream gradient."""
+    """Inputs and upstream gradients stay as they were.
+
+    So do parameters, in both directions.
+    """
     module, inputs = s.copy(), s.inputs()
     upstream: list[Tensor] = []
     kept: list[tuple[str, Tensor, Tensor]] = []
@@ -114,14 +121,14 @@ def inputs_unwritten(s: Subject) -> list[Finding]:
 
 
 def twice(s: Subject) -> list[Finding]:
-    """One module at two places of a graph has the gradients of two modules."""
+    """Used twice in a graph, its gradients add up."""
     module, inputs = s.copy(), s.inputs()
     other = tuple(value * 0.5 if is_float(value) else value for value in inputs)
     single = [propagate(s, copy.deepcopy(module), values) for values in (inputs, other)]
     shared = copy.deepcopy(module)
 
     def at(factor: float) -> list[Tensor]:
-        torch.manual_seed(0)
+        seeded(0, inputs)
         return tensors(shared(*[value * factor if is_float(value) else value for value in leaves]))
 
     leaves = [value.clone().requires_grad_() if is_float(value) else value for value in inputs]
@@ -146,7 +153,10 @@ def twice(s: Subject) -> list[Finding]:
 
 
 def stateless(s: Subject) -> list[Finding]:
-    """Forward and backward leave nothing on the module but what its buffers hold."""
+    """The forward leaves nothing on the module.
+
+    Buffers aside, and what was there before.
+    """
     module, inputs = s.copy(), s.inputs()
     before = {id(part): dict(vars(part)) for part in module.modules()}
     propagate(s, module, inputs)
@@ -165,7 +175,10 @@ def stateless(s: Subject) -> list[Finding]:
 
 
 def changed_afterwards(s: Subject) -> list[Finding]:
-    """An in-place change of output or input after the forward gives the right gradient, or torch's own error."""
+    """Later changes give no silently wrong gradient.
+
+    After an in-place change of output or input the gradient is right, or torch raises its own error.
+    """
     module, inputs = s.copy(), s.inputs()
     expected = propagate(s, copy.deepcopy(module), inputs)
 

@@ -18,11 +18,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Grade:
-    """What one rule found; ``skipped`` says why it was not applied."""
+    """What one rule found; ``asks`` says what it asks for, ``skipped`` why it was not applied."""
 
     rule: str
     findings: tuple[Finding, ...] = ()
     skipped: str = ""
+    asks: str = ""
 
     @property
     def result(self) -> str:
@@ -52,7 +53,16 @@ class CheckReport:
         """Whether no rule found a fault."""
         return not self.failed
 
+    @property
+    def verdict(self) -> str:
+        """One line: how many rules passed, or which failed."""
+        skipped = sum(grade.result == "skipped" for grade in self.grades)
+        applied = len(self.grades) - skipped
+        beside = f", {skipped} skipped" if skipped else ""
+        if self.passed:
+            return f"{self.layer} passed {applied} rules{beside}"
+        return f"{self.layer} failed {len(self.failed)} of {applied} rules{beside}: {', '.join(self.failed)}"
+
     def __str__(self) -> str:
-        lines = [f"{self.layer}: {'passed' if self.passed else 'failed'}"]
-        lines += [f"  {g.result:8}{g.rule}{f' ({g.skipped})' if g.skipped else ''}" for g in self.grades]
-        return "\n".join([*lines, *map(str, self.findings)])
+        lines = [f"  {g.result:8}{g.rule}{f' ({g.skipped})' if g.skipped else ''}" for g in self.grades]
+        return "\n".join([f"{self.layer}:", *lines, *map(str, self.findings), self.verdict])

@@ -28,7 +28,10 @@ MEND_COPIES = "define module and Functions at the top level of a file; keep no l
 
 
 def forward(s: Subject) -> list[Finding]:
-    """The forward runs, in float32 and float64, and gives the same for the same input."""
+    """It runs, and gives the same for the same input.
+
+    In float32 and in float64, with equal random numbers.
+    """
     found = []
     for dtype in (torch.float32, torch.float64):
         module, inputs = s.copy(dtype), s.inputs(dtype)
@@ -46,7 +49,10 @@ def forward(s: Subject) -> list[Finding]:
 
 
 def reference(s: Subject) -> list[Finding]:
-    """Outputs and gradients equal the reference's in float64, and are as near to them in float32 as the reference."""
+    """Outputs and gradients equal the reference's.
+
+    In float64 to the ninth digit; in float32 they are about as near to the truth as the reference's own.
+    """
     module, inputs = s.copy(), s.inputs()
     truth, found = propagate(s, s.twin(module), inputs), propagate(s, module, inputs)
     if len(found.outputs) != len(truth.outputs):
@@ -76,7 +82,10 @@ def reference(s: Subject) -> list[Finding]:
 
 
 def dtype(s: Subject) -> list[Finding]:
-    """float32 in, float32 out, and nothing wider in between; float64 is computed in float64."""
+    """float32 stays float32, float64 stays float64.
+
+    Nothing is wider in between, in either direction.
+    """
     found: list[Finding] = []
     module, inputs = s.copy(torch.float32), s.inputs(torch.float32)
     with watched() as seen:
@@ -101,7 +110,7 @@ def dtype(s: Subject) -> list[Finding]:
 
 
 def half(s: Subject) -> list[Finding]:
-    """bfloat16 in, bfloat16 out, about as accurate as that allows."""
+    """bfloat16 in, bfloat16 out, to its two digits."""
     found = []
     exact, given = s.copy(torch.float32), s.inputs(torch.bfloat16)
     run = propagate(s, s.copy(torch.bfloat16), given)
@@ -123,6 +132,25 @@ def half(s: Subject) -> list[Finding]:
     return found
 
 
+def autocast(s: Subject) -> list[Finding]:
+    """bfloat16 inputs beside float32 weights (AMP)."""
+    module, inputs = s.copy(torch.float32), s.inputs(torch.bfloat16)
+    device = next(value.device.type for value in inputs if is_float(value))
+    with torch.autocast(device, torch.bfloat16):
+        outputs = propagate(s, module, inputs).outputs
+    expected = call(s.copy(torch.float32), tuple(converted(value, torch.float32) for value in inputs))
+    return [
+        Finding(
+            "autocast",
+            f"under autocast the output {far(distance(y, right))} from float32's",
+            forward_of(s),
+            "bridge.autocast('lower', ...) for products, bridge.autocast('float32', ...) for what needs the digits",
+        )
+        for y, right in zip(outputs, expected, strict=True)
+        if y.is_floating_point() and distance(y, right) > 0.05
+    ]
+
+
 def _turned(x: Tensor) -> Tensor:
     return x.transpose(-1, -2).contiguous().transpose(-1, -2) if x.dim() > 1 else x.clone()
 
@@ -139,7 +167,10 @@ _LAYOUTS = {"transposed": _turned, "every other element": _sparse_rows, "channel
 
 
 def strides(s: Subject) -> list[Finding]:
-    """The same numbers in another memory order give the same result; so does an upstream gradient in another order."""
+    """Another order in memory gives the same result.
+
+    That of the inputs, and that of the upstream gradient.
+    """
     if s.is_random():
         raise Skip("random numbers are drawn in the order of memory")
     module, inputs = s.copy(), s.inputs()
@@ -164,7 +195,10 @@ def strides(s: Subject) -> list[Finding]:
 
 
 def empty_batch(s: Subject) -> list[Finding]:
-    """No images in, none out, and zeros (or nothing) as the parameters' gradients."""
+    """Nothing in, nothing out, and no error.
+
+    The parameters' gradients are zeros, or none.
+    """
     module, inputs = s.copy(), s.inputs()
     if not inputs[0].dim():
         raise Skip("the input has no axes")
@@ -190,7 +224,10 @@ def empty_batch(s: Subject) -> list[Finding]:
 
 
 def frozen(s: Subject) -> list[Finding]:
-    """Any of the inputs and parameters may do without a gradient; the others' stay the same."""
+    """Any of them may be frozen, alone.
+
+    Each input and parameter may do without a gradient; the others' stay the same.
+    """
     module, inputs = s.copy(), s.inputs()
     expected = propagate(s, copy.deepcopy(module), inputs)
     for name in expected.gradients:
@@ -207,7 +244,7 @@ def frozen(s: Subject) -> list[Finding]:
 
 
 def copies(s: Subject) -> list[Finding]:
-    """deepcopy, pickle and a file of the state_dict hold all of the module."""
+    """deepcopy, pickle and state_dict hold all of it."""
     found = []
 
     def by_file(module: torch.nn.Module) -> None:
@@ -238,7 +275,10 @@ def copies(s: Subject) -> list[Finding]:
 
 
 def nan(s: Subject) -> list[Finding]:
-    """A NaN is passed on; with a reference, NaN and infinities come out where the reference has them."""
+    """A NaN in the input comes out again.
+
+    With a reference, NaNs and infinities come out where it has them.
+    """
     if s.reference is not None and not s.agrees():
         raise Skip("it differs from the reference elsewhere too")
     module, inputs = s.copy(), s.inputs()

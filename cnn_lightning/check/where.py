@@ -82,6 +82,7 @@ class _Seen:
     wide: dict[str, str] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
     aliased: dict[str, str] = field(default_factory=dict)
+    called: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -89,24 +90,34 @@ def watched() -> Iterator[_Seen]:
     """Look at the arrays that go into and come out of every operation called through the bridge."""
     seen, original = _Seen(), bridge._run
 
-    def run(op: Call, *rest: Any) -> Any:
+    def run(op: Call, tensors: Any, dtypes: Sequence[torch.dtype], *rest: Any) -> Any:
         @functools.wraps(op)
         def spied(*arrays: Any, **options: Any) -> Any:
             before = [None if array is None else array.copy() for array in arrays]
             results = op(*arrays, **options)
-            _look(seen, op, arrays, before, results if isinstance(results, tuple) else (results,))
+            _look(seen, op, arrays, before, results if isinstance(results, tuple) else (results,), dtypes)
             return results
 
-        return original(spied, *rest)
+        return original(spied, tensors, dtypes, *rest)
 
     with _replaced(bridge, "_run", run):
         yield seen
 
 
-def _look(seen: _Seen, op: Call, arrays: Sequence[Any], before: Sequence[Any], results: Sequence[Any]) -> None:
+def _look(
+    seen: _Seen,
+    op: Call,
+    arrays: Sequence[Any],
+    before: Sequence[Any],
+    results: Sequence[Any],
+    dtypes: Sequence[torch.dtype],
+) -> None:
     where = f"{op.__name__} ({_source(op)})"
+    seen.called.append(where)
     names = [*inspect.signature(op).parameters, *map(str, range(len(arrays)))]
     floats = [array.dtype.itemsize for array in arrays if array is not None and array.dtype.kind == "f"]
+    # What the caller of the bridge asked for in float64 (statistics, say) is no accident.
+    floats += [8] if torch.float64 in dtypes else []
     for name, array, old in zip(names, arrays, before, strict=False):
         if array is not None and not np.array_equal(array, old, equal_nan=array.dtype.kind == "f"):
             seen.written[where] = name

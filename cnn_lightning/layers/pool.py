@@ -149,7 +149,7 @@ class AdaptiveAvgPool2d(torch.nn.AdaptiveAvgPool2d):
     def forward(self, input: Tensor) -> Any:
         """Pool (N, C, H, W) or (C, H, W) to ``output_size``."""
         size = _size(self, input)
-        _check_axes(self, input, (3, 4))
+        _check_axes(self, input, (3, 4), filled=2)
         return _batched(input, 4, lambda x: AdaptiveAvgPool2dFunction.apply(x, size))
 
 
@@ -158,7 +158,7 @@ class AdaptiveAvgPool1d(torch.nn.AdaptiveAvgPool1d):
 
     def forward(self, input: Tensor) -> Any:
         """Pool (N, C, L) or (C, L) to ``output_size``."""
-        _check_axes(self, input, (2, 3))
+        _check_axes(self, input, (2, 3), filled=1)
         (length,) = _not_negative(self, integers(self.output_size, "AdaptiveAvgPool1d: output_size", 1))
         return _along_rows(input, lambda x: AdaptiveAvgPool2dFunction.apply(x, (1, length)))
 
@@ -169,7 +169,7 @@ class AdaptiveMaxPool2d(torch.nn.AdaptiveMaxPool2d):
     def forward(self, input: Tensor) -> Any:
         """Pool (N, C, H, W) or (C, H, W) to ``output_size``."""
         size = _size(self, input)
-        _check_axes(self, input, (3, 4))
+        _check_axes(self, input, (3, 4), filled=input.dim() - 1)
         y, indices = _batched(input, 4, lambda x: AdaptiveMaxPool2dFunction.apply(x, size))
         return (y, indices) if self.return_indices else y
 
@@ -232,14 +232,20 @@ def _along_rows(input: Tensor, function: Any) -> Any:
 
 
 def _check_axes(
-    module: torch.nn.Module, input: Tensor, axes: tuple[int, int], too_few: type[Exception] = RuntimeError
+    module: torch.nn.Module,
+    input: Tensor,
+    axes: tuple[int, int],
+    too_few: type[Exception] = RuntimeError,
+    filled: int | None = None,
 ) -> None:
+    """``filled`` is the number of last axes that may not be empty, by default all but the batch."""
     kind = type(module).__name__
     if bridge.expect_tensor(input).dim() not in axes:
         error = too_few if input.dim() < axes[0] else RuntimeError
         raise error(f"{kind}: input: expected {axes[0]} or {axes[1]} axes, got shape {tuple(input.shape)}")
-    if 0 in input.shape[1 if input.dim() == axes[1] else 0 :]:
-        raise RuntimeError(f"{kind}: input: expected no empty axis but the batch, got shape {tuple(input.shape)}")
+    filled = axes[0] if filled is None else filled
+    if 0 in input.shape[input.dim() - filled :]:
+        raise RuntimeError(f"{kind}: input: expected the last {filled} axes not empty, got shape {tuple(input.shape)}")
     whole = isinstance(module, torch.nn.MaxPool1d | torch.nn.MaxPool2d) and (axes[0] == 3 or module.return_indices)
     if not input.is_floating_point() and not whole:
         raise NotImplementedError(f"{kind}: input: expected a floating dtype, got {input.dtype}")
