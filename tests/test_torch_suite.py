@@ -18,7 +18,7 @@ pytest.importorskip("expecttest", reason="torch.testing._internal needs expectte
 
 LAYERS = {native.__name__: native for native in swap.LAYERS if native.__module__.startswith("torch.nn")}
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-MOST = 160
+MOST = 80
 """Of thousands of samples of one function, so many are tried, spread evenly."""
 
 
