@@ -196,7 +196,10 @@ class Classifier(LightningModule):
         if h["optimizer"] == "sgd":
             optimizer = torch.optim.SGD(parameters, momentum=0.9, **options)
         else:
-            optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[h["optimizer"]](parameters, **options)
+            # float16 has no 1e-8, and squares of gradients below 0.005 vanish from Adam's average: 0 / 0, or a leap.
+            epsilon = 1e-3 if any(parameter.dtype == torch.float16 for parameter in parameters) else 1e-8
+            kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[h["optimizer"]]
+            optimizer = kind(parameters, eps=epsilon, **options)
         if h["schedule"] == "none":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
