@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -312,3 +313,18 @@ def test_refuses_what_torch_refuses(case: Case, bad: Any) -> None:
         use(case.layer)
     assert ours.type is native.type
     assert str(ours.value)
+
+
+NO_TENSORS = [None, [1.0], 1.0, "x", np.ones((2, 3, 8, 8), np.float32)]
+
+
+@pytest.mark.parametrize("value", NO_TENSORS, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(("case", "sample"), [row for row in FIRST if row.id not in ("Identity", "LayerNorm2d")])
+def test_refuses_what_is_no_tensor(case: Case, sample: Sample, value: Any) -> None:
+    ours, native = build(case, sample)
+    _, *rest = sample.inputs()
+    with pytest.raises(Exception) as expected:
+        native(value, *rest)
+    with pytest.raises(expected.type) as found:
+        ours(value, *rest)
+    assert "\n" not in str(found.value)
