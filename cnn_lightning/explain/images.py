@@ -64,8 +64,9 @@ def grid(values: Floats, what: str, *, columns: int = 8, most: int = 64, side: i
     n = len(values)
     image, tile_width, scale = sheet(values[:most], columns=columns, side=side)
     zoom = max(1.0, round(tile / tile_width))
-    size = f"{values.shape[1]}×{values.shape[2]}"
-    count = f"{n} map{'s' * (n != 1)} of {size}" if n <= most else f"the first {most} of {n} maps of {size}"
+    height, width = values.shape[1:]
+    kind = f"value{'s' * (n != 1)}" if height == width == 1 else f"map{'s' * (n != 1)} of {height}×{width}"
+    count = f"{n} {kind}" if n <= most else f"the first {most} of {n} {kind}"
     alt = f"{what}: {count}, values from {short(values.min())} to {short(values.max())}"
     return Picture(_uri(image), round(image.width * zoom), round(image.height * zoom), alt, f"{count}; {scale}")
 

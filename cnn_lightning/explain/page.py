@@ -61,6 +61,7 @@ def render(subject: Subject, seen: Recording, shown: Sequence[Frame], captions: 
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["short"] = short
     grad = seen.grad_image[0].numpy()
     return environment.get_template("page.html.jinja").render(
         subject=subject,

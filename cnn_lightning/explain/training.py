@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ MOST = 16
 """Moments shown at most; evenly chosen where a run kept more."""
 LAYERS = 4
 """Convolutions whose filters and maps are shown."""
+INPUTS = 32
+"""Input channels whose kernels are shown."""
 
 
 @dataclass(frozen=True)
@@ -123,15 +125,17 @@ def _pictures(net: nn.Module, seen: Recording) -> list[Picture]:
 
 def filters(weight: Tensor, what: str, *, most: int = 64) -> Picture:
     """Kernels (O, C, h, w): a row for each output channel where they see several channels, else side by side."""
-    outputs, channels = weight.shape[:2]
     values = weight.numpy()
-    if channels == 1:
+    if weight.shape[1] == 1:
         return images.grid(values[:, 0], what, columns=8, most=most, tile=36)
-    shown = values[: min(outputs, most), : min(channels, 32)]
-    columns = shown.shape[1]
-    cut = f" (the first {shown.shape[0]} of {outputs} outputs" if outputs > most else " ("
-    cut += f", the first {columns} of {channels} inputs" if channels > 32 else ""
-    text = f"{what}, a row for each output channel and a column for each input channel{cut})".replace(" ()", "")
-    tile = 36 if columns <= 4 else 18
+    shown = values[:most, :INPUTS]
+    rows, columns = shown.shape[:2]
     flat = shown.reshape(-1, *shown.shape[2:])
-    return images.grid(flat, text.replace(" (, ", " ("), columns=columns, most=len(flat), tile=tile)
+    picture = images.grid(flat, what, columns=columns, most=len(flat), tile=36 if columns <= 4 else 18)
+    outputs, inputs = _of(rows, weight.shape[0]), _of(columns, weight.shape[1])
+    axes = f"a row for each of {outputs} outputs, a column for each of {inputs} inputs"
+    return replace(picture, alt=f"{picture.alt}; {axes}", scale=f"{axes}; {picture.scale.partition('; ')[2]}")
+
+
+def _of(shown: int, n: int) -> str:
+    return str(n) if shown == n else f"the first {shown} of {n}"

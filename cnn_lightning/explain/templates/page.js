@@ -58,7 +58,7 @@ function draw(canvas, array, channel, box, crosses = []) {
   canvas.height = height * zoom;
   const pen = canvas.getContext("2d");
   const map = array.values.subarray(channel * height * width, (channel + 1) * height * width);
-  const low = Math.min(0, ...map), high = Math.max(...map, low + 1e-30);
+  const low = map.reduce((a, b) => Math.min(a, b)), high = Math.max(map.reduce((a, b) => Math.max(a, b)), low + 1e-30);
   map.forEach((value, index) => {
     const level = Math.round((255 * (value - low)) / (high - low));
     pen.fillStyle = `rgb(${level},${level},${level})`;
@@ -158,7 +158,7 @@ function pickConv(root, layer) {
   seen.setAttribute("role", "img");
   const picked = controls(root, { channel: channels, row: height, column: width }, show);
   if (channels < layer.of) root.append(element("p", { textContent: `The first ${channels} of ${layer.of} output channels can be picked here.` }));
-  root.append(element("div", { className: "side" }, titled("input channel with the largest share, the patch framed", seen), titled("output channel: click a pixel", output)), result);
+  root.append(element("div", { className: "side" }, titled("input channel with the largest share, the patch framed", seen), titled("output channel, the lowest black, the highest white: click a pixel", output)), result);
   clickable(output, height, width, picked);
 
   function show(channel, row, column) {
@@ -192,7 +192,7 @@ function pickPool(root, layer) {
   result.setAttribute("aria-live", "polite");
   seen.setAttribute("role", "img");
   const picked = controls(root, { channel: channels, row: height, column: width }, show);
-  root.append(element("div", { className: "side" }, titled("input, the window framed, the winner crossed", seen), titled("gradient that comes back: click a pixel", arrived)), result);
+  root.append(element("div", { className: "side" }, titled("input, the window framed, the winner crossed", seen), titled("gradient that comes back, the lowest black, the highest white: click a pixel", arrived)), result);
   clickable(arrived, height, width, picked);
 
   function show(channel, row, column) {
@@ -263,15 +263,17 @@ function pickSoftmax(root, layer) {
 
 const PICKERS = { conv: pickConv, pool: pickPool, linear: pickLinear, softmax: pickSoftmax };
 
-// Pickers are made when they are first seen: the numbers of a deep network take a while to unpack.
-const begin = new IntersectionObserver((entries) => {
-  for (const { isIntersecting, target } of entries) {
-    if (!isIntersecting || target.dataset.ready) continue;
-    target.dataset.ready = "yes";
-    PICKERS[target.dataset.kind](target, data.layers[target.dataset.layer]);
+// A picker is made when its layer is open: the numbers of a deep network take a while to unpack.
+document.querySelectorAll(".picker").forEach((picker) => {
+  const layer = picker.closest("details");
+  function begin() {
+    if (!layer.open || picker.dataset.ready) return;
+    picker.dataset.ready = "yes";
+    PICKERS[picker.dataset.kind](picker, data.layers[picker.dataset.layer]);
   }
-}, { rootMargin: "600px" });
-document.querySelectorAll(".picker").forEach((picker) => begin.observe(picker));
+  layer.addEventListener("toggle", begin);
+  begin();
+});
 
 const moment = document.getElementById("moment");
 if (moment) moment.addEventListener("input", () => showMoment(+moment.value));
