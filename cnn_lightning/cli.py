@@ -26,7 +26,11 @@ INTERRUPTED = 130
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0, 1 (a check failed), 2 (a mistake, told in one line)."""
-    args = list(sys.argv[1:] if args is None else args)
+    if args is None:
+        args = sys.argv[1:]
+        if not sys.flags.safe_path and "" not in sys.path:
+            sys.path.append("")  # layers of one's own lie in the current folder, as with python -m
+    args = list(args)
     command = args[0] if args else "--help"
     try:
         if command in TRAINER:
