@@ -95,33 +95,37 @@ class Statistics(Callback):
         self._seen: dict[str, _Seen] = {}
         self._norms: dict[str, list[float]] = {}
         self._usual: dict[str, deque[float]] = {}
-        self._warned: set[tuple[str, str]] = set()
+        self._exploded = False
+        self._mourned: set[str] = set()
         self._handles: list[Any] = []
 
     # ---- gradients
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Measure each layer's gradient, and warn of one that explodes."""
+        """Measure each layer's gradient, and warn of the first that explodes."""
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return  # they are scaled
         found = list(_gradients(_net(pl_module)))
         if not found:
             return
         norms = torch.stack([norm for _, norm in found]).tolist()
+        exploding: list[tuple[float, str, str]] = []
         for (name, _), norm in zip(found, norms, strict=True):
             usual = self._usual.setdefault(name, deque(maxlen=USUAL))
-            if len(usual) >= USUAL // 5:
-                size = statistics.median(usual)
-                if norm > self.exploded * size > 0:
-                    self._warn(
-                        "gradient",
-                        name,
-                        f"the gradient of layer {name!r} explodes: it is {norm:.3g}, {norm / size:.0f} times its usual "
-                        f"{size:.3g}, in step {trainer.global_step}. Its weights will jump. A lower --model.lr or "
-                        "--trainer.gradient_clip_val 1 often helps",
-                    )
+            size = statistics.median(usual) if len(usual) >= USUAL // 5 else 0.0
+            if norm > self.exploded * size > 0:
+                text = f"is {norm:.3g}, {norm / size:.0f} times its usual {size:.3g}"
+                exploding.append((norm / size, name, text))
             usual.append(norm)
             self._norms.setdefault(name, []).append(norm)
+        if exploding and not self._exploded:
+            self._exploded = True
+            _, name, text = max(exploding)
+            others = f" (so do {len(exploding) - 1} others)" if len(exploding) > 1 else ""
+            rank_zero_warn(
+                f"in step {trainer.global_step} the gradient of layer {name!r} explodes{others}: it {text}. Its "
+                "weights will jump. A lower --model.lr or --trainer.gradient_clip_val 1 often helps"
+            )
 
     # ---- outputs
 
@@ -158,8 +162,9 @@ class Statistics(Callback):
             return
         seen = _of_all(trainer, self._seen)
         for name, each in seen.items():
-            if each.dead and each.dead >= self.dead * each.units:
-                self._warn("dead", name, _obituary(name, each, trainer.current_epoch + 1))
+            if each.dead and each.dead >= self.dead * each.units and name not in self._mourned:
+                self._mourned.add(name)
+                rank_zero_warn(_obituary(name, each, trainer.current_epoch + 1))
         rows = list(self._rows(trainer.current_epoch + 1, seen))
         self._norms = {}
         log_dir = trainer.log_dir  # asks the first process, so that every process has to come by here
@@ -193,12 +198,6 @@ class Statistics(Callback):
                 "gradient": statistics.median(norms) if norms else "",
                 "gradient_max": max(norms) if norms else "",
             }
-
-    def _warn(self, what: str, name: str, text: str) -> None:
-        """Say it once for each layer."""
-        if (what, name) not in self._warned:
-            self._warned.add((what, name))
-            rank_zero_warn(text)
 
 
 def _fits(trainer: Trainer) -> bool:
