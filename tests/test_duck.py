@@ -66,6 +66,8 @@ def direct() -> dict[str, list[Call]]:
         "conv.bias_gradient": [((x,), {})],
         "activation.elu_backward_from_output": [((x, x), {"alpha": 0.5})],
         "loss.cross_entropy_backward_target": [((np.array(1.0), logits, probabilities, array(3)), {})],
+        "norm.batch_statistics": [((x,), {})],
+        "norm.batch_norm_backward_part": [((x, 2 * x, array(3), *array(4, 3) ** 2), {"count": 100})],
         "loss.nll_loss": [((logits, target, array(3)), {})],
         "fused.conv_relu_pool": [
             ((grey, *parameters), {"paddings": (1, 1)}),

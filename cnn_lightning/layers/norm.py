@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torchvision.models import convnext
 
 from cnn_lightning.layers import bridge
@@ -28,6 +28,37 @@ class BatchNormFunction(torch.autograd.Function):
         """Gradients of x, weight and bias."""
         x, weight, *statistics = ctx.saved_tensors
         return *_gradients(ctx, norm.batch_norm_backward, grad_y, x, weight, *statistics), None, None, None
+
+
+class SyncBatchNormFunction(torch.autograd.Function):
+    """`BatchNormFunction` for one process's part of a batch, given the whole batch's statistics and size."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, count: int, eps: float) -> Any:
+        """The normalised part."""
+        y, *_ = bridge.call(norm.batch_norm, x, weight, bias, mean, var, eps=eps, mixed=True, like=(x, mean, var))
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.count, ctx.eps = count, eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, by the sums over all processes, and this process's share of those of weight and bias."""
+        x, weight, mean, var = ctx.saved_tensors
+        needs_x, *needs, _, _, _, _ = ctx.needs_input_grad
+        given = (grad_y, x, weight, mean, var)
+        options = {"mixed": True, "eps": ctx.eps}
+        _, *shares = bridge.call(
+            norm.batch_norm_backward, *given, needs=(False, True, True), like=(x, mean, mean), **options
+        )
+        grad_x = None
+        if needs_x:
+            sums = torch.stack(shares)
+            distributed.all_reduce(sums)
+            grad_x = bridge.call(norm.batch_norm_backward_part, *given, *sums, count=max(1, ctx.count), **options)
+        dtype = x.dtype if weight is None else weight.dtype
+        gradients = (share.to(dtype) if need else None for share, need in zip(shares, needs, strict=True))
+        return grad_x, *gradients, None, None, None, None
 
 
 class LayerNormFunction(torch.autograd.Function):
@@ -94,8 +125,31 @@ class BatchNorm2d(torch.nn.BatchNorm2d):
         return _batch_norm(self, input)
 
 
-def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor) -> Tensor:
-    """Normalise by the batch's statistics or the running ones, and keep these as torch does."""
+class SyncBatchNorm1d(BatchNorm1d):
+    """`BatchNorm1d` by the statistics of all processes' batches, on any device; of its own batch where it is alone."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the channels of this process's part, (N, C) or (N, C, L)."""
+        return _batch_norm(self, input, _is_distributed())
+
+
+class SyncBatchNorm2d(BatchNorm2d):
+    """`BatchNorm2d` by the statistics of all processes' batches, on any device; of its own batch where it is alone."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the channels of this process's part, (N, C, H, W)."""
+        return _batch_norm(self, input, _is_distributed())
+
+
+def _is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor, together: bool = False) -> Tensor:
+    """Normalise by the batch's statistics or the running ones, and keep these as torch does.
+
+    The batch's are those of all processes' batches if ``together``.
+    """
     module._check_input_dim(input)  # type: ignore[no-untyped-call]
     if not input.is_floating_point():
         raise NotImplementedError(f"input: expected a floating dtype, got {input.dtype}")
@@ -111,9 +165,15 @@ def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor) ->
         y, *_ = BatchNormFunction.apply(input, module.weight, module.bias, mean, var, module.eps)
         return y  # type: ignore[no-any-return]
     count = input.numel() // max(1, input.shape[1])
+    if together:
+        batch_mean, batch_var, count = _whole_batch(input, count)
     if count == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
-    y, batch_mean, batch_var = BatchNormFunction.apply(input, module.weight, module.bias, None, None, module.eps)
+    if together:
+        statistics = (batch_mean, batch_var, count)
+        y = SyncBatchNormFunction.apply(input, module.weight, module.bias, *statistics, module.eps)
+    else:
+        y, batch_mean, batch_var = BatchNormFunction.apply(input, module.weight, module.bias, None, None, module.eps)
     if track and count and mean is not None and var is not None:
         factor = module.momentum
         if factor is None:
@@ -122,6 +182,25 @@ def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor) ->
         _average(mean, batch_mean, factor, 1.0)
         _average(var, batch_var, factor, count / (count - 1))
     return y  # type: ignore[no-any-return]
+
+
+def _whole_batch(input: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
+    """Mean, variance and values per channel of all processes' batches; a process may have none.
+
+    With n values of mean m and variance v on each: ``mean = sum(n m) / sum(n)``, ``var = sum(n (v + (m - mean)^2)) /
+    sum(n)``.
+    """
+    with torch.no_grad():
+        wide = _statistics_like(input)
+        mean, var = bridge.call(norm.batch_statistics, input, like=(wide, wide))
+        mine = torch.cat([mean, var, mean.new_full((1,), count)])
+        parts = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, mine)
+        means, variances, counts = torch.split(torch.stack(parts), [len(mean), len(var), 1], dim=1)
+        share = counts / counts.sum().clamp(min=1)
+        mean = (share * means).sum(0)
+        var = (share * (variances + (means - mean) ** 2)).sum(0)
+        return mean, var, int(counts.sum())
 
 
 def _average(running: Tensor, new: Tensor, factor: float, correction: float) -> None:

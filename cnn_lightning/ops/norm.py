@@ -16,6 +16,7 @@ long sum costs digits.
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -92,34 +93,114 @@ def batch_norm_backward(
     grad_x = _output(x) if needs[0] else None
     grad_weight, grad_bias = (np.empty_like(x, shape=(x.shape[1],)) for _ in range(2))
     view = _Channels(x)
-    count = max(1, view.count)
     x, upstream = view.of(x), view.of(grad_y)
     to_x = None if grad_x is None else view.of(grad_x)
-    center, invstd = mean.astype(x.dtype), _invstd(var, eps)
-    rest = mean - center  # what float32 rounds away
-    scale = (invstd if weight is None else invstd * weight).astype(x.dtype)
+    count, rule = max(1, view.count), _Rule(view, weight, mean, var, eps, x.dtype)
 
     def block(part: slice) -> None:
         part = view.channels(part)
         at = view.at(part)
-        grad, centred = upstream[at], _blocks.scratch("norm centred", x[at].shape, like=x)
-        np.subtract(x[at], view.spread(center[part]), out=centred)
+        grad, centred = upstream[at], rule.centred(x[at], part)
         wide = _wide("norm gradient", grad)
         total, dot = view.sum(wide), view.dot(wide, _wide("norm values", centred))
-        dot = (dot - rest[part] * total) * invstd[part]
+        dot = (dot - rule.rest[part] * total) * rule.invstd[part]
         grad_bias[part], grad_weight[part] = total, dot
         if to_x is None:
             return
         if training:
-            slope = dot * invstd[part] / -count
-            centred *= view.spread(slope.astype(x.dtype))
-            centred -= view.spread((total / count + slope * rest[part]).astype(x.dtype))
-            centred += grad
-            grad = centred
-        np.multiply(grad, view.spread(scale[part]), out=to_x[at])
+            rule.write(to_x[at], grad, centred, part, total / count, dot / count)
+        else:
+            np.multiply(grad, view.spread(rule.scale[part]), out=to_x[at])
 
-    _blocks.run(block, view.parts(64), like=x)
+    _blocks.run(block, view.parts(8 * x.itemsize), like=x)
     return grad_x, grad_weight if needs[1] else None, grad_bias if needs[2] else None
+
+
+def batch_statistics(x: Array) -> tuple[Array, Array]:
+    """Each channel's mean and variance over (N, C, ...), in float64: for a process that has a part of the batch."""
+    means, variances = (np.empty_like(x, shape=(x.shape[1],), dtype=np.float64) for _ in range(2))
+    view = _Channels(x)
+    count = max(1, view.count)
+    x = view.of(x)
+
+    def block(part: slice) -> None:
+        part = view.channels(part)
+        values = _wide("norm values", x[view.at(part)])
+        means[part] = view.sum(values) / count
+        values -= view.spread(means[part])
+        variances[part] = view.dot(values, values) / count
+
+    _blocks.run(block, view.parts(4 * 8), like=x)
+    return means, variances
+
+
+def batch_norm_backward_part(
+    grad_y: Array,
+    x: Array,
+    weight: Array | None,
+    mean: Array,
+    var: Array,
+    grad_weight: Array,
+    grad_bias: Array,
+    *,
+    count: int,
+    eps: float = 1e-5,
+) -> Array:
+    """``grad_x`` of `batch_norm` where ``x`` is only a part of the batch, whose other parts other processes have.
+
+    Args:
+        grad_y: (N, C, ...).
+        x: (N, C, ...).
+        weight: (C,) or None.
+        mean: (C,), of the whole batch.
+        var: (C,), likewise.
+        grad_weight: (C,), the sum of all parts' gradients.
+        grad_bias: (C,), likewise.
+        count: Values per channel of the whole batch.
+        eps: Added to the variance.
+    """
+    grad_x = _output(x)
+    view = _Channels(x)
+    x, upstream, to_x = view.of(x), view.of(grad_y), view.of(grad_x)
+    rule = _Rule(view, weight, mean, var, eps, x.dtype)
+
+    def block(part: slice) -> None:
+        part = view.channels(part)
+        at = view.at(part)
+        centred = rule.centred(x[at], part)
+        rule.write(to_x[at], upstream[at], centred, part, grad_bias[part] / count, grad_weight[part] / count)
+
+    _blocks.run(block, view.parts(4 * x.itemsize), like=x)
+    return grad_x
+
+
+class _Rule:
+    """``grad_x = scale * (grad_y - mean(grad_y) - xhat * mean(grad_y * xhat))``, in the dtype of x."""
+
+    def __init__(
+        self, view: "_Channels", weight: Array | None, mean: Array, var: Array, eps: float, dtype: Any
+    ) -> None:
+        self.view, self.dtype = view, dtype
+        with np.errstate(all="ignore"):
+            self.invstd = _invstd(var, eps)
+            self.scale = (self.invstd if weight is None else self.invstd * weight).astype(dtype)
+            self.mean = mean.astype(dtype)
+            self.rest = mean - self.mean  # what float32 rounds away
+
+    def centred(self, x: Array, part: slice) -> Array:
+        """``x`` without the mean, in scratch memory, but for what the rest of the mean adds to each value."""
+        result = _blocks.scratch("norm centred", x.shape, like=x)
+        np.subtract(x, self.view.spread(self.mean[part]), out=result)
+        return result
+
+    def write(self, out: Array, grad: Array, centred: Array, part: slice, of_grad: Array, of_dot: Array) -> None:
+        """``grad_x`` of a block from the means of ``grad`` and of ``grad * xhat``; ``centred`` is used up."""
+        slope = of_dot * self.invstd[part]
+        constant = of_grad - slope * self.rest[part]
+        centred *= self.view.spread((-slope).astype(self.dtype))
+        centred -= self.view.spread(constant.astype(self.dtype))
+        centred += grad
+        np.multiply(centred, self.view.spread(self.scale[part]), out=out)
 
 
 def layer_norm(
