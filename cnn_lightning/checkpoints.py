@@ -5,13 +5,12 @@ import io
 import os
 import pickle
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from cnn_lightning.errors import UserError
 
@@ -25,16 +24,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"ckpt_path: expected a checkpoint, found none at {str(path)!r}")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        text = str(error)
-        if "Unsupported" in text or "GLOBAL" in text or "allowed" in text:
-            raise UserError(f"ckpt_path: {path} holds code besides weights; it was refused and not run") from None
-        raise UserError(f"ckpt_path: {path} is damaged{_newest_good(path)}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:80]
-        raise UserError(f"ckpt_path: {path} is damaged ({reason}){_newest_good(path)}") from None
+    fault, found = _load(path)
+    if fault:
+        raise UserError(f"ckpt_path: {path} {fault}{_newest_good(path)}")
     if not isinstance(found, dict) or "state_dict" not in found or "net" not in found.get("hyper_parameters", {}):
         raise UserError(f"ckpt_path: {path} is no checkpoint of cnn-lightning")
     return found
@@ -44,8 +36,11 @@ class WholeFiles(TorchCheckpointIO):
     """Writes a checkpoint under another name and renames it when it is whole.
 
     A process killed in between leaves the checkpoint before, and so do a full disk and an unwritable folder; of those
-    it warns, and training goes on.
+    it warns, and training goes on. ``unwritten`` tells which were never written since.
     """
+
+    def __init__(self) -> None:
+        self.unwritten: dict[Path, str] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write ``path``."""
@@ -60,40 +55,61 @@ class WholeFiles(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            self.unwritten.pop(path, None)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             kept = "; the checkpoint before stays" if path.is_file() else ""
-            rank_zero_warn(f"{path}: not written: {error.strerror or error}{kept}")
+            self.unwritten[path] = error.strerror or str(error)
+            rank_zero_warn(f"{path}: not written: {self.unwritten[path]}{kept}")
 
 
-def newest(root: Path) -> Path:
-    """The ``last.ckpt`` of the newest run under ``root`` that holds a readable one; damaged ones are told.
+def newest(root: Path, data: str | None = None) -> Path:
+    """The ``last.ckpt`` of the newest run that holds a readable one, otherwise its ``best.ckpt``; others are told.
+
+    Args:
+        root: The folder of all runs.
+        data: The data whose runs are meant, as their folder is named; None for any.
 
     Raises:
         UserError: There is none.
     """
-    for path in _by_age(root):
-        if _is_readable(path):
-            return path
-        print(f"cnn-lightning: {path} is damaged and passed over", file=sys.stderr)
-    raise UserError(f"ckpt_path: expected a run to go on with in {str(root)!r}, found no readable checkpoint")
+    for folder in sorted(root.glob(f"{data or '*'}/*/checkpoints"), key=_age, reverse=True):
+        for path in (folder / "last.ckpt", folder / "best.ckpt"):
+            if path.is_file():
+                fault, _ = _load(path)
+                if not fault:
+                    return path
+                _tell(f"{path} {fault}; passed over")
+    where = str(root / data) if data else str(root)
+    raise UserError(f"ckpt_path: expected a run to go on with in {where!r}, found no readable checkpoint")
 
 
-def _by_age(root: Path) -> Iterator[Path]:
-    yield from sorted(root.glob("*/*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+@rank_zero_only
+def _tell(text: str) -> None:
+    print(f"cnn-lightning: {text}", file=sys.stderr)
 
 
-def _is_readable(path: Path) -> bool:
+def _age(folder: Path) -> float:
+    """When the newest of a run's checkpoints was written."""
+    return max((path.stat().st_mtime for path in folder.glob("*.ckpt")), default=0.0)
+
+
+def _load(path: Path) -> tuple[str, Any]:
+    """What is wrong with a checkpoint, or nothing and its content."""
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError):
-        return False
-    return True
+        return "", torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        text = str(error)
+        if "Unsupported" in text or "GLOBAL" in text or "allowed" in text:
+            return "holds code besides weights; it was refused and not run", None
+        return "is damaged", None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        return f"is damaged ({' '.join(str(error).split())[:80]})", None
 
 
 def _newest_good(path: Path) -> str:
-    others = [other for other in path.parent.glob("*.ckpt") if other != path and _is_readable(other)]
+    others = [other for other in path.parent.glob("*.ckpt") if other != path and not _load(other)[0]]
     if not others:
         return ""
     return f"; {max(others, key=lambda other: other.stat().st_mtime)} is whole"

@@ -1,5 +1,6 @@
 """The LightningModule: any network, any implementation of its layers, one training step."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -109,6 +110,7 @@ class Classifier(LightningModule):
         if compile:
             self.net.compile()
         self._epoch_so_far: list[dict[str, Tensor]] = []
+        self._trained_with: dict[str, Any] = {}
         self.class_names = tuple(map(str, range(num_classes)))
         self.mean: tuple[float, ...] = ()
         self.std: tuple[float, ...] = ()
@@ -132,13 +134,15 @@ class Classifier(LightningModule):
     def _step(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         """Loss and logits of a batch, which the stage's metrics have taken in."""
         images, labels = batch
-        loss, logits = total_loss(self.net, self.loss, self.net(images), labels)
+        outputs = self.net(images)
+        loss, logits = total_loss(self.net, self.loss, outputs, labels)
         mean, accuracy = self._metrics(stage)
         if len(labels):
             mean.update(loss, len(labels))
             accuracy.update(logits.detach(), labels)
         else:
-            loss = logits.sum()  # a rank without a sample of the last batch: zero, with a graph for the others' sake
+            # A rank without a sample of the last batch: zero, with a graph of every head for the other ranks' sake.
+            loss = sum((head.sum() for head in _heads(outputs)), logits.new_zeros(()))
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "batch_size": len(labels)}
         self.log(f"{stage}_loss", mean, **options)
         self.log(f"{stage}_acc", accuracy, **options)
@@ -170,7 +174,8 @@ class Classifier(LightningModule):
         return {"class": classes, "name": names, "confidence": confidence}
 
     def on_train_start(self) -> None:
-        """Go on with the sums of an epoch that was left in the middle."""
+        """Go on with the sums of an epoch that was left in the middle, and let this run's options win."""
+        self._apply_options()
         states, self._epoch_so_far = self._epoch_so_far, []
         if self.trainer.is_global_zero:  # they are those of all processes
             for metric, state in zip(self._metrics("train"), states, strict=False):
@@ -181,7 +186,7 @@ class Classifier(LightningModule):
         """What DDP's mean over ranks must be multiplied by where ranks hold batches of different size."""
         if self.trainer.world_size == 1:
             return 1.0
-        total = torch.tensor(float(n), device=self.device)
+        total = torch.tensor(n, dtype=torch.float64, device=self.device)  # exact, whatever the precision
         torch.distributed.all_reduce(total)
         return n * self.trainer.world_size / total
 
@@ -202,13 +207,40 @@ class Classifier(LightningModule):
             optimizer = kind(parameters, eps=epsilon, **options)
         if h["schedule"] == "none":
             return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "step"}}
+
+    def _scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler: torch.optim.lr_scheduler.LRScheduler
-        if h["schedule"] == "cosine":
-            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
-        else:
-            scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, h["lr"], total_steps=max(2, steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        if self.hparams["schedule"] == "cosine":
+            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, self.hparams["lr"], total_steps=max(2, steps))
+
+    def _apply_options(self) -> None:
+        """Optimizer and schedule come back from a checkpoint with their options; those of this run replace them.
+
+        Where the schedule is another one now, or longer, training goes on at its place in the new one.
+        """
+        known, self._trained_with = self._trained_with, {}
+        if not known:
+            return
+        h = self.hparams
+        optimizer = self.trainer.optimizers[0]
+        for group in optimizer.param_groups:
+            group["weight_decay"] = h["weight_decay"]
+            if h["schedule"] == "none":
+                group["lr"] = h["lr"]
+        now = (h["lr"], h["schedule"], max(2, int(self.trainer.estimated_stepping_batches)))
+        if not self.trainer.lr_scheduler_configs or now == (known.get("lr"), known.get("schedule"), known["steps"]):
+            return
+        for group in optimizer.param_groups:
+            group.pop("initial_lr", None)
+            group["lr"] = h["lr"]
+        scheduler = self._scheduler(optimizer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that the optimizer should step as often: it has
+            for _ in range(self.trainer.global_step):
+                scheduler.step()
+        self.trainer.lr_scheduler_configs[0].scheduler = scheduler
 
     def _freeze_all_but_the_last(self) -> None:
         *_, last = (module for module in self.net.modules() if list(module.parameters(recurse=False)))
@@ -231,7 +263,9 @@ class Classifier(LightningModule):
     # ---- what a checkpoint knows of its data
 
     def setup(self, stage: str) -> None:
-        """Take the names of the classes and the normalisation from the data."""
+        """Take the names of the classes and the normalisation from the data; count from zero."""
+        for metric in (module for module in self.modules() if isinstance(module, Metric)):
+            metric.reset()  # processes that were spawned share the memory of sums that are no parameters
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and stage == "fit":
             self.class_names, self.mean, self.std = tuple(data.class_names), tuple(data.mean), tuple(data.std)
@@ -245,6 +279,7 @@ class Classifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back; pictures of any data are then normalised as those it was trained on."""
         self._epoch_so_far = checkpoint.get("epoch_so_far", [])
+        self._trained_with = {**checkpoint.get("hyper_parameters", {}), "steps": _steps(checkpoint)}
         found = checkpoint.get("data")
         if found:
             self.class_names, self.mean, self.std = (tuple(found[key]) for key in ("class_names", "mean", "std"))
@@ -267,6 +302,17 @@ def from_checkpoint(path: str | Path, layers: Layers = "torch") -> Classifier:
         )
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"ckpt_path: {path} does not fit: {' '.join(str(error).split())[:200]}") from error
+
+
+def _heads(outputs: Any) -> list[Tensor]:
+    """The logits, and those of auxiliary heads."""
+    return [outputs] if isinstance(outputs, Tensor) else [head for head in outputs if isinstance(head, Tensor)]
+
+
+def _steps(checkpoint: dict[str, Any]) -> int | None:
+    """The length of a checkpoint's schedule."""
+    found = (state.get("total_steps", state.get("T_max")) for state in checkpoint.get("lr_schedulers", []))
+    return next(found, None)
 
 
 def _state(metric: Metric) -> dict[str, Tensor]:

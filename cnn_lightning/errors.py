@@ -11,16 +11,23 @@ class UserError(ValueError):
     """
 
 
+class EverywhereError(UserError):
+    """One that all processes of a run raise together; the first of them tells it."""
+
+
 class Stopped(Exception):
     """Training was asked by a signal to stop, and has, with a checkpoint.
 
     Args:
         number: Of the signal.
-        step: Of the optimizer, after which it stopped.
-        run: The run's folder.
+        text: After which step, and how to go on.
     """
 
-    def __init__(self, number: int, step: int, run: Path) -> None:
-        again = f"cnn-lightning fit --config {shlex.quote(str(run / 'config.yaml'))} --ckpt_path last"
-        super().__init__(f"stopped after step {step}; to go on: {again}")
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(text)
         self.number = int(number)
+
+
+def go_on(run: Path) -> str:
+    """How to go on with a run."""
+    return f"to go on: cnn-lightning fit --config {shlex.quote(str(run / 'config.yaml'))} --ckpt_path last"

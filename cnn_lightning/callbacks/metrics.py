@@ -23,6 +23,12 @@ class RunLogger(CSVLogger):
         assert isinstance(self._experiment, MetricsFile)
         return self._experiment
 
+    def go_on(self, step: int) -> None:
+        """Forget what was logged from ``step`` on, and the test: the run that goes on comes by there again."""
+        file = MetricsFile(self.log_dir)
+        file.rows = [row for row in file.rows if _number(row.get("step")) < step and not any(map(_is_of_the_test, row))]
+        file.write()
+
 
 class MetricsFile(ExperimentWriter):
     """The rows of ``folder/metrics.csv``; what an earlier part of the run wrote stays.
@@ -38,19 +44,15 @@ class MetricsFile(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
         """Lightning's own would delete the file of the run that goes on."""
 
-    def go_on(self, step: int) -> None:
-        """Forget what was logged from ``step`` on: the resumed run comes by there again."""
-        self.rows = [row for row in self.rows if _number(row.get("step")) < step]
-        self._write()
-
     def save(self) -> None:
         """Write the rows; a full disk is said, and they are kept for the next time."""
         if self.metrics:
             self.rows += [{key: str(value) for key, value in row.items()} for row in self.metrics]
             self.metrics = []
-            self._write()
+            self.write()
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Replace the file by one with the rows."""
         names = sorted({name for row in self.rows for name in row})
         path = Path(self.metrics_file_path)
         temporary = path.with_name(f".{path.name}.tmp")
@@ -82,6 +84,10 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
                 if name not in ("epoch", "step"):
                     found.setdefault(name, []).append((int(float(row["epoch"])) + 1, float(value)))
     return found
+
+
+def _is_of_the_test(name: str) -> bool:
+    return name.startswith("test_")
 
 
 def _number(text: Any) -> float:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import EverywhereError
 
 ADVICE = "A lower --model.lr or --trainer.gradient_clip_val 1 often helps; damaged input is another cause"
 
@@ -22,7 +22,7 @@ class StopAtNonFinite(Callback):
     are its business and are left to it.
 
     Raises:
-        UserError: the step, what was not finite, and the layer where the first such value appeared.
+        EverywhereError: the step, what was not finite, and the layer where the first such value appeared.
     """
 
     def __init__(self) -> None:
@@ -34,12 +34,14 @@ class StopAtNonFinite(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Look at the loss."""
-        if not torch.isfinite(loss):
+        bad = not torch.isfinite(loss)
+        if not _anywhere(trainer, bad):
+            return
+        found = ""
+        if bad:
             where = _bad_weight(pl_module) or _bad_output(pl_module, self._batch[0])
-            raise UserError(
-                f"step {trainer.global_step}: expected a finite loss, got {loss.item()}; "
-                f"first seen in {where}. {ADVICE}"
-            )
+            found = f"expected a finite loss, got {loss.item()}; first seen in {where}"
+        _stop(trainer, found)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Look at the gradients."""
@@ -47,12 +49,23 @@ class StopAtNonFinite(Callback):
             return
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
         if not torch.isfinite(nn.utils.get_total_norm(gradients)):
-            found = _bad_gradient(pl_module)
+            found = _bad_gradient(pl_module)  # the same in all processes: gradients are the mean over them
             if found is not None:  # the norm alone can overflow
-                raise UserError(
-                    f"step {trainer.global_step}: expected finite gradients, got NaN or infinity; "
-                    f"first seen in {found}. {ADVICE}"
-                )
+                _stop(trainer, f"expected finite gradients, got NaN or infinity; first seen in {found}")
+
+
+def _anywhere(trainer: Trainer, bad: bool) -> bool:
+    """Whether any process says so: they stop together, and none waits for another in vain."""
+    return bad if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(bad, all=False)
+
+
+def _stop(trainer: Trainer, found: str) -> NoReturn:
+    """Raise what the first process that has something to say found."""
+    if trainer.world_size > 1:
+        everybodys: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(everybodys, found)
+        found = next(filter(None, everybodys))
+    raise EverywhereError(f"step {trainer.global_step}: {found}. {ADVICE}")
 
 
 def _bad_weight(module: LightningModule) -> str | None:

@@ -13,22 +13,25 @@ import numpy as np
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
-from cnn_lightning.errors import Stopped
+from cnn_lightning.errors import Stopped, go_on
 
 EVERY_N_STEPS = 500
 EVERY_SECONDS = 60.0
 
 
-class Resumable(Callback):
+class Resumable(Checkpoint):
     """Keeps ``checkpoints/last.ckpt`` at most 500 steps or 60 seconds behind; each epoch's first step is saved, too.
 
-    With the random states in it and the loader's place in the epoch, the run that goes on from it ends with the very
-    weights of the run that was never stopped. Every checkpoint but the last is of a moment after an optimizer step, in
-    the middle of an epoch, so that there is but one kind of place to go on from.
+    With each process's random states in it and the loader's place in the epoch, the run that goes on from it ends with
+    the very weights of the run that was never stopped. Every checkpoint but the last is of a moment after an optimizer
+    step, or of the validation that follows it, in the middle of an epoch: there is but one kind of place to go on from.
+    Being a `Checkpoint`, it comes after all other callbacks, whose states it keeps.
 
-    SIGTERM and Ctrl-C are answered after the step at work: with a checkpoint, closed files and `Stopped`. Pressed
-    twice, Ctrl-C stops at once. Under SLURM its requeue signals are left to Lightning.
+    SIGTERM and Ctrl-C are answered after the step or the validation at work: with a checkpoint, closed files and
+    `Stopped`. Pressed twice, Ctrl-C stops at once. Under SLURM its requeue signals are left to Lightning.
 
     Args:
         folder: Of the checkpoints.
@@ -38,10 +41,11 @@ class Resumable(Callback):
 
     def __init__(self, folder: Path, every_n_steps: int = EVERY_N_STEPS, every_seconds: float = EVERY_SECONDS) -> None:
         self.folder, self.every_n_steps, self.every_seconds = folder, every_n_steps, every_seconds
-        self._step, self._time, self._epoch, self._seen = 0, time.monotonic(), -1, 0
+        self._step, self._time, self._epoch = 0, time.monotonic(), -1
+        self._seen, self._whole = 0, False
         self._asked = 0
         self._handlers: dict[int, Any] = {}
-        self._states: dict[str, Any] = {}
+        self._states: list[dict[str, Any]] = []
         self._places: list[dict[str, Any]] = []
 
     @property
@@ -51,8 +55,12 @@ class Resumable(Callback):
 
     # ---- when
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the first process's folder: the others can't know its number."""
+        self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the loader in its place, count from here, and listen."""
+        """Put the loader in its place, count from here, and listen; a run that was stopped early stays so."""
         places, self._places = self._places, []
         for place in places:
             # Lightning does so too, but not where a schedule asked for the number of steps: the loader is then made
@@ -61,6 +69,8 @@ class Resumable(Callback):
             loader.load_state_dict(place)
         self._step = self._seen = trainer.global_step
         self._time = time.monotonic()
+        for early in (callback for callback in _callbacks(trainer) if isinstance(callback, EarlyStopping)):
+            trainer.should_stop |= early.wait_count >= early.patience
         environment = trainer._accelerator_connector.cluster_environment
         if threading.current_thread() is threading.main_thread() and not isinstance(environment, SLURMEnvironment):
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -71,21 +81,32 @@ class Resumable(Callback):
     ) -> None:
         """Save when it is time to, or when the run is asked to stop; then stop."""
         # Gradients that still accumulate are not part of a checkpoint, nor are an epoch's means once it is over.
-        accumulates, self._seen = trainer.global_step == self._seen, trainer.global_step
-        if accumulates or (trainer.is_last_batch and trainer.num_training_batches > 1):
-            return
+        self._whole, self._seen = trainer.global_step != self._seen, trainer.global_step
+        self._whole &= not trainer.is_last_batch or trainer.num_training_batches == 1
+        if self._whole and (trainer.is_last_batch or not _is_validation_next(trainer)):
+            self._save_or_stop(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after a validation in the middle of an epoch: one that is still to come would be left out."""
+        if self._whole and not trainer.is_last_batch and trainer.state.fn == TrainerFn.FITTING:
+            self._save_or_stop(trainer)
+
+    def _save_or_stop(self, trainer: Trainer) -> None:
         late = time.monotonic() - self._time >= self.every_seconds
         due = trainer.global_step - self._step >= self.every_n_steps or trainer.current_epoch != self._epoch
         if due or self._any(trainer, late or bool(self._asked)):
             self.save(trainer)
-            if self._any(trainer, bool(self._asked)):
-                raise Stopped(self._asked or signal.SIGTERM, trainer.global_step, self.folder.parent)
+            self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        if self._any(trainer, bool(self._asked)):
+            text = f"stopped after step {trainer.global_step}; {go_on(self.folder.parent)}"
+            raise Stopped(self._asked or signal.SIGTERM, text)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the finished run."""
         self.save(trainer)
-        if self._any(trainer, bool(self._asked)):
-            raise Stopped(self._asked or signal.SIGTERM, trainer.global_step, self.folder.parent)
+        self._stop_if_asked(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen no longer."""
@@ -103,10 +124,11 @@ class Resumable(Callback):
         trainer.save_checkpoint(self.path)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        if self._asked == number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = number
-        print("\nstopping after this step", file=sys.stderr, flush=True)
+        if _is_first():
+            print("\nstopping after this step", file=sys.stderr, flush=True)
 
     def _deaf(self) -> None:
         while self._handlers:
@@ -118,13 +140,33 @@ class Resumable(Callback):
         return wish if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(wish, all=False)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the loader's place in the epoch until there is a loader."""
-        self._places = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])[:1]
+        """Keep the loader's place in the epoch until there is a loader; let flags win, and a folder be moved."""
+        loops = checkpoint["loops"]["fit_loop"]
+        self._places = loops["state_dict"].get("combined_loader", [])[:1]
+        if loops["epoch_loop.batch_progress"]["is_last_batch"]:
+            for place in self._places:  # an epoch can be shorter than the loader: trainer.limit_train_batches
+                place["handed_out"] = 0
+        goes_on = Path(str(trainer.ckpt_path)).resolve().parent == self.folder.resolve()
+        for callback in _callbacks(trainer):
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state and isinstance(callback, EarlyStopping):
+                state["patience"] = callback.patience
+            elif state and isinstance(callback, ModelCheckpoint) and goes_on:
+                _move(state, self.folder.resolve())
 
     # ---- random states
 
     def state_dict(self) -> dict[str, Any]:
-        """Torch's, Python's and NumPy's."""
+        """Torch's, Python's and NumPy's, of every process: all of them take part."""
+        own = self._own_states()
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return {"random": [own]}
+        everybodys: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(everybodys, own)
+        return {"random": everybodys}
+
+    @staticmethod
+    def _own_states() -> dict[str, Any]:
         version, numbers, gauss = random.getstate()
         state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 -- users may draw from it
         return {
@@ -136,13 +178,14 @@ class Resumable(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep them until training starts: what comes before it may draw."""
-        self._states = state_dict
+        self._states = state_dict["random"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Put the random states back before the first batch after a resume."""
-        states, self._states = self._states, {}
-        if not states:
+        everybodys, self._states = self._states, []
+        if not everybodys:
             return
+        states = everybodys[trainer.global_rank % len(everybodys)]
         torch.set_rng_state(states["torch"].cpu())
         if len(states["cuda"]) == torch.cuda.device_count() > 0:
             torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
@@ -152,3 +195,29 @@ class Resumable(Callback):
         np.random.set_state(  # noqa: NPY002
             (name, keys.numpy().astype(np.uint32), place, has_gauss, cached)
         )
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    return list(trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def _is_first() -> bool:
+    """Whether this is the first of all processes, or the only one."""
+    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or (
+        torch.distributed.get_rank() == 0
+    )
+
+
+def _is_validation_next(trainer: Trainer) -> bool:
+    """Whether a validation follows the batch that has just ended."""
+    loop = trainer.fit_loop
+    assert loop._data_fetcher is not None
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
+def _move(state: dict[str, Any], folder: Path) -> None:
+    """Let the state of a `ModelCheckpoint` name the folder where its files are now."""
+    state["dirpath"] = str(folder)
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[key] = state[key] and str(folder / Path(state[key]).name)
+    state["best_k_models"] = {str(folder / Path(path).name): score for path, score in state["best_k_models"].items()}

@@ -6,10 +6,12 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import warnings
 from importlib.resources import files
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, cast
 
 import yaml
@@ -18,7 +20,9 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO, LayerSync
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 import cnn_lightning.data.cifar10
 import cnn_lightning.data.digits
@@ -35,7 +39,7 @@ from cnn_lightning.callbacks.snapshots import Snapshots
 from cnn_lightning.callbacks.sync import SyncBatchNorm
 from cnn_lightning.checkpoints import WholeFiles, newest, read_checkpoint
 from cnn_lightning.classifier import Classifier
-from cnn_lightning.errors import Stopped, UserError
+from cnn_lightning.errors import EverywhereError, Stopped, UserError, go_on
 
 RUNS = Path("runs")
 CONFIG_FLAGS = ("--config", "-c")
@@ -61,6 +65,11 @@ NOISE = (
 )
 
 
+# How gloo, NCCL and torch's store say that another process is gone.
+LOST_KINDS = ("RuntimeError", "DistBackendError", "DistNetworkError", "DistStoreError", "DistError")
+LOST = re.compile(r"gloo|NCCL|[Cc]onnection|[Bb]roken pipe|[Tt]imed out|recvValue|remote process")
+
+
 def _rank() -> int:
     """This process's number, known before there is a Trainer."""
     rank: int = getattr(rank_zero_only, "rank", 0)
@@ -72,12 +81,20 @@ def main(args: list[str]) -> int:
     _quiet()
     try:
         CLI(named_configs(args))
+    except EverywhereError:
+        if _rank() == 0:
+            raise
+        return 2
     except UserError:
         raise
     except Stopped as stop:
         if _rank() == 0:
             print(f"cnn-lightning: {stop}", file=sys.stderr)
         return 128 + stop.number
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into 1
+            return 128 + signal.SIGINT
+        raise
     except (MisconfigurationException, ImportError) as error:
         raise UserError(f"trainer: expected what this machine and its libraries offer: {_one_line(error)}") from error
     except (ValueError, TypeError, RuntimeError, OSError, IndexError, NotImplementedError) as error:
@@ -93,9 +110,23 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", pattern)
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # What is said before the first process is ended because another one is gone.
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
 
 
-def _one_line(error: BaseException) -> str:
+class Quiet(Callback):
+    """Keeps noise off the screen in processes that are spawned, too: they begin by reading this from a pickle."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _quiet_too, ()
+
+
+def _quiet_too() -> Quiet:
+    _quiet()
+    return Quiet()
+
+
+def _one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -156,6 +187,9 @@ class CLI(LightningCLI):
         self.checkpoint: dict[str, Any] | None = None
         self.resumed: Path | None = None
         self.claimed: Path | None = None
+        self.best: ModelCheckpoint | None = None
+        self._handlers: dict[int, Any] = {}
+        self._signal = int(signal.SIGTERM)
         try:
             super().__init__(
                 Classifier,
@@ -173,12 +207,17 @@ class CLI(LightningCLI):
                     "log_every_n_steps": 10,
                 },
             )
-        except BaseException:
+        except BaseException as error:
             if self.claimed is not None:
                 with contextlib.suppress(OSError):  # a folder with something in it stays
                     for folder in (self.claimed, *self.claimed.parents[:2]):
                         folder.rmdir()
-            raise
+            told = self._told(error)
+            if told is None:
+                raise
+            raise told from error
+        finally:
+            self._let_go()
 
     def init_parser(self, **options: Any) -> LightningArgumentParser:
         """Our parser with Lightning's default options."""
@@ -201,10 +240,10 @@ class CLI(LightningCLI):
         if not _names_data(args):
             args = [args[0], "--data=Digits", *args[1:]]
         self._subcommand_parsers[args[0]].set_defaults({"weights_only": True})
-        path = _flag(args, "--ckpt_path")
+        path = _checkpoint(args)
         if path is not None:
             if path == "last":
-                path = str(newest(Path(_root(args))))
+                path = str(newest(Path(_root(args)), _data(args) if args[0] == "fit" else None))
                 self.resumed = Path(path).parent.parent if args[0] == "fit" else None
                 args = _with_flag(args, "--ckpt_path", path)
             self.checkpoint = read_checkpoint(path)
@@ -221,7 +260,8 @@ class CLI(LightningCLI):
             raise UserError(_explained(str(error), args)) from error
         if self.checkpoint is not None:
             model = self.config[self.config.subcommand].model
-            for key in OF_THE_NETWORK:
+            fixed = OF_THE_NETWORK if args[0] != "fit" else (*OF_THE_NETWORK, "optimizer", "freeze")
+            for key in fixed:
                 _same(f"model.{key}", model.get(key), self.checkpoint["hyper_parameters"].get(key))
 
     def _parse_ckpt_path(self) -> None:
@@ -238,7 +278,7 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """The Trainer with a folder for this run, and what writes into it."""
         config = self._get(self.config_init, "trainer", default={})
-        callbacks: list[Callback] = [LayerReport(), Confusion(), Predictions()]
+        callbacks: list[Callback] = [Quiet(), LayerReport(), Confusion(), Predictions()]
         if config.get("enable_progress_bar") is not False:
             callbacks.append(Progress())
         plugins = _list(config.get("plugins"))
@@ -252,7 +292,7 @@ class CLI(LightningCLI):
             options["logger"] = [logger, *([] if others is True else _list(others))]
         if self.subcommand == "fit" and "logger" in options:
             folder = Path(options["logger"][0].log_dir) / "checkpoints"
-            best = ModelCheckpoint(
+            self.best = ModelCheckpoint(
                 folder,
                 "best",
                 monitor="val_acc",
@@ -260,7 +300,7 @@ class CLI(LightningCLI):
                 enable_version_counter=False,
                 auto_insert_metric_name=False,
             )
-            callbacks += [LearningCurves(), best, Resumable(folder)]
+            callbacks += [LearningCurves(), self.best, Resumable(folder)]
             if self._get(self.config_init, "pictures"):
                 callbacks += [Pictures(), Snapshots()]
         patience = self._get(self.config_init, "early_stopping")
@@ -269,6 +309,8 @@ class CLI(LightningCLI):
 
             callbacks.append(EarlyStopping("val_acc", mode="max", patience=patience))
         self.trainer_defaults["callbacks"] = callbacks
+        if self.resumed is not None:
+            self.config[self.subcommand].ckpt_path = None  # in config.yaml, which describes the run from its start
         return super().instantiate_trainer(**options)
 
     def _logger(self, root: Path) -> RunLogger:
@@ -295,15 +337,45 @@ class CLI(LightningCLI):
     # ---- around Lightning's own
 
     def before_fit(self) -> None:
-        """Keep the metrics of the run that goes on."""
+        """Keep the metrics of the run that goes on, and hand signals on to processes that are started here."""
         if self.resumed is not None and self.checkpoint is not None and self.trainer.is_global_zero:
-            cast(RunLogger, self.trainer.logger).experiment.go_on(int(self.checkpoint["global_step"]))
+            step = int(self.checkpoint["global_step"])
+            print(f"going on: {_shown(self.resumed)}, after step {step}")
+            cast(RunLogger, self.trainer.logger).go_on(step)
+        if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
+            self._handlers = {
+                number: signal.signal(number, self._hand_on) for number in (signal.SIGINT, signal.SIGTERM)
+            }
+
+    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+        """Ask the processes to stop; Ctrl-C in a terminal reaches them by itself, and SIGTERM is no second Ctrl-C."""
+        self._signal = number
+        launcher = self.trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(signal.SIGTERM)
+
+    def _let_go(self) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+    def _told(self, error: BaseException) -> Exception | None:
+        """What stands behind an error of another process, or of the connection to one that is gone."""
+        kind, text = type(error).__name__, str(error)
+        if isinstance(error, ProcessRaisedException):
+            *_, (kind, text) = re.findall(r"^([\w.]+)(?:: (.*))?\Z", text.strip(), re.MULTILINE) or [(kind, text)]
+            kind = kind.rpartition(".")[2]
+        if kind == "Stopped" and not isinstance(error, Stopped):
+            return Stopped(self._signal, text)
+        if isinstance(error, ProcessExitedException) or (kind in LOST_KINDS and LOST.search(text)):
+            then = f"; {go_on(Path(str(self.best.dirpath)).parent)}" if self.best is not None else ""
+            return UserError(f"another process of this run is gone ({_one_line(text)[:160]}){then}")
+        return UserError(_one_line(text)) if isinstance(error, ProcessRaisedException) else None
 
     def after_fit(self) -> None:
         """Test the best checkpoint and say, in four lines, what came out and how to see it again."""
+        self._let_go()
         trainer = self.trainer
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-        val = trainer.checkpoint_callback.best_model_score if best else trainer.callback_metrics.get("val_acc")  # type: ignore[union-attr]
+        best, val = self._best()
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Confusion):
                 callback.loud = False
@@ -318,6 +390,21 @@ class CLI(LightningCLI):
         print(f"test_acc: {found[0]['test_acc']:.4f}")
         print(f"run: {folder}")
         print(f"again: {shlex.join(again)}", flush=True)
+        unwritten = getattr(trainer.strategy.checkpoint_io, "unwritten", {})
+        for path, reason in unwritten.items():
+            raise UserError(
+                f"{_shown(path)}: not written: {reason}; the numbers above are right, but can't be gone on from"
+            )
+
+    def _best(self) -> tuple[str | None, Any]:
+        """The best checkpoint and its accuracy in validation; where there is none, the last epoch's."""
+        best = self.best
+        path = best.best_model_path if best is not None else ""
+        if best is None or not self.trainer.strategy.broadcast(bool(path) and Path(path).is_file()):
+            return None, self.trainer.callback_metrics.get("val_acc")
+        # Processes that were started for the training alone hand back no score.
+        score = best.best_model_score
+        return path, read_checkpoint(path)["callbacks"][best.state_key]["best_model_score"] if score is None else score
 
 
 def _shown(path: Any) -> str:
@@ -327,6 +414,21 @@ def _shown(path: Any) -> str:
         return str(absolute.relative_to(Path.cwd()))
     except ValueError:
         return str(absolute)
+
+
+def _checkpoint(args: list[str]) -> str | None:
+    """The checkpoint that a flag or a config names."""
+    if _flags(args, "--ckpt_path"):
+        return _flag(args, "--ckpt_path")
+    return next((config["ckpt_path"] for config in reversed(_configs(args)) if config.get("ckpt_path")), None)
+
+
+def _data(args: list[str]) -> str | None:
+    """The folder's name of the runs on this data; None where it is not said in one word."""
+    named = [config["data"] for config in _configs(args) if "data" in config]
+    found = _flag(args, "--data.class_path") or _flag(args, "--data") or (named[-1] if named else None)
+    name = found.get("class_path") if isinstance(found, dict) else found
+    return name.rpartition(".")[2].lower() if isinstance(name, str) and name.replace(".", "").isidentifier() else None
 
 
 def _same(name: str, given: Any, kept: Any) -> None:

@@ -6,6 +6,7 @@ was stopped in the middle of one go on with the very next batch.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from cnn_lightning.data.order import permutation
 from cnn_lightning.data.pictures import PictureFiles
+from cnn_lightning.errors import UserError
 
 SHIFT = 2
 """Augmented pictures are shifted by up to so many pixels in each direction."""
@@ -69,13 +71,32 @@ class Batches:
         """Take the order and the augmentation of this epoch from the next batch on."""
         self.epoch = epoch
 
-    def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch were handed out."""
-        return {"handed_out": self._handed_out}
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches of the epoch were handed out, and of which order."""
+        return {"handed_out": self._handed_out, **self._order()}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind the batches that were handed out already."""
-        self._start = state["handed_out"] % max(1, len(self))
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on behind the batches that were handed out already.
+
+        Raises:
+            UserError: They were of another order: some pictures of the epoch would be seen twice and others never.
+        """
+        now = self._order()
+        then = {**now, **state}
+        self._start = then["handed_out"] % max(1, -(-then["pictures"] // then["pictures in a global batch"]))
+        for name, value in now.items():
+            if self._start and then[name] != value:
+                raise UserError(
+                    f"data: expected {then[name]} {name}, as in the epoch that the checkpoint is in the middle of, "
+                    f"got {value}"
+                )
+
+    def _order(self) -> dict[str, Any]:
+        return {
+            "pictures": len(self.labels),
+            "pictures in a global batch": self.batch_size * self.world_size,
+            "as seed": self.seed,
+        }
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """From where `load_state_dict` left it, otherwise from the epoch's start.
