@@ -97,8 +97,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
     ("name", "sizes"),
     [
         ("simple_cnn", (2, 2, 3, 4)),
-        ("resnet18", (2,)),
-        pytest.param("resnet18", (3, 2, 4), marks=pytest.mark.slow),
+        pytest.param("resnet18", (3, 3, 2, 4), marks=pytest.mark.slow),
         pytest.param("mobilenet_v3_small", (2, 3), marks=pytest.mark.slow),
     ],
 )
@@ -156,6 +155,22 @@ def test_one_program_for_every_batch(calls: Counter[str]) -> None:
             assert net(images(n)).shape == (n, 5)
     assert len(graphs) == 2, "one for the first size, one for any other"
     assert calls["conv2d"] >= 28
+
+
+def test_under_autocast(calls: Counter[str]) -> None:
+    compiled, eager = network("simple_cnn", "numpy").float(), network("simple_cnn", "numpy").float()
+    compiled.compile(fullgraph=True, backend="aot_eager")
+    found = []
+    for net in (compiled, eager):
+        calls.clear()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = net(images(3).float())
+        logits.sum().backward()
+        assert calls["conv2d"] == calls["conv2d_backward"] == 2
+        found.append([logits, *(parameter.grad for parameter in net.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
+    assert found[0][0].dtype == torch.bfloat16
 
 
 @pytest.mark.slow
