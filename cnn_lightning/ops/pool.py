@@ -261,9 +261,8 @@ def _geometry(
         raise RuntimeError(
             f"{op}: kernel_size, stride, dilation: expected at least 1, got {kernel}, {step}, {dilation}"
         )
-    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    if any(p > r // 2 or p < 0 for p, r in zip(padding, reach, strict=True)):
-        raise RuntimeError(f"{op}: padding: expected at most half the window {reach} and not negative, got {padding}")
+    if any(p > k // 2 or p < 0 for p, k in zip(padding, kernel, strict=True)):
+        raise RuntimeError(f"{op}: padding: expected at most half the kernel {kernel} and not negative, got {padding}")
     pads, sizes = [], []
     for n, k, s, p, d in zip(x.shape[2:], kernel, step, padding, dilation, strict=True):
         reach = n + 2 * p - d * (k - 1) - 1

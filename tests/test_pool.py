@@ -1,0 +1,235 @@
+"""Pooling against torch: random windows, ties, what is not a number, and what is refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cnn_lightning import layers
+from cnn_lightning.ops import pool
+from tests.test_layers import assert_equal, run
+
+EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True)
+
+PAIRS: dict[type[nn.Module], type[nn.Module]] = {
+    layers.MaxPool1d: nn.MaxPool1d,
+    layers.MaxPool2d: nn.MaxPool2d,
+    layers.AvgPool1d: nn.AvgPool1d,
+    layers.AvgPool2d: nn.AvgPool2d,
+    layers.AdaptiveAvgPool1d: nn.AdaptiveAvgPool1d,
+    layers.AdaptiveAvgPool2d: nn.AdaptiveAvgPool2d,
+    layers.AdaptiveMaxPool2d: nn.AdaptiveMaxPool2d,
+}
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
+
+
+def agree(layer: type[nn.Module], x: Tensor, **options: Any) -> None:
+    """Equal values, indices and gradients, or a refusal of the same kind."""
+    try:
+        expected = run(PAIRS[layer](**options), (x,))
+    except REFUSALS as error:
+        with pytest.raises(type(error)):
+            run(layer(**options), (x,))
+        return
+    assert_equal(run(layer(**options), (x,)), expected, 1e-10 if x.dtype == torch.float64 else 1e-5)
+
+
+def laid_out(x: Tensor, how: int) -> Tensor:
+    """The same numbers in another order in memory."""
+    if how == 0 or not x.numel():
+        return x
+    if how == 1:
+        return x.transpose(-1, -2).contiguous().transpose(-1, -2)
+    if how == 2:
+        return torch.stack([x, x], -1)[..., 0]
+    return x.movedim(-3, -1).contiguous().movedim(-1, -3) if x.dim() > 2 else x
+
+
+SPECIAL = [float("nan"), float("inf"), float("-inf"), 0.0, -0.0]
+
+
+@st.composite
+def images(draw: st.DrawFn, axes: int, ties: bool = True, least: int = 0) -> Tensor:
+    """A batch or a single image; normal numbers, many ties, or numbers that aren't finite among them."""
+    batch = draw(st.sampled_from([(), (0,), (1,), (2,), (3,)]))
+    shape = (*batch, draw(st.integers(least, 4)), *draw(st.tuples(*[st.integers(least, 9)] * axes)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
+    kind = draw(st.sampled_from(["normal", "ties", "special"] if ties else ["normal", "special"]))
+    if kind == "ties":
+        x = torch.randint(3, shape, generator=generator).double()
+    else:
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if kind == "special" and x.numel():
+        places = torch.randint(x.numel(), (draw(st.integers(1, 6)),), generator=generator)
+        x.view(-1)[places] = torch.tensor([SPECIAL[draw(st.integers(0, 4))] for _ in places], dtype=torch.float64)
+    x = x.to(draw(st.sampled_from([torch.float64, torch.float32])))
+    return laid_out(x, draw(st.integers(0, 3)))
+
+
+def window(data: st.DataObject, axes: int, dilation: bool) -> dict[str, Any]:
+    """Options of a window: one number or one per axis; paddings that are too large are drawn now and then."""
+
+    def size(low: int, high: int, name: str) -> Any:
+        return data.draw(st.integers(low, high) | st.tuples(*[st.integers(low, high)] * axes), name)
+
+    options = {"kernel_size": size(1, 4, "kernel"), "padding": size(0, 2, "padding")}
+    options["stride"] = size(1, 3, "stride") if data.draw(st.booleans()) else None
+    options["ceil_mode"] = data.draw(st.booleans(), "ceil")
+    if dilation:
+        options["dilation"] = size(1, 2, "dilation")
+    return options
+
+
+@EXAMPLES
+@given(st.data(), st.sampled_from([1, 2]))
+def test_max_pooling_with_random_options(data: st.DataObject, axes: int) -> None:
+    options = window(data, axes, dilation=True)
+    options["return_indices"] = data.draw(st.booleans(), "indices")
+    layer = layers.MaxPool1d if axes == 1 else layers.MaxPool2d
+    x = data.draw(images(axes), "x")
+    # A dilated window that steps over the only pixel has no winner, and torch's place for it is no pixel.
+    assume(options["dilation"] == 1 or 1 not in x.shape[-axes:])
+    agree(layer, x, **options)
+
+
+@EXAMPLES
+@given(st.data(), st.sampled_from([1, 2]))
+def test_average_pooling_with_random_options(data: st.DataObject, axes: int) -> None:
+    options = window(data, axes, dilation=False)
+    options["count_include_pad"] = data.draw(st.booleans(), "with padding")
+    if axes == 2:
+        options["divisor_override"] = data.draw(st.sampled_from([None, None, 1, 5, -2, 0]), "divisor")
+    layer = layers.AvgPool1d if axes == 1 else layers.AvgPool2d
+    agree(layer, data.draw(images(axes), "x"), **options)
+
+
+@EXAMPLES
+@given(st.data())
+def test_adaptive_pooling_with_random_sizes(data: st.DataObject) -> None:
+    size = st.integers(1, 6) | st.none()
+    both = data.draw(st.tuples(size, size) | st.integers(1, 6), "size")
+    x = data.draw(images(2, least=1), "x")
+    agree(layers.AdaptiveAvgPool2d, x, output_size=both)
+    agree(layers.AdaptiveMaxPool2d, x, output_size=both, return_indices=data.draw(st.booleans(), "indices"))
+    agree(
+        layers.AdaptiveAvgPool1d,
+        data.draw(images(1, least=1), "signal"),
+        output_size=data.draw(st.integers(1, 6), "length"),
+    )
+
+
+# ---- what random numbers seldom hit
+
+
+@pytest.mark.parametrize("value", [1.0, float("-inf"), float("inf"), float("nan")])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_constant_image_has_one_winner_per_window(value: float, padding: int) -> None:
+    x = torch.full((2, 2, 6, 5), value)
+    agree(layers.MaxPool2d, x, kernel_size=3, stride=2, padding=padding, return_indices=True)
+    agree(layers.AdaptiveMaxPool2d, x, output_size=(2, 3), return_indices=True)
+    y, places = layers.MaxPool2d(2, return_indices=True)(torch.zeros(1, 1, 2, 2))
+    assert (y.item(), places.item()) == (0, 0)
+
+
+def test_an_infinite_gradient_goes_to_the_winner_alone() -> None:
+    x = torch.arange(16.0).reshape(1, 1, 4, 4).requires_grad_()
+    upstream = torch.tensor([[[[float("inf"), 1.0], [float("nan"), -2.0]]]])
+    (found,) = torch.autograd.grad(layers.MaxPool2d(2)(x), x, upstream)
+    (expected,) = torch.autograd.grad(nn.MaxPool2d(2)(x), x, upstream)
+    torch.testing.assert_close(found, expected, equal_nan=True, rtol=0, atol=0)
+
+
+def test_whole_numbers_are_max_pooled_as_torch_does() -> None:
+    x = torch.randint(-5, 5, (2, 3, 6, 6))
+    for options in ({"kernel_size": 2}, {"kernel_size": 3, "padding": 1, "return_indices": True}):
+        for a, b in zip(layers.MaxPool2d(**options)(x), nn.MaxPool2d(**options)(x), strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(64, 32, 28, 28), (8, 64, 32, 32), (3, 5, 33, 47)])
+def test_large_images_in_several_blocks(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = x.contiguous(memory_format=layout)
+        agree(layers.MaxPool2d, given, kernel_size=3, stride=2, padding=1, return_indices=True)
+        agree(layers.AvgPool2d, given, kernel_size=2, ceil_mode=True, count_include_pad=False)
+        agree(layers.AdaptiveAvgPool2d, given, output_size=(1, 1))
+
+
+@pytest.mark.parametrize("op", [pool.avg_pool2d, pool.adaptive_avg_pool2d])
+def test_the_mean_of_a_window_is_as_near_to_the_truth_as_torchs(op: Any) -> None:
+    x = torch.randn(4, 8, 56, 56, generator=torch.Generator().manual_seed(0)) + 100
+    if op is pool.avg_pool2d:
+        found, native = op(x.numpy(), kernel_size=56), nn.functional.avg_pool2d
+        theirs, truth = native(x, 56), native(x.double(), 56)
+    else:
+        found, native = op(x.numpy(), output_size=(1, 1)), nn.functional.adaptive_avg_pool2d
+        theirs, truth = native(x, 1), native(x.double(), 1)
+    distance = (torch.from_numpy(found).double() - truth).abs().max().item()
+    assert distance <= max(1.5 * (theirs.double() - truth).abs().max().item(), 2**-24 * 100)
+
+
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_the_gradient_has_the_mass_of_the_windows(kind: str) -> None:
+    """Each window's gradient is handed out once and whole, whatever the overlap."""
+    random = np.random.default_rng(0)
+    x, options = random.standard_normal((2, 3, 9, 8)), {"kernel_size": 3, "stride": 2, "padding": 1}
+    forward, backward = (getattr(pool, f"{kind}_pool2d{end}") for end in ("", "_backward"))
+    more = {"count_include_pad": False} if kind == "avg" else {}
+    upstream = random.standard_normal(forward(x, **options, **more).shape)
+    gradient = backward(upstream, x, **options, **more)
+    np.testing.assert_allclose(gradient.sum((2, 3)), upstream.sum((2, 3)), rtol=1e-12)
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "shape"),
+    [
+        (layers.MaxPool2d, {"kernel_size": 0}, (1, 1, 4, 4)),
+        (layers.MaxPool2d, {"kernel_size": 2, "stride": 0}, (1, 1, 4, 4)),
+        (layers.MaxPool2d, {"kernel_size": 2, "dilation": 0}, (1, 1, 4, 4)),
+        (layers.MaxPool2d, {"kernel_size": 2, "padding": -1}, (1, 1, 4, 4)),
+        (layers.MaxPool2d, {"kernel_size": (2, 2, 2)}, (1, 1, 4, 4)),
+        (layers.MaxPool2d, {"kernel_size": 2.5}, (1, 1, 4, 4)),
+        (layers.MaxPool2d, {"kernel_size": 2}, (2, 1, 1, 4, 4)),
+        (layers.MaxPool2d, {"kernel_size": 5}, (1, 1, 4, 4)),
+        (layers.MaxPool1d, {"kernel_size": 2}, (4,)),
+        (layers.AvgPool2d, {"kernel_size": 0}, (1, 1, 4, 4)),
+        (layers.AvgPool2d, {"kernel_size": 2, "padding": 2}, (1, 1, 4, 4)),
+        (layers.AvgPool2d, {"kernel_size": 2, "divisor_override": 0}, (1, 1, 4, 4)),
+        (layers.AvgPool1d, {"kernel_size": 2, "padding": 2}, (1, 1, 4)),
+        (layers.AdaptiveAvgPool2d, {"output_size": -1}, (1, 1, 4, 4)),
+        (layers.AdaptiveAvgPool2d, {"output_size": (1, 2, 3)}, (1, 1, 4, 4)),
+        (layers.AdaptiveAvgPool1d, {"output_size": -1}, (1, 1, 4)),
+        (layers.AdaptiveMaxPool2d, {"output_size": -1}, (1, 1, 4, 4)),
+        (layers.AdaptiveMaxPool2d, {"output_size": 2}, (4, 4)),
+    ],
+)
+def test_refuses_what_torch_refuses(layer: type[nn.Module], options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    with pytest.raises(REFUSALS) as theirs:
+        PAIRS[layer](**options)(torch.ones(shape))
+    with pytest.raises(theirs.type) as ours:
+        layer(**options)(torch.ones(shape))
+    assert "\n" not in str(ours.value)
+    assert "expected" in str(ours.value)
+
+
+@pytest.mark.parametrize(
+    ("op", "options", "name"),
+    [
+        (pool.max_pool2d, {"kernel_size": 0}, "kernel_size"),
+        (pool.max_pool2d, {"kernel_size": 2, "padding": 2}, "padding"),
+        (pool.max_pool2d, {"kernel_size": 9}, "x"),
+        (pool.avg_pool2d, {"kernel_size": 2, "stride": 0}, "stride"),
+        (pool.avg_pool2d, {"kernel_size": 2, "divisor_override": 0}, "divisor_override"),
+    ],
+)
+def test_operations_name_what_does_not_fit(op: Any, options: dict[str, Any], name: str) -> None:
+    with pytest.raises(RuntimeError, match=rf"{name}.*: expected .*, got "):
+        op(np.ones((1, 1, 4, 4)), **options)
