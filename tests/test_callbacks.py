@@ -18,6 +18,7 @@ from cnn_lightning.cli import main
 from cnn_lightning.data import Digits
 
 FAST = ["--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "2"]
+BRIEF = ["--trainer.limit_train_batches", "2", "--trainer.limit_test_batches", "1"]
 
 
 def trained(folder: Path, *callbacks: Any, model: Classifier | None = None, logger: Any = None) -> Classifier:
@@ -60,7 +61,7 @@ def test_fit_draws_and_keeps_unless_told_not_to(tmp_path: Path, monkeypatch: pyt
         with Image.open(run / f"pictures/{name}.png") as image:
             assert min(image.size) > 20
     assert sorted(path.name for path in (run / "snapshots").iterdir()) == [f"epoch_000{n}.pt" for n in range(3)]
-    assert main(["fit", *FAST, "--pictures", "false"]) == 0
+    assert main(["fit", *FAST, *BRIEF, "--pictures", "false"]) == 0
     assert not any((tmp_path / "runs/digits/version_1" / name).exists() for name in ("pictures", "snapshots"))
 
 
@@ -215,7 +216,7 @@ def test_an_exploding_gradient_is_told_of(tmp_path: Path) -> None:
 def test_statistics_by_flag_and_bad_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     args = ["--trainer.callbacks", "cnn_lightning.callbacks.Statistics", "--trainer.callbacks.dead", "1.0"]
-    assert main(["fit", *FAST, *args]) == 0
+    assert main(["fit", *FAST, *BRIEF, *args]) == 0
     assert (tmp_path / "runs/digits/version_0/statistics.csv").is_file()
     with pytest.raises(ValueError, match="exploded: expected a number above 1, got 1"):
         Statistics(exploded=1)
