@@ -88,7 +88,7 @@ def max_pool2d_backward(
 
     def block(part: slice) -> None:
         padded, upstream = _padded(x[part], g), grad_y[part]
-        grad = _blocks.scratch("pool gradient", _padded_shape(x[part], g), like=x)
+        grad = _scratch("pool gradient", x[part], g)
         grad[...] = 0
         bits, share = np.dtype(f"i{x.itemsize}"), np.empty_like(upstream)
         for window, won in _wins(padded, g):
@@ -154,7 +154,7 @@ def avg_pool2d_backward(
 
     def block(part: slice) -> None:
         share = grad_y[part] / divisor
-        grad = _blocks.scratch("pool gradient", _padded_shape(x[part], g), like=x)
+        grad = _scratch("pool gradient", x[part], g)
         grad[...] = 0
         for window in g.windows():
             grad[window] += share
@@ -282,9 +282,13 @@ def _output(x: Array, g: _Geometry) -> Array:
 
 def _like(x: Array, size: Sequence[int]) -> Array:
     """An output of this size in the memory format of ``x``."""
-    if x.shape[1] > 1 and x.strides[1] == x.itemsize:
+    if _is_channels_last(x):
         return _blocks.empty((x.shape[0], *size, x.shape[1]), like=x).transpose(0, 3, 1, 2)
     return _blocks.empty((*x.shape[:2], *size), like=x)
+
+
+def _is_channels_last(x: Array) -> bool:
+    return bool(x.shape[1] > 1 and x.strides[1] == x.itemsize)
 
 
 def _inside(padded: Array, x: Array, g: _Geometry) -> Array:
@@ -317,8 +321,12 @@ def _parts(x: Array) -> list[slice]:
     return _blocks.blocks(x.shape[0], 4 * x.shape[1] * x.shape[2] * x.shape[3] * x.itemsize)
 
 
-def _padded_shape(x: Array, g: _Geometry) -> tuple[int, ...]:
-    return (*x.shape[:2], x.shape[2] + sum(g.pad[0]), x.shape[3] + sum(g.pad[1]))
+def _scratch(name: str, x: Array, g: _Geometry) -> Array:
+    """Working memory for ``x`` and its padding, in its memory format."""
+    n, c, height, width = *x.shape[:2], x.shape[2] + sum(g.pad[0]), x.shape[3] + sum(g.pad[1])
+    if _is_channels_last(x):
+        return _blocks.scratch(name, (n, height, width, c), like=x).transpose(0, 3, 1, 2)
+    return _blocks.scratch(name, (n, c, height, width), like=x)
 
 
 def _padded(x: Array, g: _Geometry, value: float | None = None) -> Array:
@@ -327,7 +335,7 @@ def _padded(x: Array, g: _Geometry, value: float | None = None) -> Array:
         return x
     if value is None:
         value = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
-    padded = _blocks.scratch("pool padded", _padded_shape(x, g), like=x)
+    padded = _scratch("pool padded", x, g)
     padded[...] = value
     _inside(padded, x, g)[...] = x
     return padded
@@ -336,7 +344,7 @@ def _padded(x: Array, g: _Geometry, value: float | None = None) -> Array:
 def _wins(padded: Array, g: _Geometry) -> Iterator[tuple[tuple[slice, ...], Array]]:
     """Each pixel of the windows in turn: where all windows have it, and in which of them it won."""
     windows = list(g.windows())
-    best = padded[windows[0]].copy()
+    best = padded[windows[0]].copy("K")
     for window in windows[1:]:
         np.maximum(best, padded[window], out=best)
     if not _blocks.lowest(best) > -np.inf:  # NaN, or minus infinity, which the padding has too
@@ -362,7 +370,7 @@ def _winners(padded: Array, g: _Geometry) -> Array:
     for index, window in enumerate(g.windows()):
         value, is_image = padded[window], image[window[2:]]
         if best is None or slots is None or found is None:
-            best, slots, found = value.copy(), np.zeros_like(value, dtype=slot), is_image
+            best, slots, found = value.copy("K"), np.zeros_like(value, dtype=slot), is_image
         else:
             won = (value > best) | np.isnan(value) | (is_image & ~found)
             found = found | is_image
