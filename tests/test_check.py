@@ -146,7 +146,7 @@ SAMPLES = [
         case,
         sample,
         id=f"{case.name}-{index}",
-        marks=[pytest.mark.slow] if index > 1 else [],
+        marks=[pytest.mark.slow] if index else [],
     )
     for case in CASES
     for index, sample in enumerate(case.samples)

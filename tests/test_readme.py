@@ -124,6 +124,7 @@ def test_every_block_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_block_runs_word_for_word(folder: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for block in BLOCKS:
@@ -137,7 +138,7 @@ def test_every_block_runs_word_for_word(folder: Path) -> None:
             if is_in(LEFT_OUT, command) or "--config gpu" in command:
                 continue
             done = subprocess.run(
-                ["bash", "-c", command], env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=280
+                ["bash", "-c", command], env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=600
             )
             assert done.returncode == exit_code(command), f"{command}\n{done.stdout}\n{done.stderr}"
 
