@@ -352,6 +352,21 @@ def test_layers_are_changed_for_the_time_of_training_only() -> None:
     assert [type(module) for module in net] == before
 
 
+def test_native_layers_become_torchs_own_on_gpus_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_backend", lambda: "nccl")
+    net = nn.Sequential(layers.BatchNorm2d(2), nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm3d(2)))
+    native, weight, mean = net[1][0], net[1][0].weight, net[1][0].running_mean
+    plugin = SyncBatchNorm()
+    plugin.apply(net)
+    assert [type(net[0]), type(net[1][0]), type(net[1][1])] == [SyncBatchNorm2d, nn.SyncBatchNorm, nn.SyncBatchNorm]
+    assert net[1][0].weight is weight
+    assert net[1][0].running_mean is mean
+    plugin.revert(net)
+    assert net[1][0] is native
+    assert type(net[0]) is layers.BatchNorm2d
+
+
 def test_alone_the_synchronised_layer_is_the_plain_one() -> None:
     x = torch.randn(4, 2, 3, 3)
     assert_equal(run(SyncBatchNorm2d(2), (x,)), run(layers.BatchNorm2d(2), (x,)), 0.0)
