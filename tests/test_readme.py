@@ -46,6 +46,7 @@ BLOCKS = [Block(*found) for found in re.findall(r"^```(\w*)\n(.*?)^```$", README
 LEFT_OUT = {
     r"pip install ": "it would change the very installation that the tests run in; its extras are looked up instead",
     r"pytest$": "it is what runs this",
+    r"cnn-lightning (benchmark|compare)": "it measures for minutes; tests of its own run it on little",
 }
 """Commands that don't run, and why."""
 
@@ -56,6 +57,9 @@ PARSED = {
     r"(torchrun|srun) .*--config gpu": "it needs several machines with GPUs",
 }
 """Commands of which only the flags are read (by ``--print_config``), and why."""
+
+OURS = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+"""The Python of these tests under the name ``python``."""
 
 SHORTER = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "4", "--trainer.enable_progress_bar", "false"]
 """Said to every ``fit`` but in the slow test, for time."""
@@ -113,7 +117,7 @@ def test_every_block_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
                 elif words[0] == "cnn-lightning":
                     code = cli.main(words[1:] + (SHORTER if words[1] == "fit" else []))
                 else:
-                    code = subprocess.run(["bash", "-c", command], timeout=60, check=False).returncode
+                    code = subprocess.run(["bash", "-c", command], timeout=100, check=False, env=OURS).returncode
                 out, err = capsys.readouterr()
                 assert code == exit_code(command), f"{command}\n{out}\n{err}"
                 shown += out
