@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.plugins import DoublePrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import ConfusionMatrix, Metric
@@ -229,6 +230,8 @@ class Classifier(LightningModule):
             group["weight_decay"] = h["weight_decay"]
             if h["schedule"] == "none":
                 group["lr"] = h["lr"]
+            if h["schedule"] != known.get("schedule"):  # one_cycle moves them, too
+                group.update({key: optimizer.defaults[key] for key in ("betas", "momentum") if key in group})
         now = (h["lr"], h["schedule"], max(2, int(self.trainer.estimated_stepping_batches)))
         if not self.trainer.lr_scheduler_configs or now == (known.get("lr"), known.get("schedule"), known["steps"]):
             return
@@ -278,6 +281,8 @@ class Classifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back; pictures of any data are then normalised as those it was trained on."""
+        if self._trainer is not None and isinstance(self._trainer.precision_plugin, DoublePrecision):
+            self.net.double()  # Lightning does it after it has read the weights, which would be rounded
         self._epoch_so_far = checkpoint.get("epoch_so_far", [])
         self._trained_with = {**checkpoint.get("hyper_parameters", {}), "steps": _steps(checkpoint)}
         found = checkpoint.get("data")

@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def result(folder: Path = Path()) -> dict[str, Any]:
-    """All that a run leaves behind, but for what names its folder."""
+    """All that a run leaves behind, but for what names its folder, and a score that Lightning never puts back."""
     last, best = (torch.load(folder / path, weights_only=True) for path in (LAST, BEST))
     for checkpoint in (last, best):
         for state in checkpoint["callbacks"].values():
-            for key in [key for key in state if "path" in key or key in ("best_k_models", "dirpath")]:
+            for key in [key for key in state if "path" in key or key in ("best_k_models", "dirpath", "current_score")]:
                 del state[key]
     return {"last": last, "best": best, "metrics": (folder / METRICS).read_text()}
 
@@ -164,9 +164,8 @@ def _killed_at_moments(options: list[str], here: Path, step: int, capsys: pytest
     assert resumed
 
 
-@pytest.mark.parametrize("options", [OPTIONS["plain"], OPTIONS["often validated"]], ids=["plain", "often validated"])
-def test_killed_at_some_moments(options: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _killed_at_moments(options, here, 25, capsys)
+def test_killed_at_some_moments(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _killed_at_moments(OPTIONS["often validated"], here, 40, capsys)
 
 
 @pytest.mark.slow
@@ -197,7 +196,7 @@ def _killed(times: int, folder: Path, expected: dict[str, Any]) -> None:
     again: list[str] = []
     for _ in range(times):
         run = Run([*SHORT, *again], folder, prepare)
-        until(lambda: (folder / LAST).is_file() or run.process.exitcode is not None)
+        until((folder / LAST).is_file)
         run.process.join(moment.uniform(0, 1) * (0.5 if again else 0.2))
         run.process.kill()
         run.process.join()
@@ -246,8 +245,11 @@ def _with(callback: str, **options: Any) -> list[str]:
 
 @pytest.mark.parametrize(
     ("number", "step", "validating", "after"),
-    [(signal.SIGTERM, 6, False, 7), (signal.SIGINT, 10, True, 11), (signal.SIGINT, 14, False, 15)],
-    ids=["SIGTERM in an epoch", "Ctrl-C in a validation", "Ctrl-C before the last step"],
+    [
+        pytest.param(signal.SIGTERM, 6, False, 7, marks=pytest.mark.slow, id="SIGTERM in an epoch"),
+        pytest.param(signal.SIGINT, 10, True, 11, id="Ctrl-C in a validation"),
+        pytest.param(signal.SIGINT, 14, False, 15, marks=pytest.mark.slow, id="Ctrl-C before the last step"),
+    ],
 )
 def test_asked_to_stop(
     number: signal.Signals, step: int, validating: bool, after: int, here: Path, whole: Any, capsys: Any
@@ -266,3 +268,304 @@ def test_ctrl_c_twice_stops_at_once(here: Path, capsys: pytest.CaptureFixture[st
     assert main([*SHORT, *_with("Asked", number=int(signal.SIGINT), step=6, validating="false", times=2)]) == 130
     assert read_checkpoint(LAST)["global_step"] == 6
     assert "Traceback" not in capsys.readouterr().err
+
+
+# ---- what is damaged, dangerous or missing
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped after its eighth step."""
+    folder = tmp_path_factory.mktemp("stopped")
+    run = Run([*SHORT, *_with("Asked", number=int(signal.SIGTERM), step=7, validating="false")], folder, prepare)
+    assert run.wait() == 128 + signal.SIGTERM, run.text
+    assert noise(run.text) == []
+    return folder
+
+
+@pytest.fixture
+def stopped(kept: Path, here: Path) -> None:
+    """That run, where the test works."""
+    shutil.copytree(kept / "runs", here / "runs")
+
+
+def test_a_finished_run_does_what_is_missing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SHORT) == 0
+    expected = result()
+    for name in ("curves.png", "confusion.png", "confusion.csv"):
+        (METRICS.parent / name).unlink()
+    capsys.readouterr()
+    assert main([*SHORT, "--ckpt_path", "last"]) == 0
+    out = capsys.readouterr().out
+    assert "going on: runs/digits/version_0, after step 15\n" in out
+    assert "test_acc: " in out
+    assert differences(expected, result()) == []
+    for name in ("curves.png", "confusion.png", "confusion.csv"):
+        assert (METRICS.parent / name).is_file()
+    assert "ckpt_path: null" in (METRICS.parent / "config.yaml").read_text()
+
+
+@pytest.mark.usefixtures("stopped")
+def test_a_damaged_checkpoint_is_passed_over(whole: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    LAST.write_bytes(LAST.read_bytes()[:5000])
+    assert main([*SHORT, "--ckpt_path", str(LAST)]) == 2
+    error = capsys.readouterr().err
+    assert "last.ckpt is damaged" in error
+    assert "best.ckpt is whole" in error
+    assert main([*SHORT, "--ckpt_path", "last"]) == 0
+    out, error = capsys.readouterr()
+    assert "cnn-lightning: runs/digits/version_0/checkpoints/last.ckpt is damaged" in error
+    assert "after step 5\n" in out
+    assert differences(whole, result()) == []
+
+
+class Code:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("it-ran",)
+
+
+def test_code_is_passed_over_and_not_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LAST.parent.mkdir(parents=True)
+    torch.save({"state_dict": {}, "code": Code()}, LAST)
+    assert main([*SHORT, "--ckpt_path", "last"]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert "holds code besides weights; it was refused and not run; passed over" in error[0]
+    assert error[1].endswith("expected a run to go on with in 'runs/digits', found no readable checkpoint")
+    assert not Path("it-ran").exists()
+
+
+@pytest.mark.usefixtures("stopped")
+def test_any_damage_is_told_in_one_line() -> None:
+    content = LAST.read_bytes()
+    chance = random.Random(0)
+    refused = []
+    for case in range(60):
+        damaged = bytearray(content)
+        if case % 2:
+            del damaged[chance.randrange(len(damaged)) :]
+        else:
+            for _ in range(50):
+                damaged[chance.randrange(len(damaged))] ^= chance.randrange(1, 256)
+        Path("damaged.ckpt").write_bytes(damaged)
+        try:
+            read_checkpoint("damaged.ckpt")
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) > 40
+    assert all(text.startswith("ckpt_path: damaged.ckpt ") for text in refused)
+
+
+@pytest.mark.usefixtures("stopped")
+def test_runs_on_other_data_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    os.rename("runs/digits", "runs/mnist")
+    assert main([*SHORT, "--ckpt_path", "last"]) == 2
+    assert "in 'runs/digits', found no readable checkpoint" in capsys.readouterr().err
+    assert newest(Path("runs")).parent.parent.parent.name == "mnist"
+
+
+@pytest.mark.slow
+def test_a_run_moves_with_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old").mkdir()
+    monkeypatch.chdir(tmp_path / "old")
+    assert main([*SHORT, *_with("Asked", number=int(signal.SIGTERM), step=12, validating="false")]) != 0
+    score = _best_score()
+    (tmp_path / "old").rename(tmp_path / "new")
+    monkeypatch.chdir(tmp_path / "new")
+    assert main([*SHORT, "--ckpt_path", "last", "--model.lr", "1e-12"]) == 0
+    assert _best_score() >= score
+    state = next(state for name, state in read_checkpoint(LAST)["callbacks"].items() if "ModelCheckpoint" in name)
+    assert state["best_model_path"] == str(BEST.resolve())
+
+
+def _best_score() -> float:
+    states = read_checkpoint(BEST)["callbacks"]
+    return float(next(state["best_model_score"] for name, state in states.items() if "ModelCheckpoint" in name))
+
+
+# ---- a disk that is full
+
+
+class FullDisk:
+    """No space from the ``first`` write to the disk on, until the ``last``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, first: int, last: int) -> None:
+        self.first, self.last, self.writes = first, last, 0
+        monkeypatch.setattr(os, "fsync", self.fsync)
+
+    def fsync(self, descriptor: int) -> None:
+        self.writes += 1
+        if self.first <= self.writes < self.last:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(here: Path, whole: Any, capsys: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        FullDisk(patch, 7, 1000)
+        with pytest.warns(UserWarning, match=r"ckpt: not written: No space left on device; the checkpoint before"):
+            assert main(SHORT) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error[-1].startswith("cnn-lightning: error: runs/digits/version_0/checkpoints/")
+    assert ": not written: No space left on device" in error[-1]
+    assert 0 < read_checkpoint(LAST)["global_step"] < 15
+    assert not list(Path("runs").rglob("*.tmp"))
+    assert main([*SHORT, "--ckpt_path", "last"]) == 0
+    assert differences(whole, result()) == []
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_a_while_costs_nothing(here: Path, whole: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        FullDisk(patch, 3, 6)
+        with pytest.warns(UserWarning, match="No space left on device"):
+            assert main(SHORT) == 0
+    assert differences(whole, result()) == []
+
+
+def test_metrics_are_kept_until_there_is_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = MetricsFile(str(tmp_path))
+    file.log_metrics({"x": 1.0}, 0)
+    file.save()
+    file.log_metrics({"x": 2.0}, 1)
+    with monkeypatch.context() as patch:
+
+        def full(*args: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patch.setattr(os, "replace", full)
+        with pytest.warns(UserWarning, match="metrics.csv: not written: No space left on device"):
+            file.save()
+    assert (tmp_path / "metrics.csv").read_text() == "step,x\n0,1.0\n"
+    file.log_metrics({"y": 3.0}, 2)
+    file.save()
+    assert (tmp_path / "metrics.csv").read_text() == "step,x,y\n0,1.0,\n1,2.0,\n2,,3.0\n"
+    assert os.listdir(tmp_path) == ["metrics.csv"]
+
+
+def test_a_folder_for_runs_that_is_none(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs").write_text("a file")
+    assert main(SHORT) == 2
+    assert "trainer.default_root_dir: can't write to runs/digits: Not a directory" in capsys.readouterr().err
+
+
+# ---- numbers that are none
+
+
+class Spoiled(Callback):
+    """A gradient that is infinite at one step."""
+
+    def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.global_step == 7:
+            pl_module.net.linear1.weight.grad[0, 0] = float("inf")
+
+
+def test_a_gradient_that_is_no_number_stops_the_run(here: Path, whole: Any, capsys: Any) -> None:
+    assert main([*SHORT, *_with("Spoiled")]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(
+        "cnn-lightning: error: step 7: expected finite gradients, got NaN or infinity; first seen in the gradient of "
+        "layer 'linear1' (linear1.weight). A lower --model.lr or"
+    )
+    assert main([*SHORT, "--ckpt_path", "last"]) == 0
+    assert differences(whole, result()) == []
+
+
+# ---- gone on with other flags
+
+
+class Rates(Callback):
+    """The learning rate of every step that was made."""
+
+    seen: list[float] = []  # noqa: RUF012 -- jsonargparse makes the object
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        self.seen.append(optimizer.param_groups[0]["lr"])
+
+
+def _rates(*args: str) -> list[float]:
+    Rates.seen = []
+    assert main([*FIT, *_with("Rates"), *args]) == 0
+    return Rates.seen
+
+
+@pytest.mark.slow
+def test_more_epochs_without_a_schedule_are_those_of_the_longer_run(here: Path) -> None:
+    assert main([*FIT, "--model.schedule", "none", "--trainer.max_epochs", "3"]) == 0
+    expected = result()
+    shutil.rmtree("runs")
+    assert main([*FIT, "--model.schedule", "none", "--trainer.max_epochs", "2"]) == 0
+    assert main([*FIT, "--model.schedule", "none", "--trainer.max_epochs", "3", "--ckpt_path", "last"]) == 0
+    assert differences(expected["last"]["state_dict"], result()["last"]["state_dict"]) == []
+    assert expected["metrics"].splitlines()[-3:] == result()["metrics"].splitlines()[-3:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
+def test_more_epochs_and_another_rate_go_on_in_the_new_schedule(schedule: str, here: Path) -> None:
+    options = ["--model.schedule", schedule, "--model.lr", "0.002", "--trainer.max_epochs", "4"]
+    expected = _rates(*options)
+    shutil.rmtree("runs")
+    assert len(_rates("--model.schedule", schedule, "--model.lr", "0.001", "--trainer.max_epochs", "2")) == 10
+    found = _rates(*options, "--ckpt_path", "last")
+    assert found == pytest.approx(expected[10:], rel=1e-12)
+
+
+@pytest.mark.usefixtures("stopped")
+def test_rate_and_decay_and_schedule_given_now_win() -> None:
+    options = ["--model.schedule", "none", "--model.lr", "0.5", "--model.weight_decay", "0.25"]
+    assert _rates(*options, "--trainer.max_epochs", "2", "--ckpt_path", "last") == [0.5, 0.5]
+    group = read_checkpoint(LAST)["optimizer_states"][0]["param_groups"][0]
+    assert group["weight_decay"] == 0.25
+    assert group["betas"] == (0.9, 0.999)  # a cycle had changed the first
+
+
+@pytest.mark.slow
+def test_patience_given_now_wins(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stuck = ["--model.lr", "1e-12", "--trainer.max_epochs", "6", "--early_stopping"]
+    assert main([*FIT, *stuck, "1"]) == 0
+    assert read_checkpoint(LAST)["global_step"] == 10
+    assert main([*FIT, *stuck, "1", "--ckpt_path", "last"]) == 0
+    assert read_checkpoint(LAST)["global_step"] == 10
+    assert main([*FIT, *stuck, "3", "--ckpt_path", "last"]) == 0
+    assert read_checkpoint(LAST)["global_step"] == 20
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--data.batch_size", "100"], "data: expected 256 pictures in a global batch, as in the epoch that"),
+        (["--model.optimizer", "sgd"], "model.optimizer: expected 'adamw', that of the checkpoint, got 'sgd'"),
+        (["--model.freeze", "true"], "model.freeze: expected False, that of the checkpoint, got True"),
+    ],
+)
+@pytest.mark.usefixtures("stopped")
+def test_what_can_not_change_is_told(flags: list[str], words: str, capsys: Any) -> None:
+    before = LAST.read_bytes()
+    assert main([*SHORT, *flags, "--ckpt_path", "last"]) == 2
+    assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    assert LAST.read_bytes() == before
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
+def test_weights_and_optimizer_move_to_the_other_implementation(optimizer: str, here: Path) -> None:
+    options = [*SHORT, "--trainer.precision", "64-true", "--model.optimizer", optimizer]
+    assert main([*options, "--model.layers", "torch"]) == 0
+    expected = result()["last"]
+    shutil.rmtree("runs")
+    stop = _with("Asked", number=int(signal.SIGTERM), step=7, validating="false")
+    assert main([*options, *stop, "--model.layers", "numpy"]) != 0
+    assert main([*options, "--model.layers", "torch", "--ckpt_path", "last"]) == 0
+    _close(expected["state_dict"], result()["last"]["state_dict"])
+    _close(expected["optimizer_states"], result()["last"]["optimizer_states"])
+
+
+def _close(a: Any, b: Any) -> None:
+    if isinstance(a, torch.Tensor):
+        assert a.dtype in (torch.float64, torch.int64, torch.float32)
+        assert torch.allclose(a, b, rtol=0, atol=1e-9)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            _close(a[key], b[key])
+    elif isinstance(a, list):
+        for x, y in zip(a, b, strict=True):
+            _close(x, y)
