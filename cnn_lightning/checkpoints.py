@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pickle
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,20 @@ def newest(root: Path, data: str | None = None) -> Path:
                 _tell(f"{path} {fault}; passed over")
     where = str(root / data) if data else str(root)
     raise UserError(f"ckpt_path: expected a run to go on with in {where!r}, found no readable checkpoint")
+
+
+def go_on(run: Path) -> str:
+    """How to go on with the run in this folder."""
+    return f"to go on: cnn-lightning fit --config {shlex.quote(shown(run / 'config.yaml'))} --ckpt_path last"
+
+
+def shown(path: str | Path) -> str:
+    """A path as short as it can be told from here."""
+    absolute = Path(path).resolve()
+    try:
+        return str(absolute.relative_to(Path.cwd()))
+    except ValueError:
+        return str(absolute)
 
 
 @rank_zero_only

@@ -14,6 +14,7 @@ from torchmetrics import ConfusionMatrix, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnn_lightning.callbacks.nonfinite import StopAtNonFinite
+from cnn_lightning.callbacks.resume import from_all
 from cnn_lightning.checkpoints import read_checkpoint
 from cnn_lightning.errors import UserError
 from cnn_lightning.model import build_net, total_loss
@@ -110,7 +111,7 @@ class Classifier(LightningModule):
             self.train()
         if compile:
             self.net.compile()
-        self._epoch_so_far: list[dict[str, Tensor]] = []
+        self._epoch_so_far: list[list[dict[str, Tensor]]] = []
         self._trained_with: dict[str, Any] = {}
         self.class_names = tuple(map(str, range(num_classes)))
         self.mean: tuple[float, ...] = ()
@@ -177,11 +178,15 @@ class Classifier(LightningModule):
     def on_train_start(self) -> None:
         """Go on with the sums of an epoch that was left in the middle, and let this run's options win."""
         self._apply_options()
-        states, self._epoch_so_far = self._epoch_so_far, []
-        if self.trainer.is_global_zero:  # they are those of all processes
-            for metric, state in zip(self._metrics("train"), states, strict=False):
+        everybodys, self._epoch_so_far = self._epoch_so_far, []
+        if len(everybodys) == self.trainer.world_size:  # the same order of summation
+            everybodys = everybodys[self.trainer.global_rank :][:1]
+        elif not self.trainer.is_global_zero:
+            everybodys = []
+        for states in everybodys:
+            for metric, state in zip(self._metrics("train"), states, strict=True):
                 for name, value in state.items():
-                    setattr(metric, name, value.to(self.device))
+                    setattr(metric, name, getattr(metric, name) + value.to(self.device))
 
     def _share(self, n: int) -> float | Tensor:
         """What DDP's mean over ranks must be multiplied by where ranks hold batches of different size."""
@@ -277,7 +282,11 @@ class Classifier(LightningModule):
         """Keep the classes' names, the normalisation, and the sums of the epoch that is not over."""
         checkpoint["data"] = {"class_names": self.class_names, "mean": self.mean, "std": self.std}
         if not self.trainer.is_last_batch:
-            checkpoint["epoch_so_far"] = [_state(metric) for metric in self._metrics("train")]
+            own = [
+                {name: cast(Tensor, value).cpu().clone() for name, value in metric.metric_state.items()}
+                for metric in self._metrics("train")
+            ]
+            checkpoint["epoch_so_far"] = from_all(own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back; pictures of any data are then normalised as those it was trained on."""
@@ -318,9 +327,3 @@ def _steps(checkpoint: dict[str, Any]) -> int | None:
     """The length of a checkpoint's schedule."""
     found = (state.get("total_steps", state.get("T_max")) for state in checkpoint.get("lr_schedulers", []))
     return next(found, None)
-
-
-def _state(metric: Metric) -> dict[str, Tensor]:
-    """A metric's sums over all processes, which take part."""
-    with metric.sync_context(should_sync=metric._to_sync):
-        return {name: cast(Tensor, value).clone() for name, value in metric.metric_state.items()}

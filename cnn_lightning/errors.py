@@ -1,8 +1,5 @@
 """The exceptions that end a command with a few words for its reader."""
 
-import shlex
-from pathlib import Path
-
 
 class UserError(ValueError):
     """A mistake of the caller that one line can explain: what was expected, what came, and the remedy.
@@ -26,8 +23,3 @@ class Stopped(Exception):
     def __init__(self, number: int, text: str) -> None:
         super().__init__(text)
         self.number = int(number)
-
-
-def go_on(run: Path) -> str:
-    """How to go on with a run."""
-    return f"to go on: cnn-lightning fit --config {shlex.quote(str(run / 'config.yaml'))} --ckpt_path last"

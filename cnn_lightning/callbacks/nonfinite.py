@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cnn_lightning.callbacks.resume import from_all
 from cnn_lightning.errors import EverywhereError
 
 ADVICE = "A lower --model.lr or --trainer.gradient_clip_val 1 often helps; damaged input is another cause"
@@ -61,10 +62,7 @@ def _anywhere(trainer: Trainer, bad: bool) -> bool:
 
 def _stop(trainer: Trainer, found: str) -> NoReturn:
     """Raise what the first process that has something to say found."""
-    if trainer.world_size > 1:
-        everybodys: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(everybodys, found)
-        found = next(filter(None, everybodys))
+    found = next(filter(None, from_all(found)))
     raise EverywhereError(f"step {trainer.global_step}: {found}. {ADVICE}")
 
 

@@ -16,7 +16,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from cnn_lightning.errors import Stopped, go_on
+from cnn_lightning.checkpoints import go_on
+from cnn_lightning.errors import Stopped
 
 EVERY_N_STEPS = 500
 EVERY_SECONDS = 60.0
@@ -158,12 +159,7 @@ class Resumable(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's, Python's and NumPy's, of every process: all of them take part."""
-        own = self._own_states()
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return {"random": [own]}
-        everybodys: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(everybodys, own)
-        return {"random": everybodys}
+        return {"random": from_all(self._own_states())}
 
     @staticmethod
     def _own_states() -> dict[str, Any]:
@@ -195,6 +191,15 @@ class Resumable(Checkpoint):
         np.random.set_state(  # noqa: NPY002
             (name, keys.numpy().astype(np.uint32), place, has_gauss, cached)
         )
+
+
+def from_all(own: Any) -> list[Any]:
+    """What each process has, in their order; all of them take part."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [own]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, own)
+    return found
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

@@ -1,5 +1,6 @@
 """``cnn-lightning fit | validate | test | predict``: LightningCLI with our data, defaults and manners."""
 
+import atexit
 import contextlib
 import itertools
 import logging
@@ -16,12 +17,13 @@ from typing import Any, NoReturn, cast
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO, LayerSync
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
+from torch import distributed
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 import cnn_lightning.data.cifar10
@@ -37,9 +39,9 @@ from cnn_lightning.callbacks.results import Confusion, Predictions
 from cnn_lightning.callbacks.resume import Resumable
 from cnn_lightning.callbacks.snapshots import Snapshots
 from cnn_lightning.callbacks.sync import SyncBatchNorm
-from cnn_lightning.checkpoints import WholeFiles, newest, read_checkpoint
+from cnn_lightning.checkpoints import WholeFiles, go_on, newest, read_checkpoint, shown
 from cnn_lightning.classifier import Classifier
-from cnn_lightning.errors import EverywhereError, Stopped, UserError, go_on
+from cnn_lightning.errors import EverywhereError, Stopped, UserError
 
 RUNS = Path("runs")
 CONFIG_FLAGS = ("--config", "-c")
@@ -112,6 +114,7 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # What is said before the first process is ended because another one is gone.
     logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # which processes it ends; we say why
 
 
 class Quiet(Callback):
@@ -119,6 +122,16 @@ class Quiet(Callback):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _quiet_too, ()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have the process group end before the interpreter does, whose end would abort gloo's threads."""
+        if distributed.is_initialized():
+            atexit.register(_leave)
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _quiet_too() -> Quiet:
@@ -290,7 +303,9 @@ class CLI(LightningCLI):
         if others is not False and not config.get("fast_dev_run"):
             logger = self._logger(Path(config.get("default_root_dir") or RUNS))
             options["logger"] = [logger, *([] if others is True else _list(others))]
-        if self.subcommand == "fit" and "logger" in options:
+        elif others is True or others is None:
+            options["logger"] = False  # which Lightning would look for TensorBoard to fill
+        if self.subcommand == "fit" and options.get("logger"):
             folder = Path(options["logger"][0].log_dir) / "checkpoints"
             self.best = ModelCheckpoint(
                 folder,
@@ -340,7 +355,7 @@ class CLI(LightningCLI):
         """Keep the metrics of the run that goes on, and hand signals on to processes that are started here."""
         if self.resumed is not None and self.checkpoint is not None and self.trainer.is_global_zero:
             step = int(self.checkpoint["global_step"])
-            print(f"going on: {_shown(self.resumed)}, after step {step}")
+            print(f"going on: {shown(self.resumed)}, after step {step}")
             cast(RunLogger, self.trainer.logger).go_on(step)
         if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
             self._handlers = {
@@ -368,7 +383,8 @@ class CLI(LightningCLI):
             return Stopped(self._signal, text)
         if isinstance(error, ProcessExitedException) or (kind in LOST_KINDS and LOST.search(text)):
             then = f"; {go_on(Path(str(self.best.dirpath)).parent)}" if self.best is not None else ""
-            return UserError(f"another process of this run is gone ({_one_line(text)[:160]}){then}")
+            reason = _one_line(re.sub(r"\[[^\]]*/[^\]]*\]", "", text))  # gloo's own source file
+            return UserError(f"another process of this run is gone ({reason[:160]}){then}")
         return UserError(_one_line(text)) if isinstance(error, ProcessRaisedException) else None
 
     def after_fit(self) -> None:
@@ -383,9 +399,9 @@ class CLI(LightningCLI):
         log_dir = trainer.log_dir  # asks the first process, so that every process has to come by here
         if not trainer.is_global_zero:
             return
-        folder = _shown(log_dir)
+        folder = shown(str(log_dir))
         again = [Path(sys.argv[0]).name if sys.argv[0].endswith("cnn-lightning") else "cnn-lightning", "test"]
-        again += ["--config", f"{folder}/config.yaml"] + (["--ckpt_path", _shown(best)] if best else [])
+        again += ["--config", f"{folder}/config.yaml"] + (["--ckpt_path", shown(best)] if best else [])
         print(f"val_acc: {float(val) if val is not None else float('nan'):.4f}")
         print(f"test_acc: {found[0]['test_acc']:.4f}")
         print(f"run: {folder}")
@@ -393,7 +409,7 @@ class CLI(LightningCLI):
         unwritten = getattr(trainer.strategy.checkpoint_io, "unwritten", {})
         for path, reason in unwritten.items():
             raise UserError(
-                f"{_shown(path)}: not written: {reason}; the numbers above are right, but can't be gone on from"
+                f"{shown(path)}: not written: {reason}; the numbers above are right, but can't be gone on from"
             )
 
     def _best(self) -> tuple[str | None, Any]:
@@ -405,15 +421,6 @@ class CLI(LightningCLI):
         # Processes that were started for the training alone hand back no score.
         score = best.best_model_score
         return path, read_checkpoint(path)["callbacks"][best.state_key]["best_model_score"] if score is None else score
-
-
-def _shown(path: Any) -> str:
-    """A path as short as it can be told from here."""
-    absolute = Path(str(path)).resolve()
-    try:
-        return str(absolute.relative_to(Path.cwd()))
-    except ValueError:
-        return str(absolute)
 
 
 def _checkpoint(args: list[str]) -> str | None:
