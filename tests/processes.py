@@ -13,7 +13,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-FORKS = multiprocessing.get_context("forkserver")
+START = "forkserver"
+FORKS = multiprocessing.get_context(START)
 FORKS.set_forkserver_preload(["cnn_lightning.commands.trainer", "tests.processes"])
 
 Before = Callable[[], None]

@@ -12,6 +12,7 @@ import torch
 from cnn_lightning import benchmark, layers
 from cnn_lightning.benchmark import Contender, Setting, Timing
 from cnn_lightning.cli import main
+from cnn_lightning.commands import benchmark as command
 from cnn_lightning.ops import linear
 
 SMALL = Setting(batch_size=4, image_size=8, channels=(2, 3), hidden=5)
@@ -108,11 +109,15 @@ def test_the_floor_counts_the_products_of_the_step() -> None:
 TINY = ["--data.batch_size", "2", "--data.image_size", "8", "--model.channels", "[2,3]", "--rounds", "2"]
 
 
-def test_the_command_prints_writes_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_writes_and_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "BURST_SECONDS", 0.005)
+    monkeypatch.setattr(command, "measure_memory", lambda setting, names: dict.fromkeys(names, 7_000_000))
     files = [tmp_path / "found.json", tmp_path / "layers.png"]
     assert main(["benchmark", *TINY, "--json", str(files[0]), "--png", str(files[1])]) == 0
     out = capsys.readouterr().out
-    for text in ("numpy", "channels_last", "conv1", "linear2", "bridge:", "floor:", "1 thread"):
+    for text in ("numpy", "channels_last", "conv1", "linear2", "bridge:", "floor:", "1 thread", "7.0"):
         assert text in out
     found = json.loads(files[0].read_text())
     assert found["setting"]["channels"] == [2, 3]

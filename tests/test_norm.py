@@ -18,6 +18,7 @@ from cnn_lightning.callbacks.sync import SyncBatchNorm
 from cnn_lightning.errors import UserError
 from cnn_lightning.layers.norm import SyncBatchNorm1d, SyncBatchNorm2d
 from cnn_lightning.ops import _blocks, norm
+from tests.processes import START
 from tests.test_layers import assert_equal, run
 
 EXAMPLES = settings(max_examples=50, deadline=None, derandomize=True)
@@ -286,7 +287,7 @@ def test_two_processes_normalise_as_one(tmp_path: Any) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    multiprocessing.spawn(process, (port, tmp_path), nprocs=2)
+    multiprocessing.start_processes(process, (port, tmp_path), nprocs=2, start_method=START)
     expected = steps(network(), None)
     count = len(list(network().parameters())) + 2
     for implementation in ("numpy", "torch"):

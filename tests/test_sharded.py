@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from cnn_lightning import build_net, layers, swap_layers
+from tests.processes import START
 
 STEPS, PROCESSES = 3, 2
 
@@ -71,8 +72,8 @@ def test_fsdp_trains_numpy_layers_as_whole_native_ones() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    results = multiprocessing.get_context("spawn").SimpleQueue()
-    multiprocessing.spawn(process, (port, results), nprocs=PROCESSES)
+    results = multiprocessing.get_context(START).SimpleQueue()
+    multiprocessing.start_processes(process, (port, results), nprocs=PROCESSES, start_method=START)
     expected, found = results.get()
     for curve in found:
         assert curve == pytest.approx(expected, rel=1e-4)

@@ -144,7 +144,7 @@ def _cells(timing: Timing, torch_timing: Timing) -> tuple[str, str, str]:
 
 def _layer_table(rows: list[LayerRow]) -> Table:
     total = sum(row.forward + row.backward for row in rows)
-    table = Table(title="each layer alone on its own input (medians)", title_justify="left")
+    table = Table(title="each layer alone on its own input (medians)", title_justify="left", padding=(0, 0, 0, 1))
     for heading in ("layer", "type"):
         table.add_column(heading)
     for heading in ("forward ms", "/ torch", "backward ms", "/ torch", "GFLOP/s", "share"):
