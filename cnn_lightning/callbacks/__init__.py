@@ -7,10 +7,11 @@ if TYPE_CHECKING:
     from cnn_lightning.callbacks.pictures import Pictures as Pictures
     from cnn_lightning.callbacks.snapshots import Snapshots as Snapshots
     from cnn_lightning.callbacks.statistics import Statistics as Statistics
+    from cnn_lightning.callbacks.sync import SyncBatchNorm as SyncBatchNorm
 
-_HOMES = {"Pictures": "pictures", "Snapshots": "snapshots", "Statistics": "statistics"}
+_HOMES = {"Pictures": "pictures", "Snapshots": "snapshots", "Statistics": "statistics", "SyncBatchNorm": "sync"}
 
-__all__ = ["Pictures", "Snapshots", "Statistics"]
+__all__ = ["Pictures", "Snapshots", "Statistics", "SyncBatchNorm"]
 
 
 def __getattr__(name: str) -> Any:
