@@ -31,7 +31,7 @@ WHOLE = "(network)"
 
 _WHOLE_TOLERANCE = 1e-6
 _OWN_ROUNDING = 10.0
-"""A layer is at fault when it is this many times further from the truth than torch is with equal inputs."""
+"""What is this many times further from the truth than torch's own rounding takes it is a fault."""
 
 Batch = tuple[Tensor, Tensor]
 Tick = Callable[[str], None]
@@ -127,9 +127,16 @@ def compare(
     native = _Runner(net, "torch", loss, dtype, lr, momentum)
     other = _Runner(net, layers, loss, dtype, lr, momentum)
     truth = _Runner(net, "torch", loss, torch.float64, lr, momentum)
-    judge = _Judge(native, other, truth, TOLERANCE[dtype] if tolerance is None else tolerance)
+    judge = _Judge(native, other, truth, TOLERANCE[dtype] if tolerance is None else tolerance, lr, momentum)
     losses: list[dict[str, float]] = []
-    whole = _Runner(net, layers, loss, torch.float64, lr, momentum, watch=False)
+
+    def unwatched(layers: Spec, *, disturbed: bool = False) -> list[Tensor | None]:
+        runner = _Runner(net, layers, loss, torch.float64, lr, momentum, watch=False)
+        if disturbed:
+            _disturb(runner, batches[0][0].device)
+        runner.backward(batches[0], seed)
+        return [parameter.grad for parameter in runner.net.parameters()]
+
     for step, batch in enumerate(batches):
         values = {}
         for name, runner in (("torch", native), ("layers", other), ("float64", truth)):
@@ -138,8 +145,7 @@ def compare(
         losses.append(values)
         judge.step(step)
         if step == 0:
-            whole.backward(batch, seed)
-            judge.whole(whole)
+            judge.whole(unwatched(layers), lambda: unwatched("torch", disturbed=True))
         for runner in (native, other, truth):
             runner.update()
         judge.updated(step)
@@ -251,6 +257,26 @@ class _Runner:
         call.after = {key: value.clone() for key, value in module.named_buffers()}
 
 
+def _disturb(runner: _Runner, device: torch.device) -> None:
+    """Change what each layer says, and so the gradient it receives, by about as much as rounding does.
+
+    How far the results move apart is how much the network amplifies rounding: Monte Carlo arithmetic, D. S. Parker,
+    UCLA Computer Science Department, Technical Report CSD-970002, 1997.
+    """
+    generator = torch.Generator(device).manual_seed(0)
+    epsilon = torch.finfo(runner.dtype).eps
+
+    def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        noise = torch.randn(output.shape, generator=generator, dtype=output.dtype, device=output.device)
+        return output * (1 + epsilon * noise)
+
+    for _, module in runner.named():
+        if next(module.children(), None) is None:
+            module.register_forward_hook(hook)
+
+
 def _keep(place: dict[int, Tensor], index: int) -> Callable[[Tensor], None]:
     def hook(gradient: Tensor) -> None:
         place[index] = gradient.detach().clone()
@@ -353,18 +379,27 @@ def relative_error(found: Tensor, expected: Tensor, floor: float = 0.0) -> tuple
     if not a.numel():
         return 0.0, ()
     difference = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs()).nan_to_num(math.inf, math.inf)
-    scale = max(b.abs().nan_to_num(0, 0, 0).max().item(), floor)
+    scale = max(_size(b), floor)
     place = int(difference.argmax())
     largest = difference.flatten()[place].item()
     where = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), a.shape))
     return (largest / scale if scale else math.inf if largest else 0.0), where
 
 
+def _size(x: Tensor) -> float:
+    """The largest finite number in a tensor."""
+    return x.detach().abs().double().nan_to_num(0, 0, 0).max().item() if x.numel() else 0.0
+
+
 class _Judge:
     """Compares three runners after each step."""
 
-    def __init__(self, native: _Runner, other: _Runner, truth: _Runner, tolerance: float) -> None:
+    def __init__(
+        self, native: _Runner, other: _Runner, truth: _Runner, tolerance: float, lr: float, momentum: float
+    ) -> None:
         self.native, self.other, self.truth, self.tolerance = native, other, truth, tolerance
+        self.lr, self.momentum = lr, momentum
+        self.drift: dict[int, tuple[float, float]] = {}
         self.rows: list[Row] = []
         self.flipped = False
         self.floor = 0.0
@@ -412,27 +447,43 @@ class _Judge:
 
     def updated(self, step: int) -> None:
         """The parameters after the optimizer's step."""
-        late = {
-            (row.layer, row.what.removeprefix("gradient of "))
-            for row in self.rows
-            if row.what.startswith("gradient of ") and row.verdict != "equal"
-        }
         for native, other, truth in zip(*(runner.net.parameters() for runner in self._runners), strict=True):
             name, key = self.owners[id(other)]
-            # A parameter whose gradients were all equal must be equal too; otherwise it follows from them.
-            own = (name, key) not in late
+            # The step is linear in the gradients: their differences, added up, are all that may be between the copies.
+            velocity, distance = self.drift.get(id(other), (0.0, 0.0))
+            if native.grad is not None and other.grad is not None:
+                gap = relative_error(other.grad, native.grad)[0] * _size(native.grad)
+                velocity = self.momentum * velocity + gap
+                distance += self.lr * velocity
+                self.drift[id(other)] = velocity, distance
+            error, _ = relative_error(other, native)
+            own = not error <= self.tolerance + (distance / _size(native) if distance else 0.0)
             self._judge(step, _nobody(name), f"{key} after the step", (native, other, truth), None, own=own)
 
-    def whole(self, runner: _Runner) -> None:
-        """The network as it trains, which no hook keeps from computing layers together, in float64."""
-        for (name, found), expected in zip(runner.net.named_parameters(), self.truth.net.parameters(), strict=True):
-            if found.grad is None or expected.grad is None:
+    def whole(self, gradients: list[Tensor | None], disturbed: Callable[[], list[Tensor | None]]) -> None:
+        """The network as it trains, which no hook keeps from computing layers together, in float64.
+
+        Where that is off by more than a well-conditioned network could be, ``disturbed`` tells how far rounding alone
+        takes torch.
+        """
+        largest = self.floor / torch.finfo(self.native.dtype).eps
+        limits: list[Tensor | None] = []
+        for index, (found, (name, parameter)) in enumerate(
+            zip(gradients, self.truth.net.named_parameters(), strict=True)
+        ):
+            expected = parameter.grad
+            if found is None or expected is None:
                 continue
-            largest = self.floor / torch.finfo(self.native.dtype).eps
-            error, where = relative_error(found.grad, expected.grad, 1e-5 * largest)
-            verdict = "equal" if error <= _WHOLE_TOLERANCE else "follows" if self._faulty() else "fault"
+            error, where = relative_error(found, expected, 1e-5 * largest)
+            native, verdict = 0.0, "equal"
+            if not error <= _WHOLE_TOLERANCE:
+                limits = limits or disturbed()
+                moved = limits[index]
+                native = 0.0 if moved is None else relative_error(moved, expected, 1e-5 * largest)[0]
+                faulty = not error <= _OWN_ROUNDING * native
+                verdict = "rounding" if not faulty else "follows" if self._faulty() else "fault"
             what = f"gradient of {name} in float64"
-            self.rows.append(Row(0, WHOLE, 0, what, error, where, 0.0, error, 0, verdict))
+            self.rows.append(Row(0, WHOLE, 0, what, error, where, native, error, 0, verdict))
 
     # -- one tensor
 

@@ -1,5 +1,6 @@
 """Normalisation layers."""
 
+import math
 from typing import Any
 
 import torch
@@ -244,10 +245,15 @@ class GroupNorm(torch.nn.GroupNorm):
         _check_dtypes(input, self.weight)
         if 0 in input.shape[1:]:
             raise RuntimeError(f"input: expected no empty axis but the batch, got shape {tuple(input.shape)}")
-        if input.shape[1] != self.num_channels:
-            raise RuntimeError(f"input: expected {self.num_channels} channels, got shape {tuple(input.shape)}")
-        if input.numel() and input[0].numel() // self.num_groups * len(input) == 1:
+        n, channels, *space = input.shape
+        if n * channels // self.num_groups * math.prod(space) == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
+        if self.affine and channels != self.num_channels:
+            raise RuntimeError(f"input: expected {self.num_channels} channels, got shape {tuple(input.shape)}")
+        if channels % self.num_groups:
+            raise RuntimeError(
+                f"input: expected a multiple of {self.num_groups} channels, got shape {tuple(input.shape)}"
+            )
         x, weight, bias = _autocast(input, self.weight, self.bias)
         return GroupNormFunction.apply(x, weight, bias, self.num_groups, self.eps)  # type: ignore[no-any-return]
 

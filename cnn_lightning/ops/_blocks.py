@@ -15,7 +15,6 @@ from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from threadpoolctl import ThreadpoolController
 
 from cnn_lightning.ops._types import Array
@@ -335,7 +334,7 @@ def lowest(x: Array) -> float:
 def copy_windows(out: Array, x: Array, strides: Sequence[int]) -> None:
     """Fill ``out`` with the view of the C-contiguous ``x`` that has its shape and these strides, in bytes."""
     if type(x) is np.ndarray:
-        out[...] = as_strided(x, out.shape, strides)
+        out[...] = np.ndarray(out.shape, x.dtype, x.data, strides=strides)
         return
     place = np.zeros_like(x, shape=(), dtype=np.int64)
     for axis, (n, stride) in enumerate(zip(out.shape, strides, strict=True)):

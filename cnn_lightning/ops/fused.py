@@ -10,7 +10,8 @@ outputs of a convolution sorted by their place in the pooling window (four *phas
 is maxima of whole arrays, with no strided access at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -154,18 +155,43 @@ class _Stage:
         self.pooled = self.o, self.h, self.w
         self.pixels = self.o * self.h * self.w
         self.rows = self.c * self.kh * self.kw
+        self.places = list(self._places(height, width))
+        self.edges = list(self._edges())
         self.bytes = 4 * (self.rows + self.o) * self.h * self.w * weight.itemsize
 
+    @cached_property
+    def matrix(self) -> Array:
+        """Kernels and bias as (O, (C * kh * kw) + 1)."""
+        bias = np.zeros_like(self.weight, shape=(self.o,)) if self.bias is None else self.bias
+        return np.concatenate([self.weight.reshape(self.o, -1), bias[:, None]], axis=1)
+
+    def _places(self, height: int, width: int) -> Iterator[tuple[slice, slice, slice, slice]]:
+        """For each plane its rows and columns that aren't padding, and the pixels of an image that are there."""
+        rows = slice(self.padding, min(height + self.padding, 2 * self.h + self.kh - 1))
+        for u in range(self.kw + 1):
+            first = max(0, (self.padding - u + 1) // 2)
+            start = u + 2 * first - self.padding
+            count = max(0, min(-(-(width - start) // 2), self.w - first))
+            of_image = slice(0, rows.stop - rows.start), slice(start, start + 2 * count, 2)
+            yield rows, slice(first, first + count), *of_image
+
+    def _edges(self) -> Iterator[tuple[slice, slice | int, slice]]:
+        """The rows, planes and columns that hold padding."""
+        rows, every = self.places[0][0], slice(None)
+        for outside in _outside(rows, 2 * self.h + self.kh - 1):
+            yield outside, every, every
+        for plane, (_, columns, *_) in enumerate(self.places):
+            for outside in _outside(columns, self.w):
+                yield rows, plane, outside
+
     def scratch(self, name: str, shape: Sequence[int]) -> Array:
-        return _blocks.scratch(f"fused {name}", shape, like=self.weight)
+        return _blocks.scratch(name, shape, like=self.weight)
 
     def forward(self, image: Array, pooled: Array, winners: Array | None) -> None:
         """Fill ``pooled`` (O, h, w, n) and ``winners`` (4, O, h, w, n) from ``image`` (C, H, W, n)."""
-        bias = np.zeros_like(self.weight, shape=(self.o,)) if self.bias is None else self.bias
-        matrix = np.concatenate([self.weight.reshape(self.o, -1), bias[:, None]], axis=1)
         columns = self.columns(image)
         phases = self.scratch("phases", (self.o, 2, 2, columns.shape[1] // 4))
-        _matmul.times(matrix, columns, phases.reshape(self.o, -1))
+        _matmul.times(self.matrix, columns, phases.reshape(self.o, -1))
         left, right = phases[:, 0], phases[:, 1]  # each (O, 2, h * w * n): the upper and the lower pair
         upper, lower = left[:, 0], left[:, 1]
         y = pooled.reshape(upper.shape)
@@ -208,12 +234,10 @@ class _Stage:
         """
         n = image.shape[-1]
         planes = self.planes(n)
-        for plane, rows, columns, pixels in self.places(planes, image):
-            plane[:, rows, columns] = pixels
-            for edge in plane[:, : rows.start], plane[:, rows.stop :]:
-                edge[...] = 0
-            for edge in plane[:, rows, : columns.start], plane[:, rows, columns.stop :]:
-                edge[...] = 0
+        for rows, plane, places in self.edges:
+            planes[:, rows, plane, places] = 0
+        for plane, (rows, places, *pixels) in enumerate(self.places):
+            planes[:, rows, plane, places] = image[:, *pixels]
         matrix = self.scratch("columns", (self.rows + 1, 4 * self.h * self.w * n))
         patches = matrix[:-1].reshape(self.c, self.kh, self.kw, 2, 2, self.h, self.w, n)
         of_plane, of_row = planes.strides[2], planes.strides[1]
@@ -247,23 +271,12 @@ class _Stage:
                     rows[:, :, :, j : j + 2] += taps
         image = self.scratch("pooled", (*self.shape, n))
         image[...] = 0
-        for plane, inside, places, pixels in self.places(planes, image):
-            pixels += plane[:, inside, places]
+        for plane, (inside, places, *pixels) in enumerate(self.places):
+            image[:, *pixels] += planes[:, inside, plane, places]
         return image
 
     def planes(self, n: int) -> Array:
         return self.scratch("planes", (self.c, 2 * self.h + self.kh - 1, self.kw + 1, self.w, n))
-
-    def places(self, planes: Array, image: Array) -> list[tuple[Array, slice, slice, Array]]:
-        """Each plane, the rows and columns of it that aren't padding, and the pixels of ``image`` that are there."""
-        rows = slice(self.padding, min(self.shape[1] + self.padding, planes.shape[1]))
-        found = []
-        for u in range(self.kw + 1):
-            first = max(0, (self.padding - u + 1) // 2)
-            start = u + 2 * first - self.padding
-            pixels = image[:, : rows.stop - rows.start, start::2][:, :, : self.w - first]
-            found.append((planes[:, :, u], rows, slice(first, first + pixels.shape[2]), pixels))
-        return found
 
     def gradients(self, sums: Sequence[Array | None]) -> list[Array | None]:
         """Kernel's and bias's gradient from what each block contributed: rows as in `columns`, or the bias's alone."""
@@ -272,6 +285,12 @@ class _Stage:
             if part is not None:
                 total[-len(part) :] += part
         return [np.ascontiguousarray(total[:-1].T, like=total).reshape(self.weight.shape), total[-1].copy()]
+
+
+def _outside(inside: slice, length: int) -> list[slice]:
+    """What is left of ``length`` before and after a slice, where there is any."""
+    found = slice(0, inside.start), slice(inside.stop, length)
+    return [part for part in found if part.start < part.stop]
 
 
 def _comparisons(winners: Array) -> tuple[Array, Array, Array]:

@@ -182,7 +182,12 @@ def adaptive_avg_pool2d(x: Array, *, output_size: Sequence[int]) -> Array:
 
 
 def adaptive_avg_pool2d_backward(grad_y: Array, x: Array, *, output_size: Sequence[int]) -> Array:
-    """Every pixel of a window gets the window's gradient over its size."""
+    """Every pixel of a window gets the window's gradient over its size.
+
+    Raises:
+        RuntimeError: No windows.
+    """
+    _check_windows("adaptive_avg_pool2d", grad_y)
     rows, columns = (_adaptive(n, size) for n, size in zip(x.shape[2:], output_size, strict=True))
     grad_x = _blocks.empty_like(x)
     grad_x[...] = 0
@@ -211,7 +216,12 @@ def adaptive_max_pool2d(x: Array, *, output_size: Sequence[int]) -> tuple[Array,
 
 
 def adaptive_max_pool2d_backward(grad_y: Array, x: Array, indices: Array, *, output_size: Sequence[int]) -> Array:
-    """Each window's gradient added at the pixel that won."""
+    """Each window's gradient added at the pixel that won.
+
+    Raises:
+        RuntimeError: No windows.
+    """
+    _check_windows("adaptive_max_pool2d", grad_y)
     n, c, h, w = x.shape
     grad = np.zeros_like(x, shape=(n, c, h * w), order="C")
     for u in range(output_size[0]):
@@ -222,6 +232,12 @@ def adaptive_max_pool2d_backward(grad_y: Array, x: Array, indices: Array, *, out
     grad_x = _blocks.empty_like(x)
     grad_x[...] = grad.reshape(x.shape)
     return grad_x
+
+
+def _check_windows(op: str, grad_y: Array) -> None:
+    """An output of size 0 is allowed, but as in torch it has no gradient."""
+    if 0 in grad_y.shape[1:]:
+        raise RuntimeError(f"{op}: output_size: expected at least 1 for a gradient, got shape {tuple(grad_y.shape)}")
 
 
 class _Geometry(NamedTuple):
