@@ -373,21 +373,29 @@ def relative_error(found: Tensor, expected: Tensor, floor: float = 0.0) -> tuple
 
     Equal infinities and two NaN differ by nothing, any other NaN or infinity by infinity.
     """
-    a, b = found.detach().double(), expected.detach().double()
-    if a.shape != b.shape:
+    if found.shape != expected.shape:
         return math.inf, ()
-    if not a.numel():
+    if not found.numel():
         return 0.0, ()
-    difference = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs()).nan_to_num(math.inf, math.inf)
-    scale = max(_size(b), floor)
+    difference = _difference(found, expected)
+    scale = max(_size(expected), floor)
     place = int(difference.argmax())
     largest = difference.flatten()[place].item()
-    where = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), a.shape))
+    where = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), found.shape))
     return (largest / scale if scale else math.inf if largest else 0.0), where
 
 
+def _difference(found: Tensor, expected: Tensor) -> Tensor:
+    a, b = found.detach().double(), expected.detach().double()
+    return torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs()).nan_to_num(math.inf, math.inf)
+
+
+def _farthest(found: Tensor, expected: Tensor) -> float:
+    return _difference(found, expected).max().item() if found.numel() else 0.0
+
+
 def _size(x: Tensor) -> float:
-    """The largest finite number in a tensor."""
+    """The largest finite number in a tensor, 0 where there is none."""
     return x.detach().abs().double().nan_to_num(0, 0, 0).max().item() if x.numel() else 0.0
 
 
@@ -452,12 +460,10 @@ class _Judge:
             # The step is linear in the gradients: their differences, added up, are all that may be between the copies.
             velocity, distance = self.drift.get(id(other), (0.0, 0.0))
             if native.grad is not None and other.grad is not None:
-                gap = relative_error(other.grad, native.grad)[0] * _size(native.grad)
-                velocity = self.momentum * velocity + gap
+                velocity = self.momentum * velocity + _farthest(other.grad, native.grad)
                 distance += self.lr * velocity
                 self.drift[id(other)] = velocity, distance
-            error, _ = relative_error(other, native)
-            own = not error <= self.tolerance + (distance / _size(native) if distance else 0.0)
+            own = not _farthest(other, native) <= distance + self.tolerance * _size(native)
             self._judge(step, _nobody(name), f"{key} after the step", (native, other, truth), None, own=own)
 
     def whole(self, gradients: list[Tensor | None], disturbed: Callable[[], list[Tensor | None]]) -> None:
@@ -471,8 +477,10 @@ class _Judge:
         for index, (found, (name, parameter)) in enumerate(
             zip(gradients, self.truth.net.named_parameters(), strict=True)
         ):
-            expected = parameter.grad
+            expected, what = parameter.grad, f"gradient of {name} in float64"
             if found is None or expected is None:
+                if found is not expected:
+                    self.rows.append(Row(0, WHOLE, 0, what, math.inf, (), 0, math.inf, 0, "fault"))
                 continue
             error, where = relative_error(found, expected, 1e-5 * largest)
             native, verdict = 0.0, "equal"
@@ -482,7 +490,6 @@ class _Judge:
                 native = 0.0 if moved is None else relative_error(moved, expected, 1e-5 * largest)[0]
                 faulty = not error <= _OWN_ROUNDING * native
                 verdict = "rounding" if not faulty else "follows" if self._faulty() else "fault"
-            what = f"gradient of {name} in float64"
             self.rows.append(Row(0, WHOLE, 0, what, error, where, native, error, 0, verdict))
 
     # -- one tensor
