@@ -13,7 +13,7 @@ that rounding chose the other side. If it does not, the fault is its own.
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -130,12 +130,10 @@ def compare(
     judge = _Judge(native, other, truth, TOLERANCE[dtype] if tolerance is None else tolerance, lr, momentum)
     losses: list[dict[str, float]] = []
 
-    def unwatched(layers: Spec, *, disturbed: bool = False) -> list[Tensor | None]:
-        runner = _Runner(net, layers, loss, torch.float64, lr, momentum, watch=False)
-        if disturbed:
-            _disturb(runner, batches[0][0].device)
+    def in_float64(*, watch: bool) -> _Runner:
+        runner = _Runner(net, layers, loss, torch.float64, lr, momentum, watch=watch)
         runner.backward(batches[0], seed)
-        return [parameter.grad for parameter in runner.net.parameters()]
+        return runner
 
     for step, batch in enumerate(batches):
         values = {}
@@ -145,7 +143,7 @@ def compare(
         losses.append(values)
         judge.step(step)
         if step == 0:
-            judge.whole(unwatched(layers), lambda: unwatched("torch", disturbed=True))
+            judge.whole(in_float64(watch=False), lambda: in_float64(watch=True))
         for runner in (native, other, truth):
             runner.update()
         judge.updated(step)
@@ -255,26 +253,6 @@ class _Runner:
             if value.requires_grad:
                 value.register_hook(_keep(call.grad_outputs, index))  # type: ignore[no-untyped-call]
         call.after = {key: value.clone() for key, value in module.named_buffers()}
-
-
-def _disturb(runner: _Runner, device: torch.device) -> None:
-    """Change what each layer says, and so the gradient it receives, by about as much as rounding does.
-
-    How far the results move apart is how much the network amplifies rounding: Monte Carlo arithmetic, D. S. Parker,
-    UCLA Computer Science Department, Technical Report CSD-970002, 1997.
-    """
-    generator = torch.Generator(device).manual_seed(0)
-    epsilon = torch.finfo(runner.dtype).eps
-
-    def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
-        if not isinstance(output, Tensor) or not output.is_floating_point():
-            return output
-        noise = torch.randn(output.shape, generator=generator, dtype=output.dtype, device=output.device)
-        return output * (1 + epsilon * noise)
-
-    for _, module in runner.named():
-        if next(module.children(), None) is None:
-            module.register_forward_hook(hook)
 
 
 def _keep(place: dict[int, Tensor], index: int) -> Callable[[Tensor], None]:
@@ -466,31 +444,39 @@ class _Judge:
             own = not _farthest(other, native) <= distance + self.tolerance * _size(native)
             self._judge(step, _nobody(name), f"{key} after the step", (native, other, truth), None, own=own)
 
-    def whole(self, gradients: list[Tensor | None], disturbed: Callable[[], list[Tensor | None]]) -> None:
+    def whole(self, runner: _Runner, watched: Callable[[], _Runner]) -> None:
         """The network as it trains, which no hook keeps from computing layers together, in float64.
 
-        Where that is off by more than a well-conditioned network could be, ``disturbed`` tells how far rounding alone
-        takes torch.
+        Where it is off by more than a well-conditioned network could be, the layers are judged one by one in float64;
+        if they are right, the distance that they reach in a row is how much this network amplifies rounding.
         """
-        largest = self.floor / torch.finfo(self.native.dtype).eps
-        limits: list[Tensor | None] = []
-        for index, (found, (name, parameter)) in enumerate(
-            zip(gradients, self.truth.net.named_parameters(), strict=True)
-        ):
-            expected, what = parameter.grad, f"gradient of {name} in float64"
+        floor = 1e-5 * self.floor / torch.finfo(self.native.dtype).eps
+        in_a_row: list[nn.Parameter] = []
+        pairs = zip(runner.net.named_parameters(), self.truth.net.parameters(), strict=True)
+        for index, ((name, ours), true) in enumerate(pairs):
+            found, expected = ours.grad, true.grad
+            what = f"gradient of {name} in float64"
             if found is None or expected is None:
                 if found is not expected:
                     self.rows.append(Row(0, WHOLE, 0, what, math.inf, (), 0, math.inf, 0, "fault"))
                 continue
-            error, where = relative_error(found, expected, 1e-5 * largest)
-            native, verdict = 0.0, "equal"
+            error, where = relative_error(found, expected, floor)
+            amplified, verdict = 0.0, "equal"
             if not error <= _WHOLE_TOLERANCE:
-                limits = limits or disturbed()
-                moved = limits[index]
-                native = 0.0 if moved is None else relative_error(moved, expected, 1e-5 * largest)[0]
-                faulty = not error <= _OWN_ROUNDING * native
-                verdict = "rounding" if not faulty else "follows" if self._faulty() else "fault"
-            self.rows.append(Row(0, WHOLE, 0, what, error, where, native, error, 0, verdict))
+                if not in_a_row:
+                    other = watched()
+                    self._layers_in_float64(other)
+                    in_a_row = list(other.net.parameters())
+                gradient = in_a_row[index].grad
+                amplified = 0.0 if gradient is None else relative_error(gradient, expected, floor)[0]
+                faulty = not error <= _OWN_ROUNDING * amplified
+                verdict = "follows" if self._faulty() else "fault" if faulty else "rounding"
+            self.rows.append(Row(0, WHOLE, 0, what, error, where, amplified, error, 0, verdict))
+
+    def _layers_in_float64(self, other: _Runner) -> None:
+        judge = _Judge(self.truth, other, self.truth, TOLERANCE[torch.float64], self.lr, self.momentum)
+        judge.step(0)
+        self.rows += [replace(row, what=f"{row.what} in float64") for row in judge.rows if row.verdict == "fault"]
 
     # -- one tensor
 
@@ -526,6 +512,9 @@ class _Judge:
     def _own_fault(self, call: _Call, local: tuple[str, Any], floor: float) -> bool:
         """Whether the layer differs from torch's own with the same inputs, by more than torch's own rounding."""
         kind, key = local
+        dtype = self.other.dtype
+        # No format is finer than float64. There the rounding of float32 tells, scaled down.
+        coarse = torch.float32 if dtype == torch.float64 else dtype
         if kind == "parameter":
             found, none = key.grad, torch.zeros_like(key, dtype=torch.float64)
             users = [
@@ -536,18 +525,19 @@ class _Judge:
             ]
             exact, rounded = (
                 sum(
-                    (self._repeat(other, dtype).grad_parameters.get(name, none).double() for other, name in users),
+                    (self._repeat(other, precision).grad_parameters.get(name, none).double() for other, name in users),
                     start=none,
                 )
-                for dtype in (torch.float64, self.other.dtype)
+                for precision in (torch.float64, coarse)
             )
         else:
             found = getattr(call, kind)[key]
             exact, rounded = (
-                getattr(self._repeat(call, dtype), kind)[key] for dtype in (torch.float64, self.other.dtype)
+                getattr(self._repeat(call, precision), kind)[key] for precision in (torch.float64, coarse)
             )
         error = relative_error(found, exact, floor)[0]
-        return not error <= max(self.tolerance, _OWN_ROUNDING * relative_error(rounded, exact, floor)[0])
+        rounding = relative_error(rounded, exact, floor)[0] * torch.finfo(dtype).eps / torch.finfo(coarse).eps
+        return not error <= max(self.tolerance, _OWN_ROUNDING * rounding)
 
     def _repeat(self, call: _Call, dtype: torch.dtype) -> _Alone:
         key = (id(call), dtype)

@@ -14,6 +14,7 @@ from torchvision.models.convnext import LayerNorm2d
 
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.cli import main
+from cnn_lightning.layers.fused import run as run_fused
 from cnn_lightning.model import SimpleCNN, build_net
 from cnn_lightning.ops import (
     activation,
@@ -149,12 +150,16 @@ def test_bad_requests() -> None:
 # ---- a bug planted in each operation
 
 
-def plant(patch: pytest.MonkeyPatch, home: ModuleType, name: str, index: int = 0, factor: float = 1.001) -> None:
-    """Let a result of an operation be wrong by a thousandth."""
+def plant(
+    patch: pytest.MonkeyPatch, home: ModuleType, name: str, index: int = 0, factor: float = 1.001, dtype: Any = None
+) -> None:
+    """Let a result of an operation be wrong by a thousandth, in one dtype or in all."""
     original = getattr(home, name)
 
     def wrong(*arrays: Any, **options: Any) -> Any:
         results = original(*arrays, **options)
+        if dtype not in (None, arrays[0].dtype):
+            return results
         if not isinstance(results, tuple):
             return results * results.dtype.type(factor)
         return tuple(
@@ -308,14 +313,84 @@ def test_flips_by_rounding_are_told_from_faults(monkeypatch: pytest.MonkeyPatch)
     assert verdicts["2", "gradient of input"] == "flip"
 
 
-def test_rounding_may_be_amplified() -> None:
-    """A normalisation of nearly constant numbers makes rounding large in both implementations."""
+class Stages(nn.Sequential):
+    """A network that computes layers together unless somebody watches them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = run_fused(self.children(), x)
+        return result
+
+
+def ill_conditioned() -> nn.Module:
+    """A normalisation of nearly constant numbers makes rounding large in every implementation, in float64 too."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, eps=1e-12), nn.Tanh(), Head())
-    images, target = batches()[0]
-    found = compare(net, batches=[(1 + images * 1e-4, target)])
-    assert found.ok
-    assert "rounding" in {row.verdict for row in found.rows}
+    first = [nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, eps=1e-12), nn.Tanh()]
+    return Stages(*first, nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), Head())
+
+
+def nearly_constant(spread: float) -> list[Batch]:
+    ((images, target),) = batches()
+    return [(1 + images * spread, target)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("spread", [1e-5, 1e-6])
+def test_rounding_may_be_amplified(spread: float, dtype: torch.dtype) -> None:
+    found = compare(ill_conditioned(), batches=nearly_constant(spread), dtype=dtype)
+    assert found.ok, str(found.first)
+    assert "rounding" in {row.verdict for row in found.rows if row.layer != WHOLE}
+    assert "rounding" in {row.verdict for row in found.rows if row.layer == WHOLE}
+
+
+@pytest.mark.parametrize("spread", [1e-5, 1e-6])
+def test_a_bug_among_amplified_rounding(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, fused, "conv_relu_pool_backward", 1)
+    first = compare(ill_conditioned(), batches=nearly_constant(spread)).first
+    assert first is not None
+    assert (first.layer, first.what) == (WHOLE, "gradient of 3.weight in float64")
+
+
+def test_a_bug_in_float64_alone_is_named_with_its_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, linear, "linear_backward", 1, dtype=np.float64)
+    first = compare(digits(), batches=batches()).first
+    assert first is not None
+    assert (first.layer, first.what) == ("linear2", "gradient of weight in float64")
+
+
+# ---- the step of the optimizer
+
+
+def test_a_step_may_amplify_a_difference_of_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights are half a step away from 0: after it they are as far away on the other side, twice as wrong."""
+    lr = 1e-3
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with torch.no_grad():
+        net[1].weight.zero_()
+    ((images, target),) = batches()
+    nn.functional.cross_entropy(net(images), target).backward()
+    with torch.no_grad():
+        net[1].weight.copy_(net[1].weight.grad * lr / 2)
+    plant(monkeypatch, linear, "linear_backward", 1, 1 + 8e-5, np.float32)
+    found = compare(net, batches=[(images, target)], lr=lr)
+    errors = {row.what: row.error for row in found.rows if row.layer == "1"}
+    assert errors["gradient of weight"] < found.tolerance < errors["weight after the step"]
+    assert [row.layer for row in found.rows if row.verdict == "fault"] == []
+
+
+class Restless(nn.Linear):
+    """Changes its bias behind everybody's back, after it has used it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        result = super().forward(input)
+        self.bias.data += 0.01
+        return result
+
+
+def test_a_parameter_that_changes_without_a_gradient() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    first = compare(net, {"1": Restless}, batches=batches()).first
+    assert first is not None
+    assert (first.layer, first.what) == ("1", "bias after the step")
 
 
 @pytest.mark.parametrize(
