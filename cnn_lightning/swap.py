@@ -8,6 +8,7 @@ import difflib
 import dis
 import fnmatch
 import importlib
+import itertools
 import types
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
@@ -480,36 +481,56 @@ def _rows(part: _Part, asked: bool) -> Iterator[Row]:
         else:
             yield Row(name, kind.__name__, "torch", _reason(part.module))
     if not part.is_layer:
-        calls = _functional_calls(kind)
+        calls = _functional_calls(part.module)
         if calls:
             reason = f"its forward calls {', '.join(calls)} as a function, not as a layer"
             yield from (Row(name, kind.__name__, "torch", reason) for name in part.names)
 
 
-def _functional_calls(kind: type[nn.Module]) -> list[str]:
-    """Functions of torch.nn.functional that stand in the methods of a class."""
-    known = {getattr(functional, name): name for name in _FUNCTIONS} | {
-        getattr(torch, name): name for name in _FUNCTIONS if hasattr(torch, name)
+def _functional_calls(module: nn.Module) -> list[str]:
+    """Functions of torch.nn.functional, torch or a tensor that stand in the methods of a module's class."""
+    kind = type(module)
+    known: dict[Any, str] = {
+        getattr(home, name): name for home in (functional, torch, Tensor) for name in _FUNCTIONS if hasattr(home, name)
     }
+    layers_of_it = {name.rpartition(".")[2] for name, _ in module.named_modules()}
     calls: dict[str, None] = {}
     for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
         if base.__module__.startswith("torch."):
             continue
         for function in vars(base).values():
             if isinstance(function, types.FunctionType):
-                calls.update(dict.fromkeys(known[called] for called in _globals(function) if called in known))
+                found = (known[called] for called in _named(function, layers_of_it) if called in known)
+                calls.update(dict.fromkeys(found))
     return list(calls)
 
 
-def _globals(function: types.FunctionType) -> Iterator[Any]:
-    """The objects that ``name`` or ``name.name.name`` means in a function, where that starts at a global name."""
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """A function's code, and that of the comprehensions and functions inside it."""
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _codes(inner)
+
+
+def _named(method: types.FunctionType, layers_of_it: set[str]) -> Iterator[Any]:
+    """What ``name`` or ``name.name.name`` means in a method where that starts at a global name.
+
+    Also ``x.name``, as a method of tensors, where ``x`` is not the module itself nor ``name`` that of a layer.
+    """
+    first = method.__code__.co_varnames[:1]
     value: Any = None
-    for step in dis.get_instructions(function):
+    of_the_module = False
+    for step in itertools.chain.from_iterable(map(dis.get_instructions, _codes(method.__code__))):
         if step.opname == "LOAD_GLOBAL":
-            value = function.__globals__.get(step.argval)
-        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(value, types.ModuleType):
-            value = getattr(value, step.argval, None)
+            value, of_the_module = method.__globals__.get(step.argval), False
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            if isinstance(value, types.ModuleType):
+                value = getattr(value, step.argval, None)
+            elif value is None and not of_the_module and step.argval not in layers_of_it:
+                yield getattr(Tensor, step.argval, None)
         else:
-            value = None
+            loaded = step.argval if isinstance(step.argval, tuple) else (step.argval,)
+            value, of_the_module = None, step.opname.startswith("LOAD_") and loaded[-1:] == first
         if isinstance(value, types.FunctionType | types.BuiltinFunctionType):
             yield value

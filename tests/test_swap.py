@@ -1,16 +1,21 @@
 import copy
 import pickle
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.functional import mish
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, parametrize
 from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
 
 from cnn_lightning import layers
-from cnn_lightning.ops import activation
+from cnn_lightning.model import build_net
+from cnn_lightning.ops import activation, conv, linear
 from cnn_lightning.swap import LAYERS, native_type, swap_layers
 
 
@@ -221,6 +226,53 @@ def test_lazy_and_patched_layers_stay_native() -> None:
     }
 
 
+class Functional(nn.Module):
+    """Every way to write a call, and names that are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleDict({"tanh": nn.Tanh(), "fc": nn.Linear(3, 3)})
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.sigmoid(self.body.tanh(x)) + self.body["tanh"](x)
+        x = functional.gelu(nn.functional.elu(torch.relu(mish(x)), 1.0))
+        return self.normalised(self.body.fc(x).softmax(1))
+
+    def normalised(self, x: Tensor) -> Tensor:
+        return sum([(x + n).log_softmax(1).relu_() for n in range(2)], x)
+
+
+def test_functional_calls_are_reported() -> None:
+    net = Functional()
+    report = swap_layers(net, "numpy")
+    assert report.swapped == ["body.tanh", "body.fc", "sigmoid"]
+    ((name, reason),) = report.native
+    assert name == ""
+    calls = reason.removeprefix("its forward calls ").removesuffix(" as a function, not as a layer").split(", ")
+    assert sorted(calls) == ["elu", "gelu", "log_softmax", "mish", "relu", "relu_", "softmax"]
+    net(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "function"),
+    [
+        ("densenet121", "features.denseblock1.denselayer1", "dropout"),
+        ("googlenet", "aux1", "adaptive_avg_pool2d, relu"),
+        ("inception_v3", "Mixed_5b", "avg_pool2d"),
+        ("resnet18", None, ""),
+    ],
+)
+def test_functional_calls_of_torchvision(name: str, where: str | None, function: str) -> None:
+    with torch.device("meta"):
+        report = swap_layers(build_net(name), "numpy")
+    reasons = dict(report.native)
+    if where is None:
+        assert reasons == {}
+    else:
+        assert reasons[where] == f"its forward calls {function} as a function, not as a layer"
+
+
 # ---- a class of one's own
 
 
@@ -269,26 +321,107 @@ def test_shared_modules_have_every_name() -> None:
     assert swap_layers(net, {"c": "numpy", "a": "torch", "*": "numpy"}).swapped == ["c"]
 
 
+def test_a_shared_module_gathers_the_gradients_of_all_its_calls() -> None:
+    conv, relu = nn.Conv2d(1, 1, 3, padding=1), nn.ReLU()
+    net = nn.Sequential(conv, relu, conv, relu, nn.Flatten()).double()
+    expected = step(net)
+    assert swap_layers(net, {"2": "numpy", "3": "numpy"}).swapped == ["0", "2", "1", "3"]
+    assert net[0] is net[2]
+    assert len(list(net.parameters())) == 2
+    assert_same(step(net), expected)
+
+
 def test_tied_and_frozen_parameters() -> None:
-    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-    net[2].weight = net[0].weight
-    net[0].bias.requires_grad_(False)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64)).double()
+    net[3].weight = net[1].weight
+    net[1].bias.requires_grad_(False)
+    expected = step(net)
+    for spec in ("numpy", {"1": "torch"}, "torch", "numpy"):
+        swap_layers(net, spec)
+        assert net[3].weight is net[1].weight
+        assert [p.requires_grad for p in net.parameters()] == [True, False, True]
+        assert_same(step(net), expected)
+        assert net[1].bias.grad is None
+    net.requires_grad_(False)
+    assert not net(images()).requires_grad
+
+
+def test_a_frozen_layer_computes_no_gradient_of_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[bool, ...]] = []
+    original = linear.linear_backward
+
+    def backward(*arrays: Any, needs: tuple[bool, ...], **options: Any) -> Any:
+        asked.append(tuple(needs))
+        return original(*arrays, needs=needs, **options)
+
+    monkeypatch.setattr(linear, "linear_backward", backward)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Linear(5, 5)).double()
+    net[2].weight.requires_grad_(False)
     swap_layers(net, "numpy")
-    assert net[2].weight is net[0].weight
-    net(torch.randn(3, 4)).sum().backward()
-    assert net[0].bias.grad is None
-    assert net[0].weight.grad is not None
+    step(net)
+    assert asked == [(True, False, True), (False, True, True)]
 
 
-def test_hooks_stay() -> None:
-    net = small()
+def hooked(net: nn.Sequential) -> list[str]:
+    """Hooks of every kind on the convolution; some change what passes through it."""
     seen: list[str] = []
-    net[0].register_forward_pre_hook(lambda *_: seen.append("pre"))
-    net[0].register_forward_hook(lambda *_: seen.append("forward"))
-    net[0].register_full_backward_hook(lambda *_: seen.append("backward"))
+
+    def log(name: str, change: Any = None) -> Any:
+        def hook(*arguments: Any) -> Any:
+            seen.append(name)
+            return None if change is None else change(arguments)
+
+        return hook
+
+    net[0].register_forward_pre_hook(log("before", lambda a: (a[1][0] + 1,)))
+    net[0].register_forward_hook(log("after", lambda a: a[2] * 3))
+    net[0].register_full_backward_pre_hook(log("backward", lambda a: (a[1][0] * 0.5,)))
+    net[0].register_full_backward_hook(log("backward done", lambda a: (None if a[1][0] is None else a[1][0] * 7,)))
+    net[0].weight.register_hook(log("weight", lambda a: a[0] * 11))
+    return seen
+
+
+@pytest.mark.parametrize("when", ["before the swap", "after it", "and back"])
+def test_hooks_stay(when: str) -> None:
+    expected_net, net = small(), small()
+    hooked(expected_net)
+    if when == "after it":
+        swap_layers(net, "numpy")
+    seen = hooked(net)
     swap_layers(net, "numpy")
-    net(images().requires_grad_()).sum().backward()
-    assert seen == ["pre", "forward", "backward"]
+    if when == "and back":
+        swap_layers(net, "torch")
+    found, expected = [], []
+    for each, result in ((net, found), (expected_net, expected)):
+        x = images().requires_grad_()
+        output = each(x)
+        output.square().sum().backward()
+        result += [output.detach(), x.grad, *(p.grad for p in each.parameters())]
+    assert_same(found, expected)
+    assert sorted(seen) == ["after", "backward", "backward done", "before", "weight"]
+
+
+def test_swapping_nested_networks_again_and_again() -> None:
+    inner = small()
+    net = nn.Sequential(inner, nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2)))).double()
+    expected = step(net)
+    swap_layers(net[1][1], "numpy")
+    assert swap_layers(net, {"0.0": "numpy"}).swapped == ["0.0", "1.1.0", "1.1.1"]
+    assert_same(step(net), expected)
+    for spec in (
+        {"1.*": "torch", "*": "numpy"},
+        {"*.1.*": "numpy"},
+        {"1.1.0": Loud},
+        "numpy",
+        "numpy",
+        {"0.*": "torch"},
+    ):
+        swap_layers(net, spec)
+        if Loud not in types(net):
+            assert_same(step(net), expected)
+    assert swap_layers(inner, "numpy").changed == ["0", "1", "2", "3"]
+    assert swap_layers(net, "torch").swapped == []
+    assert_same(step(net), expected, 0)
 
 
 def test_an_optimizer_goes_on() -> None:
@@ -313,27 +446,38 @@ def test_training_mode_stays() -> None:
     assert [layer.training for layer in net] == [True, False, True, True]
 
 
-def test_parametrized_layers_are_left_alone() -> None:
+PARAMETRIZED = [parametrizations.weight_norm, parametrizations.spectral_norm, parametrizations.orthogonal]
+
+
+@pytest.mark.parametrize("parametrized", PARAMETRIZED)
+def test_parametrized_layers_are_left_alone(parametrized: Any) -> None:
     net = small()
-    parametrizations.weight_norm(net[0])
-    expected = step(net)
+    parametrized(net[0])
+    twin = copy.deepcopy(net)  # spectral_norm keeps vectors, which each step improves
     report = swap_layers(net, "numpy")
     assert report.swapped == ["1", "2", "3"]
     ((name, reason),) = report.native
     assert name == "0"
     assert reason.startswith("its weight is parametrized")
-    assert_same(step(net), expected)
+    assert_same(step(net), step(twin))
     with pytest.raises(ValueError, match="'0' matches nothing that can be swapped: '0': its weight is parametrized"):
         swap_layers(net, {"0": "numpy"})
     parametrize.remove_parametrizations(net[0], "weight")
     assert swap_layers(net, "numpy").swapped == ["0", "1", "2", "3"]
 
 
-def test_parametrized_after_the_swap() -> None:
-    net = small()
+@pytest.mark.parametrize("parametrized", PARAMETRIZED)
+def test_parametrized_after_the_swap(parametrized: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, twin = small(), small()
     swap_layers(net, "numpy")
-    parametrizations.spectral_norm(net[0])
-    step(net)
+    for each in (net, twin):
+        torch.manual_seed(0)
+        parametrized(each[0])
+    calls = []
+    original = conv.conv2d
+    monkeypatch.setattr(conv, "conv2d", lambda *args, **options: (calls.append(1), original(*args, **options))[1])
+    assert_same(step(net), step(twin))
+    assert calls
     assert swap_layers(net, "numpy").swapped == ["0", "1", "2", "3"]
     with pytest.raises(ValueError, match="'0' can't be swapped back: its weight is parametrized"):
         swap_layers(net, "torch")
@@ -343,22 +487,35 @@ def test_parametrized_after_the_swap() -> None:
     assert types(net) == types(small())
 
 
-def test_weight_norm_by_hooks() -> None:
-    net = small()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        nn.utils.weight_norm(net[0])
-    expected = step(net)
-    swap_layers(net, "numpy")
-    assert_same(step(net), expected)
+@pytest.mark.parametrize("normalised", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_weights_normalised_by_hooks(normalised: Any) -> None:
+    net, twin = small(), small()
+    for each in (net, twin):
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            normalised(each[0])
+    assert swap_layers(net, "numpy").swapped == ["0", "1", "2", "3"]
+    assert_same(step(net), step(twin))
 
 
-def test_names_inside_wrappers(tmp_path: object) -> None:
+def test_networks_in_data_parallel_go_on(tmp_path: Path) -> None:
+    """Between steps, before and after the first one, when the buckets of gradients are there."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
-        net = DistributedDataParallel(small())
-        assert swap_layers(net, {"module.0": "numpy", "1": "numpy"}).swapped == ["0", "1"]
-        step(net)
+        net, twin = DistributedDataParallel(small()), small()
+        optimizers = [torch.optim.SGD(each.parameters(), 0.01, 0.9) for each in (net, twin)]
+        for spec, swapped in (
+            ({"module.0": "numpy", "1": "numpy"}, ["0", "1"]),
+            ("torch", []),
+            ("numpy", ["0", "1", "2", "3"]),
+            ({"module.3": "torch"}, ["0", "1", "2"]),
+        ):
+            assert swap_layers(net, spec).swapped == swapped
+            assert_same(step(net), step(twin))
+            for optimizer in optimizers:
+                optimizer.step()
+        assert swap_layers(net.module, "torch").changed == ["0", "1", "2"]
     finally:
         torch.distributed.destroy_process_group()
 
@@ -375,13 +532,13 @@ def test_compiled_networks_are_compiled_again(how: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(activation, "relu", relu)
     torch._dynamo.reset()
     net = small()
-    expected = net(images())
+    expected = step(net)
     compiled = torch.compile(net, backend="aot_eager") if how == "torch.compile" else net
     if compiled is net:
         net.compile(backend="aot_eager")
     for spec in ("torch", "numpy", {"1": "torch"}, {"1": "numpy"}):
         report = swap_layers(compiled, spec)
         calls.clear()
-        torch.testing.assert_close(compiled(images()), expected)
+        assert_same(step(compiled), expected)
         assert bool(calls) == ("1" in report.swapped)
     assert swap_layers(nn.Sequential(compiled), {"0.1": "torch"}).changed == ["0.1"]
