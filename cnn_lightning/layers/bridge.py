@@ -148,7 +148,7 @@ def overwrites(x: Tensor, inplace: bool) -> bool:
     expect_tensor(x)
     if inplace and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         source = x._base if x._is_view() and x._base is not None else x
-        if source.is_leaf and source.requires_grad:
+        if source.is_leaf and (source.requires_grad or x.requires_grad):  # or x is a leaf, and a view of plain numbers
             raise RuntimeError("input: a leaf Variable that requires grad is being used in an in-place operation")
     return inplace
 

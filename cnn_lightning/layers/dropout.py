@@ -51,6 +51,8 @@ class Dropout1d(torch.nn.Dropout1d):
         """
         if input.dim() not in (2, 3):
             raise RuntimeError(f"dropout1d: input: expected (N, C, L) or (C, L), got shape {tuple(input.shape)}")
+        if input.dim() == 2:
+            bridge.overwrites(input, self.inplace)  # torch gives (C, L) its batch axis in place, whatever follows
         if not self.training or self.p == 0 or input.numel() == 0:
             return input
         batched = input if input.dim() == 3 else input.unsqueeze(0)
@@ -67,13 +69,13 @@ class Dropout2d(torch.nn.Dropout2d):
         Three dimensions are ``(N, C, L)`` to it, as to torch; any number other than four is taken with torch's warning.
 
         Raises:
-            RuntimeError: An input with fewer than two dimensions.
+            RuntimeError: An input with fewer than two dimensions, unless all of it is dropped.
         """
         if input.dim() != 4:
             _warn_of_shape(input)
         if not self.training or self.p == 0 or input.numel() == 0:
             return input
-        if input.dim() < 2:
+        if input.dim() < 2 and self.p < 1:
             raise RuntimeError(f"dropout2d: input: expected at least two dimensions, got shape {tuple(input.shape)}")
         return _dropped(input, _channels(input, self.p), self.p, self.inplace)
 

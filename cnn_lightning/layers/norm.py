@@ -154,23 +154,23 @@ def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor, to
     module._check_input_dim(input)  # type: ignore[no-untyped-call]
     if not input.is_floating_point():
         raise NotImplementedError(f"input: expected a floating dtype, got {input.dtype}")
-    _check_dtypes(input, module.weight)
     mean, var = module.running_mean, module.running_var
     track = module.training and module.track_running_stats
     if track and module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
     stored = not module.training and mean is not None and var is not None
+    count = input.numel() // max(1, input.shape[1])
+    if not stored and not together:
+        _check_count(input, count)
     if module.eps < 0 or (module.eps == 0 and not stored):
         raise ValueError(f"eps: expected a number above 0, got {module.eps}")
+    _check_dtypes(input, mean if module.weight is None else module.weight)
     if stored:
         y, *_ = BatchNormFunction.apply(input, module.weight, module.bias, mean, var, module.eps)
         return y  # type: ignore[no-any-return]
-    count = input.numel() // max(1, input.shape[1])
     if together:
         batch_mean, batch_var, count = _whole_batch(input, count)
-    if count == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
-    if together:
+        _check_count(input, count)
         statistics = (batch_mean, batch_var, count)
         y = SyncBatchNormFunction.apply(input, module.weight, module.bias, *statistics, module.eps)
     else:
@@ -229,7 +229,14 @@ class LayerNorm2d(convnext.LayerNorm2d):  # type: ignore[misc]
     """torchvision's layer norm over the channels of (N, C, H, W), in NumPy."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise over the channels of every pixel."""
+        """Normalise over the channels of every pixel.
+
+        Raises:
+            RuntimeError: Another number of channels, or another dtype than the weight's.
+        """
+        _check_dtypes(x, self.weight)
+        if x.dim() == 4 and (x.shape[1],) != tuple(self.normalized_shape):
+            raise RuntimeError(f"input: expected {tuple(self.normalized_shape)} channels, got shape {tuple(x.shape)}")
         last, weight, bias = _autocast(x.permute(0, 2, 3, 1), self.weight, self.bias)
         y: Tensor = LayerNormFunction.apply(last, weight, bias, 1, self.eps)
         return y.permute(0, 3, 1, 2)
@@ -258,8 +265,13 @@ class GroupNorm(torch.nn.GroupNorm):
         return GroupNormFunction.apply(x, weight, bias, self.num_groups, self.eps)  # type: ignore[no-any-return]
 
 
+def _check_count(input: Tensor, count: int) -> None:
+    if count == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
+
+
 def _check_dtypes(input: Tensor, weight: Tensor | None) -> None:
-    """Half precision may come with float32 weights."""
+    """Half precision may come with float32 weights (or, where there are none, statistics)."""
     if weight is None and not input.is_floating_point():
         raise NotImplementedError(f"input: expected a floating dtype, got {input.dtype}")
     half = input.dtype in (torch.bfloat16, torch.float16)

@@ -149,7 +149,7 @@ class AdaptiveAvgPool2d(torch.nn.AdaptiveAvgPool2d):
     def forward(self, input: Tensor) -> Any:
         """Pool (N, C, H, W) or (C, H, W) to ``output_size``."""
         size = _size(self, input)
-        _check_axes(self, input, (3, 4), filled=2)
+        _check_axes(self, input, (3, 4), filled=0 if size == (1, 1) else 2)  # the mean of no pixels is NaN
         return _batched(input, 4, lambda x: AdaptiveAvgPool2dFunction.apply(x, size))
 
 
@@ -158,8 +158,9 @@ class AdaptiveAvgPool1d(torch.nn.AdaptiveAvgPool1d):
 
     def forward(self, input: Tensor) -> Any:
         """Pool (N, C, L) or (C, L) to ``output_size``."""
-        _check_axes(self, input, (2, 3), filled=1)
+        _check_axes(self, input, (2, 3), filled=0)
         (length,) = _not_negative(self, integers(self.output_size, "AdaptiveAvgPool1d: output_size", 1))
+        _check_axes(self, input, (2, 3), filled=0 if length == 1 else 1)
         return _along_rows(input, lambda x: AdaptiveAvgPool2dFunction.apply(x, (1, length)))
 
 
@@ -194,8 +195,8 @@ def _size(module: Any, input: Tensor) -> tuple[int, int]:
     wanted, name = module.output_size, f"{type(module).__name__}: output_size"
     there = input.size()
     if isinstance(wanted, tuple | list):
-        if len(there) < 3:
-            raise ValueError(f"input: expected at least 3 axes, got shape {tuple(there)}")
+        if len(there) <= len(wanted):
+            raise ValueError(f"input: expected at least {len(wanted) + 1} axes, got shape {tuple(there)}")
         if len(wanted) != 2:
             raise RuntimeError(f"{name}: expected one number or two, got {wanted}")
         wanted = tuple(n if size is None else size for size, n in zip(wanted, there[-2:], strict=True))

@@ -334,6 +334,7 @@ def _check_classes(scores: Array, target: Array, weight: Array | None, ignore_in
         raise ValueError("log_probs: expected at least one dimension, that of the classes, got none")
     if scores.ndim == 1 and target.ndim < 2:
         if target.size != 1:
+            _check_indices(scores, target)
             raise ValueError(f"target: expected one class for scores of shape {scores.shape}, got {target.shape}")
     elif scores.ndim <= 2 and target.ndim > 1:
         raise RuntimeError(f"target: expected no more than one dimension, got shape {target.shape}")
@@ -341,11 +342,15 @@ def _check_classes(scores: Array, target: Array, weight: Array | None, ignore_in
         raise ValueError(f"target: expected a batch of {scores.shape[0]}, got shape {target.shape}")
     elif target.shape != _losses_shape(scores):
         raise RuntimeError(f"target: expected shape {_losses_shape(scores)}, got {target.shape}")
-    if target.dtype != np.int64 and not (target.dtype == np.uint8 and scores.ndim <= 2):
-        raise RuntimeError(f"target: expected class indices of dtype int64, got {target.dtype}")
+    _check_indices(scores, target)
     _check_weight(scores, weight)
     if check_range:
         number = _classes_number(scores)
         bad = target[(target != ignore_index) & ((target < 0) | (target >= number))]
         if bad.size:
             raise IndexError(f"target: expected classes from 0 to {number - 1}, got {bad.reshape(-1)[0]}")
+
+
+def _check_indices(scores: Array, target: Array) -> None:
+    if target.dtype != np.int64 and not (target.dtype == np.uint8 and scores.ndim <= 2):
+        raise RuntimeError(f"target: expected class indices of dtype int64, got {target.dtype}")

@@ -177,7 +177,7 @@ def adaptive_avg_pool2d(x: Array, *, output_size: Sequence[int]) -> Array:
         for u, row in enumerate(rows):
             for v, column in enumerate(columns):
                 window = x[:, :, row, column]
-                np.divide(window.sum((2, 3)), max(1, window.shape[2] * window.shape[3]), out=y[:, :, u, v])
+                np.divide(window.sum((2, 3)), window.shape[2] * window.shape[3], out=y[:, :, u, v])
     return y
 
 
