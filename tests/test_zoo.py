@@ -1,6 +1,7 @@
 """torchvision's convolutional networks in NumPy: outputs, every gradient, and buffers equal the native ones."""
 
 from collections import OrderedDict
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,9 +11,12 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import Permute, StochasticDepth
 
+from cnn_lightning import classifier
+from cnn_lightning.cli import main
 from cnn_lightning.model import AUXILIARY, least_image_size, total_loss
 from cnn_lightning.ops import conv, linear, norm
 from cnn_lightning.swap import LAYERS, swap_layers
+from tests.stand_ins import write_cifar10, write_idx_set
 
 ALL = [
     name
@@ -157,6 +161,71 @@ def test_equals_the_native_network(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in ALL if name not in FIRST or name in ("alexnet", "vgg11_bn")])
 def test_equals_the_native_network_too(name: str) -> None:
     check(name)
+
+
+# ---- from the command line
+
+
+def fit(root: Path, *args: str) -> int:
+    write_cifar10(root, 4)
+    write_idx_set(root, "MNIST")
+    options = {"--data.root": str(root), "--data.batch_size": "4", "--trainer.fast_dev_run": "true"}
+    flags = [word for pair in options.items() for word in pair]
+    return main(["fit", *args, "--model.layers", "numpy", *flags, "--trainer.enable_progress_bar", "false"])
+
+
+def test_fit_reports_what_runs_each_layer(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fit(tmp_path, "--model.net", "resnet18", "--data", "CIFAR10") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["resnet18: 11,181,642 parameters to train", "layers: 53 numpy"]
+    report = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
+    for name, module in torchvision.models.resnet18().named_modules():
+        if type(module) in LAYERS:
+            assert report.pop(name) == [type(module).__name__, "numpy"]
+    assert report == {"loss": ["CrossEntropyLoss", "numpy"]}
+
+
+def test_fit_with_grey_images_and_auxiliary_heads(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights, losses = [], []
+
+    def watched(net: nn.Module, loss: nn.Module, outputs: Any, target: Tensor) -> tuple[Tensor, Tensor]:
+        total, logits = total_loss(net, loss, outputs, target)
+        if net.training:
+            weights.append(net.auxiliary_weights)
+            main, aux2, aux1 = (loss(output, target) for output in outputs)
+            losses.append((total.item(), (main + 0.3 * aux2 + 0.3 * aux1).item()))
+        return total, logits
+
+    monkeypatch.setattr(classifier, "total_loss", watched)
+    assert fit(tmp_path, "--model.net", "googlenet", "--data", "MNIST") == 0
+    assert weights == [(0.3, 0.3)]
+    assert losses[0][0] == pytest.approx(losses[0][1])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "layers: 61 torch, 141 numpy"
+    reason = "its forward calls adaptive_avg_pool2d, relu as a function, not as a layer"
+    assert ["aux2", "InceptionAux", "torch", *reason.split()] in [line.split() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("net", "data", "least", "size"),
+    [
+        ("alexnet", "CIFAR10", 63, 32),
+        ("vgg11", "MNIST", 32, 28),
+    ],
+)
+def test_fit_refuses_images_that_are_too_small(
+    net: str, data: str, least: int, size: int, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert fit(tmp_path, "--model.net", net, "--data", data) == 2
+    assert capsys.readouterr().err == (
+        f"cnn-lightning: error: image_size: {net} needs images of at least {least} pixels, got {size}\n"
+    )
 
 
 # ---- that these tests can fail
