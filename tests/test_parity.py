@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -453,6 +454,35 @@ def test_command_names_the_fault(
     assert any("conv2" in line and "fault:" in line for line in out)
     found = json.loads((tmp_path / "p.json").read_text())
     assert (found["first"]["layer"], found["first"]["what"]) == ("conv2", "gradient of weight")
+
+
+@pytest.mark.parametrize(
+    ("width", "names", "verdicts"),
+    [
+        (80, ["features.3.", "expand1x1", "features.3.", "expand1x1_", "activation"], ["fault:", "output", "follows"]),
+        (120, ["features.3.expand1x1", "features.3.expand1x1_activation"], ["fault: output", "follows"]),
+    ],
+)
+def test_command_fits_the_terminal(
+    width: int,
+    names: list[str],
+    verdicts: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Names are folded at dots, verdicts between words, and numbers never."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    plant(monkeypatch, conv, "conv2d")
+    net = ("--model.net", "squeezenet1_1", "--model.image_size", "17", "--model.layers", "{features.3.*: numpy}")
+    code, out, _ = run(capsys, *net, "--steps", "1", "--data.batch_size", "1")
+    assert code == 1
+    table = out[1 : next(index for index, line in enumerate(out) if line.startswith("loss of step"))]
+    assert max(map(len, table)) <= width
+    assert not any("…" in line for line in table)
+    cells = [re.split(r"  +| (?=\d|torch|numpy|fault|follows)", line.strip()) for line in table[3:]]
+    start = next(i for i in range(len(cells)) if [cell[0] for cell in cells[i : i + len(names)]] == names)
+    shown = [cell[-1] for cell in cells[start : start + len(names)] if cell[-1] in verdicts]
+    assert shown == verdicts
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import inspect
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,9 +34,9 @@ _DTYPES = {"32": torch.float32, "64": torch.float64, "16": torch.float16, "bf16"
 _PASSES = {
     "output": "output",
     "input": "grad\ninput",
-    "weights": "grad\nweights",
-    "buffers": "buffers",
-    "steps": "after\nsteps",
+    "weights": "grad\nweight",
+    "buffers": "buffer",
+    "steps": "after\nstep",
 }
 
 
@@ -122,7 +123,7 @@ def main(args: list[str]) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(_table(found))
+    console.print(_table(found, console.width))
     for line in _summary(found):
         console.print(line, highlight=False, soft_wrap=True)
     if options.json:
@@ -281,30 +282,46 @@ def _cell(error: float | None) -> str:
     return "" if error is None else "0" if error == 0 else f"{error:.0e}"
 
 
-def _table(found: Parity) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        collapse_padding=True,
-    )
-    table.add_column("layer", overflow="fold")
-    table.add_column("runs in", min_width=5)
-    for heading in (*_PASSES.values(), "torch to\nfloat64", "this to\nfloat64"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict")
+def _table(found: Parity, width: int) -> Table:
+    """All layers; their names are folded where they would not leave the other columns their place."""
     runs = {row.name: row.implementation for row in found.layers.rows}
-    for name, rows in _by_layer(found.rows).items():
-        verdict = _verdict(rows)
-        table.add_row(
-            name or "(itself)",
+    layers = _by_layer(found.rows)
+    cells = [
+        (
             runs.get(name, ""),
             *(_cell(_worst(rows, passed)) for passed in _PASSES),
             _cell(max(row.native for row in rows)),
             _cell(max(row.other for row in rows)),
-            verdict,
-            style="bold red" if verdict.startswith("fault") else "",
+            _verdict(rows),
         )
+        for name, rows in layers.items()
+    ]
+    headings = ("runs\nin", *_PASSES.values(), "torch\nto f64", "this\nto f64", "verdict")
+    columns = list(zip(headings, *cells, strict=True))
+    parts = [[line for text in column for line in text.splitlines()] for column in columns[:-1]]
+    parts.append([word for text in columns[-1] for word in text.split()])  # a verdict may be folded, too
+    taken = sum(1 + max(map(len, each)) for each in parts)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, collapse_padding=True, show_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for heading in headings:
+        number = heading not in (headings[0], headings[-1])
+        table.add_column(heading, justify="right" if number else "left", no_wrap=number)
+    for name, row in zip(layers, cells, strict=True):
+        style = "bold red" if row[-1].startswith("fault") else ""
+        table.add_row(_folded(name or "(itself)", width - taken), *row, style=style)
     return table
+
+
+def _folded(name: str, width: int) -> str:
+    """A dotted name in lines of at most ``width``, which end behind a dot or an underscore where they can."""
+    width = max(width, 8)
+    lines = [""]
+    for part in re.split(r"(?<=[._])", name):
+        for piece in (part[start : start + width] for start in range(0, len(part), width)):
+            if len(lines[-1] + piece) > width:
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(lines)
 
 
 def _verdict(rows: list[Row]) -> str:
