@@ -30,6 +30,8 @@ WHOLE = "(network)"
 """The name under which the network stands as it trains, without anybody watching its layers."""
 
 _WHOLE_TOLERANCE = 1e-6
+_PART = 2**20
+"""So many numbers of a tensor are compared at a time: VGG has 100 million weights in a layer."""
 _OWN_ROUNDING = 10.0
 """What is this many times further from the truth than torch's own rounding takes it is a fault."""
 
@@ -355,26 +357,26 @@ def relative_error(found: Tensor, expected: Tensor, floor: float = 0.0) -> tuple
         return math.inf, ()
     if not found.numel():
         return 0.0, ()
-    difference = _difference(found, expected)
-    scale = max(_size(expected), floor)
-    place = int(difference.argmax())
-    largest = difference.flatten()[place].item()
+    largest, place, size = _farthest(found, expected)
+    scale = max(size, floor)
     where = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), found.shape))
     return (largest / scale if scale else math.inf if largest else 0.0), where
 
 
-def _difference(found: Tensor, expected: Tensor) -> Tensor:
-    a, b = found.detach().double(), expected.detach().double()
-    return torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs()).nan_to_num(math.inf, math.inf)
-
-
-def _farthest(found: Tensor, expected: Tensor) -> float:
-    return _difference(found, expected).max().item() if found.numel() else 0.0
-
-
-def _size(x: Tensor) -> float:
-    """The largest finite number in a tensor, 0 where there is none."""
-    return x.detach().abs().double().nan_to_num(0, 0, 0).max().item() if x.numel() else 0.0
+def _farthest(found: Tensor, expected: Tensor) -> tuple[float, int, float]:
+    """The largest difference, its index among all numbers, and the largest finite number expected."""
+    largest, place, size = -1.0, 0, 0.0
+    parts = zip(*(torch.split(x.detach().reshape(-1), _PART) for x in (found, expected)), strict=True)
+    for number, (some, others) in enumerate(parts):
+        a, b = some.double(), others.double()
+        difference = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs()).nan_to_num(math.inf, math.inf)
+        if not difference.numel():
+            return 0.0, 0, 0.0
+        index = int(difference.argmax())
+        size = max(size, b.abs().nan_to_num(0, 0, 0).max().item())
+        if difference[index].item() > largest:
+            largest, place = difference[index].item(), number * _PART + index
+    return largest, place, size
 
 
 class _Judge:
@@ -438,10 +440,11 @@ class _Judge:
             # The step is linear in the gradients: their differences, added up, are all that may be between the copies.
             velocity, distance = self.drift.get(id(other), (0.0, 0.0))
             if native.grad is not None and other.grad is not None:
-                velocity = self.momentum * velocity + _farthest(other.grad, native.grad)
+                velocity = self.momentum * velocity + _farthest(other.grad, native.grad)[0]
                 distance += self.lr * velocity
                 self.drift[id(other)] = velocity, distance
-            own = not _farthest(other, native) <= distance + self.tolerance * _size(native)
+            difference, _, size = _farthest(other, native)
+            own = not difference <= distance + self.tolerance * size
             self._judge(step, _nobody(name), f"{key} after the step", (native, other, truth), None, own=own)
 
     def whole(self, runner: _Runner, watched: Callable[[], _Runner]) -> None:
