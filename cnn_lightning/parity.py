@@ -368,14 +368,20 @@ def _farthest(found: Tensor, expected: Tensor) -> tuple[float, int, float]:
     largest, place, size = -1.0, 0, 0.0
     parts = zip(*(torch.split(x.detach().reshape(-1), _PART) for x in (found, expected)), strict=True)
     for number, (some, others) in enumerate(parts):
-        a, b = some.double(), others.double()
-        difference = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs()).nan_to_num(math.inf, math.inf)
-        if not difference.numel():
+        if not some.numel():
             return 0.0, 0, 0.0
-        index = int(difference.argmax())
-        size = max(size, b.abs().nan_to_num(0, 0, 0).max().item())
-        if difference[index].item() > largest:
-            largest, place = difference[index].item(), number * _PART + index
+        a, b = some.double(), others.double()
+        difference = (a - b).abs_()
+        most, index = difference.max(0)
+        least, greatest = b.aminmax()
+        reach = max(-least.item(), greatest.item())
+        if not math.isfinite(most.item()) or not math.isfinite(reach):
+            same = (a == b) | (a.isnan() & b.isnan())
+            most, index = torch.where(same, 0.0, difference).nan_to_num(math.inf, math.inf).max(0)
+            reach = b.abs().nan_to_num(0, 0, 0).max().item()
+        size = max(size, reach)
+        if most.item() > largest:
+            largest, place = most.item(), number * _PART + int(index)
     return largest, place, size
 
 

@@ -122,12 +122,19 @@ def test_mixed_layers_and_torch_alone() -> None:
     assert all(row.error == 0 for row in native.rows if row.layer != WHOLE)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "googlenet"])
-def test_networks_of_torchvision(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "steps", "shape"),
+    [
+        ("resnet18", 2, (2, 3, 64, 64)),
+        ("mobilenet_v3_small", 1, (2, 3, 64, 64)),
+        ("googlenet", 1, (4, 3, 32, 32)),
+    ],
+)
+def test_networks_of_torchvision(name: str, steps: int, shape: tuple[int, ...]) -> None:
     """Dozens of normalisations amplify rounding, ReLUs are reused in place, dropout and auxiliary heads join."""
     torch.manual_seed(0)
     net = build_net(name, num_classes=10)
-    found = compare(net, batches=batches(2, (2, 3, 64, 64)))
+    found = compare(net, batches=batches(steps, shape))
     assert found.ok, str(found.first)
     if name == "resnet18":
         assert any(row.call == 1 for row in found.rows if row.layer.endswith("relu"))
