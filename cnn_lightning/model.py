@@ -158,7 +158,9 @@ def least_image_size(name: str) -> int:
     if _sized_by(name):
         return next(size for size in range(1, 1025) if _works(name, size))
     net = _without_weights(name, {"aux_logits": False} if name in AUXILIARY else {})
-    low, high = 1, 1024
+    low, high = 1, 1
+    while not _accepts(net, high) and high < 1024:
+        low, high = high + 1, 2 * high
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if _accepts(net, middle) else (middle + 1, high)
@@ -314,7 +316,7 @@ def _replace_first_convolution(net: nn.Module, in_channels: int, *, pretrained: 
             repeats = -(-in_channels // 3)
             new.weight.copy_(old.weight.repeat(1, repeats, 1, 1)[:, :in_channels] * (3 / in_channels))
         else:
-            new.weight.normal_(0, old.weight.std().item() * math.sqrt(3 / in_channels))
+            new.weight.normal_().mul_(old.weight.std() * math.sqrt(3 / in_channels))
         if new.bias is not None and old.bias is not None:
             new.bias.copy_(old.bias)
     net.set_submodule(name, new)
