@@ -35,9 +35,6 @@ _PART = 2**20
 _OWN_ROUNDING = 10.0
 """What is this many times further from the truth than torch's own rounding takes it is a fault."""
 
-_PART = 2**20
-"""Numbers that are compared at a time."""
-
 Batch = tuple[Tensor, Tensor]
 Tick = Callable[[str], None]
 Where = tuple[int, ...]
