@@ -264,6 +264,8 @@ def check(trial: Trial) -> bool:
         assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape), name
         true, size = (theirs if tensor is None else tensor for tensor in (true, size))
         good = close(ours, theirs, size, trial) | close(ours, true.to(theirs.dtype), size, trial)
+        if trial.dtype != torch.float64 and theirs.is_floating_point() and theirs.numel():
+            good |= (ours.double() - true).abs() <= (theirs.double() - true).abs().nan_to_num(0, 0, 0).max()
         assert good.all(), f"{name}: {ours[~good]} in place of {theirs[~good]}, truly {true[~good]}"
     return True
 
@@ -309,7 +311,7 @@ def unless_empty(shape: Sequence[int]) -> Callable[[int], int | None]:
     return lambda odd: None if 0 in shape else odd
 
 
-def shaped(draw: Draw, channels: int, axes: int, most: int = 7, batched: bool | None = None) -> tuple[int, ...]:
+def shaped(draw: Draw, channels: int, axes: int, most: int = 9, batched: bool | None = None) -> tuple[int, ...]:
     """A batch, none or one alone, of images or signals; now and then with an empty axis, or one too many."""
     space = [draw(st.integers(1, most)) for _ in range(axes)]
     space = rarely(draw, space, [0] * axes)
@@ -357,7 +359,9 @@ def convolutions(draw: Draw) -> Trial:
     groups = one(draw, 1, 1, 2, 3)
     inner = groups * draw(st.integers(1, 3))
     shape = shaped(draw, inner, axes)
-    wrong = unless_empty(shape)
+    mode = one(draw, "zeros", "zeros", "zeros", "reflect", "replicate", "circular")
+    # With another padding mode, what torch says of wrong numbers hangs on what its padding makes of them first.
+    wrong = unless_empty(shape if mode == "zeros" else (0,))
     options = {
         "in_channels": inner,
         "out_channels": rarely(draw, groups * draw(st.integers(1, 3)), 5),
@@ -367,12 +371,16 @@ def convolutions(draw: Draw) -> Trial:
         "dilation": sizes(draw, 1, 3, axes, wrong(0)),
         "groups": groups,
         "bias": draw(st.booleans()),
-        "padding_mode": one(draw, "zeros", "zeros", "zeros", "reflect", "replicate", "circular"),
+        "padding_mode": mode,
     }
     if options["padding"] == "same":
         options["stride"] = rarely(draw, 1, options["stride"])
+    # Depthwise convolutions multiply by bands of a matrix, whose zeros make NaN of infinity (ops/_depthwise.py).
     values = ",special,infinite,all nan" if 1 < groups == inner == options["out_channels"] else ""
-    return trial(draw, native, options, shape, without=INFINITE_SUMS + values)
+    found = trial(draw, native, options, shape, without=INFINITE_SUMS + values)
+    if options["padding"] == "same" and found.dtype == torch.bfloat16:  # a gradient that torch 2.15 may die of
+        found = dataclasses.replace(found, dtype=torch.float16)
+    return found
 
 
 @st.composite
@@ -412,16 +420,18 @@ def pools(draw: Draw) -> Trial:
     options = {
         "kernel_size": sizes(draw, 1, 4, axes, odd=0),
         "stride": one(draw, None, sizes(draw, 1, 3, axes, odd=0)),
-        "padding": one(draw, 0, sizes(draw, 0, 1, axes, odd=2), sizes(draw, 0, 2, axes, odd=-1)),
+        "padding": 0,
         "ceil_mode": draw(st.booleans()),
     }
+    if options["kernel_size"] != 1 and draw(st.booleans()):
+        options["padding"] = sizes(draw, 0, 1, axes, odd=one(draw, 2, -1))
     if "Max" in native.__name__:
         options |= {"dilation": sizes(draw, 1, 2, axes, odd=0), "return_indices": draw(st.booleans())}
     else:
         options["count_include_pad"] = draw(st.booleans())
         if axes == 2:
             options["divisor_override"] = one(draw, None, None, 1, 3, -2, 0)
-    shape = shaped(draw, draw(st.integers(1, 3)), axes, most=9)
+    shape = shaped(draw, draw(st.integers(1, 3)), axes)
     if "dilation" in options and 1 in shape[-axes:]:
         options["dilation"] = 1  # a window may hold padding alone: torch's gradient goes to a pixel outside the image
     return trial(draw, native, options, shape)
@@ -437,7 +447,11 @@ def adaptive_pools(draw: Draw) -> Trial:
     options = {"output_size": size}
     if native is nn.AdaptiveMaxPool2d:
         options["return_indices"] = draw(st.booleans())
-    return trial(draw, native, options, shaped(draw, draw(st.integers(1, 3)), axes, most=9))
+    return trial(draw, native, options, shaped(draw, draw(st.integers(1, 3)), axes))
+
+
+EPS = (1e-3, 0.1, 0.5)
+"""None so small that what rounding leaves of equal numbers becomes large (tests/test_norm.py has such)."""
 
 
 @st.composite
@@ -446,7 +460,7 @@ def batch_norms(draw: Draw) -> Trial:
     channels = draw(st.integers(1, 4))
     options = {
         "num_features": channels,
-        "eps": rarely(draw, one(draw, 1e-5, 1e-3, 0.5), one(draw, 0.0, -1.0)),
+        "eps": rarely(draw, one(draw, *EPS), one(draw, 0.0, -1.0)),
         "momentum": one(draw, 0.1, None, 0.0, 1.0),
         "affine": draw(st.booleans()),
         "track_running_stats": draw(st.booleans()),
@@ -459,7 +473,7 @@ def batch_norms(draw: Draw) -> Trial:
 @st.composite
 def other_norms(draw: Draw) -> Trial:
     native = one(draw, nn.LayerNorm, nn.GroupNorm, convnext.LayerNorm2d)
-    eps = one(draw, 1e-5, 1e-3, 0.5)
+    eps = one(draw, *EPS)
     if native is nn.GroupNorm:
         groups = draw(st.integers(1, 3))
         channels = rarely(draw, groups * draw(st.integers(1, 3)), 5)
@@ -512,7 +526,8 @@ def activations(draw: Draw) -> Trial:
 @st.composite
 def softmaxes(draw: Draw) -> Trial:
     shape = anything(draw)
-    dim = rarely(draw, draw(st.integers(-max(1, len(shape)), max(0, len(shape) - 1))), one(draw, None, len(shape), -9))
+    last = max(1, len(shape))
+    dim = rarely(draw, draw(st.integers(-last, last - 1)), one(draw, None, len(shape), -9))
     return trial(draw, one(draw, nn.Softmax, nn.LogSoftmax), {"dim": dim}, shape)
 
 
@@ -520,15 +535,24 @@ def softmaxes(draw: Draw) -> Trial:
 def dropouts(draw: Draw) -> Trial:
     native = one(draw, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
     options = {"p": rarely(draw, one(draw, 0.5, 0.1, 0.0, 1.0), one(draw, -0.1, 1.5)), "inplace": draw(st.booleans())}
-    return trial(draw, native, options, anything(draw))
+    shape = anything(draw)
+    if native is nn.Dropout1d:
+        shape = rarely(draw, [one(draw, 1, 3, 0), *[draw(st.integers(1, 5))] * draw(st.integers(1, 2))], shape)
+    return trial(draw, native, options, shape)
 
 
 @st.composite
 def views(draw: Draw) -> Trial:
     if not draw(st.integers(0, 3)):
         return trial(draw, nn.Identity, {}, anything(draw))
-    options = {"start_dim": draw(st.integers(-4, 3)), "end_dim": draw(st.integers(-4, 3))}
-    return trial(draw, nn.Flatten, one(draw, {}, options), anything(draw))
+    shape = anything(draw)
+    first = draw(st.integers(0, max(0, len(shape) - 1)))
+    last = draw(st.integers(first, max(0, len(shape) - 1)))
+    options = {
+        "start_dim": rarely(draw, first, 4),
+        "end_dim": rarely(draw, one(draw, last, last - len(shape)), first - 1),
+    }
+    return trial(draw, nn.Flatten, one(draw, {}, options, options), shape)
 
 
 @st.composite
@@ -537,12 +561,12 @@ def classifying_losses(draw: Draw) -> Trial:
     classes = draw(st.integers(1, 4))
     shape = list(shaped(draw, classes, draw(st.integers(0, 2)), most=3))
     options: dict[str, Any] = {"reduction": rarely(draw, one(draw, "mean", "sum", "none"), "average")}
-    if draw(st.booleans()):
+    if draw(st.booleans()) and options["reduction"] != "average":
         weights = [draw(st.integers(0, 8)) / 4 for _ in range(classes)]
         options["weight"] = rarely(draw, weights, [*weights, 1.0])
     options["ignore_index"] = ignored = one(draw, -100, -100, 0, -1, 1)
     if native is nn.CrossEntropyLoss:
-        options["label_smoothing"] = rarely(draw, one(draw, 0.0, 0.0, 0.1, 1.0), 1.5)
+        options["label_smoothing"] = rarely(draw, one(draw, 0.0, 0.0, 0.1, 0.9), 1.5)
     places = shape[:1] + shape[2:] if len(shape) > 1 else []
     target = Target("indices", tuple(places), rarely(draw, classes, classes + 3), one(draw, None, ignored))
     if draw(st.integers(0, 3)) == 0:
@@ -599,6 +623,10 @@ ONCE_WRONG = [
     case(nn.Dropout1d, (4, 1), p=0.0, inplace=True),
     dataclasses.replace(case(nn.Dropout1d, (1, 3), p=1.0, inplace=True), layout="transposed", train=False),
     case(nn.Dropout2d, (2,), p=1.0),
+    dataclasses.replace(
+        case(nn.CrossEntropyLoss, (2, 3), label_smoothing=0.5, ignore_index=0),
+        arguments=(Target("indices", (2,), classes=1),),
+    ),
 ]
 
 

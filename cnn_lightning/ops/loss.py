@@ -278,7 +278,10 @@ def _reduced(losses: Array, valid: Array, factor: Array, reduction: str, scores:
     if reduction == "none":
         return losses.reshape(_losses_shape(scores)).astype(scores.dtype, copy=False)
     total: Array = losses.sum(dtype=np.float64)
-    return (total / factor.sum(dtype=np.float64) if reduction == "mean" else total).astype(scores.dtype)
+    if reduction == "mean":
+        divisor = factor.sum(dtype=np.float64)
+        total = np.where(divisor == 0, math.nan, total / divisor)  # also where smoothing leaves a loss to divide
+    return total.astype(scores.dtype)
 
 
 def _share(grad_y: Array, valid: Array, factor: Array, reduction: str) -> Array:
