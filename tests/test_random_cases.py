@@ -190,7 +190,9 @@ def run(layer: type[nn.Module], trial: Trial, wide: bool = False, absolute: bool
             floats = [output for output in outputs if output.requires_grad]
             kept = [output.detach().clone() for output in outputs]
             if floats and leaves:
-                upstream = [UPSTREAM[trial.upstream](numbers(y.shape, y.dtype), generator) for y in floats]
+                upstream = [
+                    UPSTREAM[trial.upstream](numbers(y.shape, trial.dtype).to(y.dtype), generator) for y in floats
+                ]
                 found = torch.autograd.grad(floats, list(leaves.values()), upstream, allow_unused=True)
                 outcome.tensors |= {f"gradient of {name}": g for name, g in zip(leaves, found, strict=True)}
             outcome.tensors |= {f"output {index}": output for index, output in enumerate(kept)}
@@ -330,6 +332,7 @@ def trial(
     dtype = one(draw, *[torch.float64] * 3, *[torch.float32] * 3, torch.bfloat16, torch.float16)
     half = dtype in (torch.bfloat16, torch.float16)  # in which the gradient of a repeated tensor is added up roughly
     layouts = [name for name in LAYOUTS if not (half and name.startswith("one "))]
+    layouts = [name for name in layouts if name not in without.split(",")]
     names = [name for name in VALUES if name not in without.split(",")]
     upstream = [name for name in UPSTREAM if name not in without.split(",")]
     rest = {
@@ -466,7 +469,7 @@ def batch_norms(draw: Draw) -> Trial:
         "track_running_stats": draw(st.booleans()),
     }
     axes = 2 if native is nn.BatchNorm2d else draw(st.integers(0, 1))
-    # In torch's eval mode, an upstream gradient in another order of axes may give the gradients of the wrong pixels.
+    # Where an axis has one element, torch takes some orders of axes for others and gives the gradients of other pixels.
     return trial(draw, native, options, shaped(draw, channels, axes, batched=True), without="reversed,huge")
 
 
@@ -572,7 +575,8 @@ def classifying_losses(draw: Draw) -> Trial:
     if draw(st.integers(0, 3)) == 0:
         target = Target("probabilities", tuple(shape), needs=draw(st.booleans()))
     target = rarely(draw, target, dataclasses.replace(target, shape=(*target.shape, 2)))
-    return trial(draw, native, options, shape, arguments=(target,))
+    without = "huge" if native is nn.NLLLoss else ""  # of which little but rounding is left where they cancel
+    return trial(draw, native, options, shape, arguments=(target,), without=without)
 
 
 @st.composite
