@@ -151,6 +151,24 @@ def test_what_is_not_a_number_stays_so(layer: Any, value: float) -> None:
     torch.testing.assert_close(ours(x), native(x), equal_nan=True, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_a_number_stays_where_it_is_in_a_depthwise_convolution(value: float) -> None:
+    """Its bands hold zeros beside the kernel, and zero times infinity is NaN."""
+    torch.manual_seed(0)
+    native = torch.nn.Conv2d(3, 3, 3, padding=1, groups=3, dtype=torch.float64)
+    ours = Conv2d(3, 3, 3, padding=1, groups=3, dtype=torch.float64)
+    ours.load_state_dict(native.state_dict())
+    x, upstream = torch.randn(2, 3, 9, 9, dtype=torch.float64), torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    x[1, 2, 3, 3] = upstream[0, 1, 7, 5] = value
+    for layer in (ours, native):
+        layer.x = x.clone().requires_grad_()
+        layer.y = layer(layer.x)
+        layer.y.backward(upstream)
+    assert int(ours.y.isfinite().logical_not().sum()) == 9
+    for found, expected in (ours.y, native.y), (ours.x.grad, native.x.grad), (ours.weight.grad, native.weight.grad):
+        torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-10, atol=1e-10)
+
+
 @given(data=st.data())
 @EXAMPLES
 def test_backward_is_the_adjoint(data: st.DataObject) -> None:

@@ -62,9 +62,10 @@ def conv2d(
         return _format_of(x, y)
     if _is_depthwise(g):
         _depthwise.forward(x, weight, g, y)
-        if bias is not None:
-            y += bias[:, None, None]
-        return _format_of(x, y)
+        if not _blocks.may_hold_nan(y):  # or infinity may have met a zero beside the kernel: let columns tell
+            if bias is not None:
+                y += bias[:, None, None]
+            return _format_of(x, y)
 
     matrix = weight.reshape(g.groups, g.o // g.groups, -1)
 
@@ -119,8 +120,9 @@ def conv2d_backward(
     grad_weight: Array | None
     if _is_depthwise(g):
         grad_weight = _depthwise.backward(grad_y, x, weight, g, grad_x, need_weight)
-        grad_bias = bias_gradient(grad_y) if need_bias else None
-        return None if grad_x is None else _format_of(x, grad_x), grad_weight, grad_bias
+        if grad_x is None or not _blocks.may_hold_nan(grad_x):  # as in the forward
+            grad_bias = bias_gradient(grad_y) if need_bias else None
+            return None if grad_x is None else _format_of(x, grad_x), grad_weight, grad_bias
 
     def block(part: slice) -> tuple[Any, Any]:
         upstream = _scratch("upstream", (g.o, g.oh, g.ow, len(range(g.n)[part])), x)
