@@ -230,7 +230,8 @@ def test_a_link_leads_somewhere(link: str) -> None:
 def rows() -> dict[str, list[str]]:
     """Each layer of the table -> the files beside it."""
     found = {}
-    for names, files in re.findall(r"^\| ([A-Z][^|]+) \| (.+) \|$", README, re.MULTILINE):
+    section = README.split("## Find the mathematics of a layer")[1].split("\n## ")[0]
+    for names, files in re.findall(r"^\| ([A-Z][^|]+) \| (.+) \|$", section, re.MULTILINE):
         for name in names.split(", "):
             stem, *more = name.split("/")
             for spelling in [stem, *(re.sub(r"\dd$", other, stem) for other in more)]:
