@@ -14,11 +14,11 @@ from torchmetrics import ConfusionMatrix, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnn_lightning.callbacks.nonfinite import StopAtNonFinite
-from cnn_lightning.callbacks.resume import from_all
 from cnn_lightning.checkpoints import read_checkpoint
 from cnn_lightning.errors import UserError
 from cnn_lightning.model import build_net, total_loss
 from cnn_lightning.ops import _blocks
+from cnn_lightning.processes import from_all, sum_of_all
 from cnn_lightning.swap import SwapReport, swap_layers
 
 Layers = Literal["numpy", "torch"] | dict[str, str]
@@ -155,8 +155,12 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """The loss of a batch; every sample of the global batch counts the same, however ranks share it."""
+        n = len(batch[1])
+        total = sum_of_all(n, self.device)
         outputs = self._step(batch, "train")
-        return outputs | {"loss": outputs["loss"] * self._share(len(batch[1]))}
+        if self.trainer.world_size > 1:  # DDP takes the mean over ranks, whose batches may differ in size
+            outputs["loss"] = outputs["loss"] * (n * self.trainer.world_size / total())
+        return outputs
 
     def validation_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """Loss and logits of a batch."""
@@ -187,14 +191,6 @@ class Classifier(LightningModule):
             for metric, state in zip(self._metrics("train"), states, strict=True):
                 for name, value in state.items():
                     setattr(metric, name, getattr(metric, name) + value.to(self.device))
-
-    def _share(self, n: int) -> float | Tensor:
-        """What DDP's mean over ranks must be multiplied by where ranks hold batches of different size."""
-        if self.trainer.world_size == 1:
-            return 1.0
-        total = torch.tensor(n, dtype=torch.float64, device=self.device)  # exact, whatever the precision
-        torch.distributed.all_reduce(total)
-        return n * self.trainer.world_size / total
 
     # ---- what is trained, and how
 

@@ -1,6 +1,6 @@
 """Training stops at the first loss or gradient that is no finite number, and says where it came from."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cnn_lightning.callbacks.resume import from_all
 from cnn_lightning.errors import EverywhereError
+from cnn_lightning.processes import from_all, nothing, sum_of_all
 
 ADVICE = "A lower --model.lr or --trainer.gradient_clip_val 1 often helps; damaged input is another cause"
 
@@ -18,7 +18,7 @@ ADVICE = "A lower --model.lr or --trainer.gradient_clip_val 1 often helps; damag
 class StopAtNonFinite(Callback):
     """Stops before an optimizer step that would write NaN or infinity into the weights.
 
-    The loss is looked at before each backward pass and the gradients after it; only when one of them is not finite is
+    The loss is looked at with each backward pass and the gradients after it; only when one of them is not finite is
     the batch run once more, with an eye on every layer. Under a gradient scaler (``16-mixed``) gradients that overflow
     are its business and are left to it.
 
@@ -28,20 +28,26 @@ class StopAtNonFinite(Callback):
 
     def __init__(self) -> None:
         self._batch: Any = None
+        self._loss = torch.zeros(())
+        self._number_bad: Callable[[], Tensor] = nothing
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remember the batch."""
         self._batch = batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Look at the loss."""
-        bad = not torch.isfinite(loss)
-        if not _anywhere(trainer, bad):
+        """Look at the loss, and ask the other processes about theirs."""
+        self._loss = loss.detach()
+        self._number_bad = sum_of_all(~torch.isfinite(self._loss), loss.device)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop if a loss was not finite in any process: together, so that none waits for another in vain."""
+        if not self._number_bad():
             return
         found = ""
-        if bad:
+        if not torch.isfinite(self._loss):
             where = _bad_weight(pl_module) or _bad_output(pl_module, self._batch[0])
-            found = f"expected a finite loss, got {loss.item()}; first seen in {where}"
+            found = f"expected a finite loss, got {self._loss.item()}; first seen in {where}"
         _stop(trainer, found)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -53,11 +59,6 @@ class StopAtNonFinite(Callback):
             found = _bad_gradient(pl_module)  # the same in all processes: gradients are the mean over them
             if found is not None:  # the norm alone can overflow
                 _stop(trainer, f"expected finite gradients, got NaN or infinity; first seen in {found}")
-
-
-def _anywhere(trainer: Trainer, bad: bool) -> bool:
-    """Whether any process says so: they stop together, and none waits for another in vain."""
-    return bad if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(bad, all=False)
 
 
 def _stop(trainer: Trainer, found: str) -> NoReturn:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from cnn_lightning.callbacks.snapshots import holds_all
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.explain import images
+from cnn_lightning.processes import from_all
 
 WORST = 16
 """Mistakes shown."""
@@ -125,9 +126,7 @@ class Pictures(Callback):
         """The counts and the worst mistakes of all processes."""
         facts, pictures = self._worst[:2] if self._worst is not None else (None, None)
         if trainer.world_size > 1:
-            everywhere: list[Any] = [None] * trainer.world_size
-            mine = [None if each is None else each.cpu() for each in (self._counts, facts, pictures)]
-            torch.distributed.all_gather_object(everywhere, mine)
+            everywhere = from_all([None if each is None else each.cpu() for each in (self._counts, facts, pictures)])
             self._counts = sum(each[0] for each in everywhere)
             seen = [each[1:] for each in everywhere if each[1] is not None]
             if seen:

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,9 +16,11 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from cnn_lightning.checkpoints import go_on
 from cnn_lightning.errors import Stopped
+from cnn_lightning.processes import from_all, nothing, sum_of_all
 
 EVERY_N_STEPS = 500
 EVERY_SECONDS = 60.0
@@ -43,11 +46,12 @@ class Resumable(Checkpoint):
     def __init__(self, folder: Path, every_n_steps: int = EVERY_N_STEPS, every_seconds: float = EVERY_SECONDS) -> None:
         self.folder, self.every_n_steps, self.every_seconds = folder, every_n_steps, every_seconds
         self._step, self._time, self._epoch = 0, time.monotonic(), -1
-        self._seen, self._whole = 0, False
+        self._seen, self._whole, self._is_there = 0, False, False
         self._asked = 0
         self._handlers: dict[int, Any] = {}
         self._states: list[dict[str, Any]] = []
         self._places: list[dict[str, Any]] = []
+        self._number_wanting: Callable[[], Tensor] = nothing
 
     @property
     def path(self) -> Path:
@@ -93,20 +97,23 @@ class Resumable(Checkpoint):
             self._save_or_stop(trainer)
 
     def _save_or_stop(self, trainer: Trainer) -> None:
-        late = time.monotonic() - self._time >= self.every_seconds
         due = trainer.global_step - self._step >= self.every_n_steps or trainer.current_epoch != self._epoch
-        if due or self._any(trainer, late or bool(self._asked)):
+        if due or (self._wants() if trainer.world_size == 1 else self._number_wanting()):
             self.save(trainer)
             self._stop_if_asked(trainer)
 
+    def _wants(self) -> bool:
+        return bool(self._asked) or time.monotonic() - self._time >= self.every_seconds
+
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        if self._any(trainer, bool(self._asked)):
+        if sum_of_all(bool(self._asked), trainer.strategy.root_device)():
             text = f"stopped after step {trainer.global_step}; {go_on(self.folder.parent)}"
             raise Stopped(self._asked or signal.SIGTERM, text)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the finished run."""
-        self.save(trainer)
+        """Save the finished run, unless it was finished in the checkpoint already."""
+        if not self._is_there:
+            self.save(trainer)
         self._stop_if_asked(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -135,11 +142,6 @@ class Resumable(Checkpoint):
         while self._handlers:
             signal.signal(*self._handlers.popitem())
 
-    @staticmethod
-    def _any(trainer: Trainer, wish: bool) -> bool:
-        """Whether any process wishes it: they save and stop together or not at all."""
-        return wish if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(wish, all=False)
-
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the loader's place in the epoch until there is a loader; let flags win, and a folder be moved."""
         loops = checkpoint["loops"]["fit_loop"]
@@ -147,7 +149,9 @@ class Resumable(Checkpoint):
         if loops["epoch_loop.batch_progress"]["is_last_batch"]:
             for place in self._places:  # an epoch can be shorter than the loader: trainer.limit_train_batches
                 place["handed_out"] = 0
-        goes_on = Path(str(trainer.ckpt_path)).resolve().parent == self.folder.resolve()
+        loaded = Path(str(trainer.ckpt_path)).resolve()
+        goes_on = loaded.parent == self.folder.resolve()
+        self._is_there = loaded == self.path.resolve()
         for callback in _callbacks(trainer):
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, EarlyStopping):
@@ -177,7 +181,10 @@ class Resumable(Checkpoint):
         self._states = state_dict["random"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Put the random states back before the first batch after a resume."""
+        """Ask the other processes for their wishes, and put the random states back before a resumed run's first."""
+        self._is_there = False
+        # They save and stop together or not at all. The answer is there when the batch is done.
+        self._number_wanting = sum_of_all(self._wants(), trainer.strategy.root_device)
         everybodys, self._states = self._states, []
         if not everybodys:
             return
@@ -191,15 +198,6 @@ class Resumable(Checkpoint):
         np.random.set_state(  # noqa: NPY002
             (name, keys.numpy().astype(np.uint32), place, has_gauss, cached)
         )
-
-
-def from_all(own: Any) -> list[Any]:
-    """What each process has, in their order; all of them take part."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [own]
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, own)
-    return found
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

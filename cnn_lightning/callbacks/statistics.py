@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cnn_lightning.callbacks.metrics import read_rows
+from cnn_lightning.processes import from_all
 from cnn_lightning.swap import native_type
 
 RECTIFIERS = ("ReLU", "ReLU6")
@@ -160,7 +161,7 @@ class Statistics(Callback):
         self._unwatch()
         if not _fits(trainer):
             return
-        seen = _of_all(trainer, self._seen)
+        seen = _of_all(self._seen)
         for name, each in seen.items():
             if each.dead and each.dead >= self.dead * each.units and name not in self._mourned:
                 self._mourned.add(name)
@@ -227,14 +228,10 @@ def _gradients(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, nn.utils.get_total_norm(own)
 
 
-def _of_all(trainer: Trainer, mine: dict[str, _Seen]) -> dict[str, _Seen]:
+def _of_all(mine: dict[str, _Seen]) -> dict[str, _Seen]:
     """What all processes saw, each its share of the pictures."""
-    if trainer.world_size == 1:
-        return mine
-    everywhere: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(everywhere, mine)
     found: dict[str, _Seen] = {}
-    for share in everywhere:
+    for share in from_all(mine):
         for name, seen in share.items():
             found.setdefault(name, _Seen()).add(seen)
     return found

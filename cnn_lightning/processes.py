@@ -1,0 +1,45 @@
+"""What the processes of one run tell each other."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def from_all(own: Any) -> list[Any]:
+    """What each process has, in their order; all of them take part."""
+    if not _are_many():
+        return [own]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, own)
+    return found
+
+
+def sum_of_all(own: float | Tensor, device: torch.device) -> Callable[[], Tensor]:
+    """Begin to add up what each process has; all of them take part, and go on with their work meanwhile.
+
+    Waiting at once for so small a sum costs a step of some 50 ms about one millisecond, which a forward or a backward
+    pass hides.
+
+    Returns:
+        Waits for the sum, a float64 scalar, which holds counts exactly.
+    """
+    total = torch.as_tensor(own).to(device, torch.float64, copy=True)
+    work = torch.distributed.all_reduce(total, async_op=True) if _are_many() else None
+
+    def result() -> Tensor:
+        if work is not None:
+            work.wait()
+        return total
+
+    return result
+
+
+def nothing() -> Tensor:
+    """The sum before anything was asked."""
+    return torch.zeros(())
+
+
+def _are_many() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
