@@ -66,6 +66,22 @@ def test_blas_has_one_thread_inside_and_the_users_number_outside() -> None:
     assert blas_threads() == before
 
 
+def test_blas_has_one_thread_inside_whichever_thread_an_operation_is_called_from() -> None:
+    before = blas_threads()
+    inside: list[list[int]] = []
+
+    def call() -> None:
+        _blocks.run(lambda part: inside.append(blas_threads()), [slice(0, 1)], like=np.empty(1))
+
+    call()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(call).result()
+        assert blas_threads() == before
+        call()
+        assert blas_threads() == before
+    assert inside == [[1] * len(before)] * 3
+
+
 def test_an_error_in_a_block_reaches_the_caller_and_restores_blas() -> None:
     before = blas_threads()
     _blocks.set_num_threads(2)

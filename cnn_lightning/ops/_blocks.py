@@ -185,7 +185,7 @@ class _Blas:
                 self.before = [library.get_num_threads() for library in self.libraries]
                 for library, threads in zip(self.libraries, self.before, strict=True):
                     if threads != 1:
-                        library.set_num_threads(1)
+                        _set(library, 1)
             self.users += 1
 
     def __exit__(self, *_: object) -> None:
@@ -194,7 +194,17 @@ class _Blas:
             if self.users == 0:
                 for library, threads in zip(self.libraries or [], self.before, strict=True):
                     if threads != 1:
-                        library.set_num_threads(threads)
+                        _set(library, threads)
+
+
+def _set(library: Any, threads: int) -> None:
+    """From whichever thread this is: threadpoolctl 3.8 listens to the first one that ever asked, and to no other."""
+    hand_over = getattr(library, "clear_controlling_thread", None)
+    if hand_over is not None:
+        hand_over(force=True)
+    library.set_num_threads(threads)
+    if hand_over is not None:
+        hand_over(force=True)
 
 
 _blas = _Blas()
