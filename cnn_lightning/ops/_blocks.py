@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from math import prod
@@ -309,7 +309,13 @@ def empty_like(x: Array) -> Array:
     return wide.transpose(np.argsort(order))
 
 
-_scratch = threading.local()
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.scratch: dict[str, Array] = {}
+        self.kept: dict[Any, Any] = {}
+
+
+_own = _OfThread()
 
 
 def scratch(name: str, shape: Sequence[int], *, like: Array, dtype: Any = None) -> Array:
@@ -321,11 +327,28 @@ def scratch(name: str, shape: Sequence[int], *, like: Array, dtype: Any = None) 
     if type(like) is not np.ndarray:
         return np.empty(tuple(shape), dtype, like=like)
     nbytes = prod(shape) * dtype.itemsize
-    pieces: dict[str, Array] = _scratch.__dict__
+    pieces = _own.scratch
     if name not in pieces or pieces[name].nbytes < nbytes:
         pieces[name] = _aligned(nbytes)
+        _own.kept.clear()  # some of it may hold the smaller piece
     piece: Array = pieces[name][:nbytes].view(dtype)
     return piece.reshape(shape)
+
+
+_KEPT = 256
+
+
+def kept(key: Hashable, make: Callable[[], _T], *, like: Array) -> _T:
+    """What ``make()`` built of `scratch`: the same at every call of this thread with this ``key``."""
+    if type(like) is not np.ndarray:
+        return make()
+    found: _T | None = _own.kept.get(key)
+    if found is None:
+        found = make()
+        if len(_own.kept) >= _KEPT:
+            _own.kept.clear()
+        _own.kept[key] = found
+    return found
 
 
 # ---- what would take another library's array to the host, or is not in its dispatch

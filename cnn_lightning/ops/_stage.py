@@ -1,0 +1,257 @@
+"""One convolution, ReLU and 2x2 max-pooling on a block of images that stays in cache: a stage of `fused`.
+
+Three facts make it short. A maximum commutes with ReLU, so that ReLU works on the pooled quarter. With the images
+last in memory, ``(C, H, W, n)``, whatever happens to a pixel happens to a contiguous run of them. And with the
+outputs of a convolution sorted by their place in the pooling window (four *phases*, each a contiguous array), pooling
+is maxima of whole arrays, with no strided access at all.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from math import prod
+
+import numpy as np
+
+from cnn_lightning.ops import _blocks, _matmul
+from cnn_lightning.ops._types import Array
+
+
+class Stage:
+    """The mathematics: what happens to a block of images (C, H, W, n), and to gradients on the way back."""
+
+    def __init__(self, shape: Sequence[int], weight: Array, bias: Array | None, padding: int) -> None:
+        self.shape, self.weight, self.bias, self.padding = tuple(shape), weight, bias, padding
+        self.c, height, width = shape
+        self.o, _, self.kh, self.kw = weight.shape
+        self.h, self.w = (height + 2 * padding - self.kh + 1) // 2, (width + 2 * padding - self.kw + 1) // 2
+        self.pooled = self.o, self.h, self.w
+        self.pixels = self.o * self.h * self.w
+        self.rows = self.c * self.kh * self.kw
+        self.bytes = 4 * (self.rows + self.o) * self.h * self.w * weight.itemsize
+
+    @cached_property
+    def matrix(self) -> Array:
+        """Kernels and bias as (O, (C * kh * kw) + 1)."""
+        bias = np.zeros_like(self.weight, shape=(self.o,)) if self.bias is None else self.bias
+        return np.concatenate([self.weight.reshape(self.o, -1), bias[:, None]], axis=1)
+
+    def room(self, n: int) -> "Room":
+        """Where a block of ``n`` images is worked on."""
+        key = (Room, *self.shape, *self.weight.shape, self.padding, n, self.weight.dtype)
+        return _blocks.kept(key, lambda: Room(self, n), like=self.weight)
+
+    def forward(self, image: Array, pooled: Array, winners: Array | None) -> None:
+        """Fill ``pooled`` (O, h, w, n) and ``winners`` (4, O, h, w, n) from ``image`` (C, H, W, n)."""
+        room = self.room(image.shape[-1])
+        room.fill(image)
+        np.matmul(self.matrix, room.pieces.make(), out=room.pieces.of(room.product))
+        y = pooled.reshape(room.upper.shape)
+        if winners is not None:
+            is_right, is_lower, passes = _comparisons(winners)
+            np.greater(room.right, room.left, out=is_right)
+        np.maximum(room.left, room.right, out=room.left)
+        np.maximum(room.upper, room.lower, out=y)
+        if winners is not None:
+            np.greater(room.lower, room.upper, out=is_lower)
+            np.greater(y, 0, out=passes)
+            if _blocks.may_hold_nan(y):
+                is_right |= np.isnan(room.right)
+                is_lower |= np.isnan(room.lower)
+                passes |= np.isnan(y)
+        np.maximum(y, 0, out=y)
+
+    def route(self, gradient: Array, winners: Array) -> Array:
+        """The gradient of each window (O, h, w, n) at the pixel that won, zero at the others: (O, 4 * h * w * n).
+
+        By integers, as an infinite gradient times 0 would be NaN.
+        """
+        room = self.room(gradient.shape[-1])
+        is_right, is_lower, passes = (flags.view(np.int8) for flags in _comparisons(winners))
+        bits = room.left_bits.dtype
+        both = gradient.reshape(passes.shape).view(bits)
+        np.multiply(both, passes, out=both, dtype=bits)
+        np.multiply(both, is_lower, out=room.lower_bits, dtype=bits)
+        np.bitwise_xor(both, room.lower_bits, out=room.upper_bits)
+        np.multiply(room.left_bits, is_right, out=room.right_bits, dtype=bits)
+        np.bitwise_xor(room.left_bits, room.right_bits, out=room.left_bits)
+        return room.product
+
+    def grad_weight(self, image: Array, upstream: Array) -> Array:
+        """What a block contributes to the gradient of `matrix`, transposed, from (O, 4 * h * w * n)."""
+        room = self.room(image.shape[-1])
+        room.fill(image)
+        return _matmul.times_transposed(room.whole.make()[0], upstream)
+
+    def spread(self, upstream: Array) -> Array:
+        """The adjoint of the convolution: each output's gradient, times the kernel, added to what it was computed from.
+
+        From (O, 4 * h * w * n) to a block of images (C, H, W, n).
+        """
+        room = self.room(upstream.shape[1] // (4 * self.h * self.w))
+        pieces = room.pieces
+        np.matmul(self.weight.reshape(self.o, -1).T, pieces.of(upstream), out=pieces.stack[:, :-1])
+        pieces.unmake()
+        return room.empty()
+
+    def gradients(self, sums: Sequence[Array | None]) -> list[Array | None]:
+        """Kernel's and bias's gradient from what each block contributed: as in `grad_weight`, or the bias's alone."""
+        total = np.zeros_like(self.weight, shape=(self.rows + 1, self.o))
+        for part in sums:
+            if part is not None:
+                total[-len(part) :] += part
+        return [np.ascontiguousarray(total[:-1].T, like=total).reshape(self.weight.shape), total[-1].copy()]
+
+
+class Room:
+    """A thread's memory for blocks of ``n`` images in a stage, and all views of it that the stage works through.
+
+    Made once, as making the views takes longer than many a step on them.
+
+    The padded image is laid out in kw + 1 planes, plane u holding every second column from u on. What kernel pixel
+    (i, j) reads for window pixel (p, q) is then plane q + j from row p + i on: one view with all patches in it.
+    """
+
+    def __init__(self, stage: Stage, n: int) -> None:
+        like = stage.weight
+        self.pooled = _blocks.scratch("fused pooled", (*stage.pooled, n), like=like)
+        self.image = _blocks.scratch("fused image", (*stage.shape, n), like=like)
+
+        planes = stage.c, 2 * stage.h + stage.kh - 1, stage.kw + 1, stage.w, n
+        self.planes = _blocks.scratch("fused planes", planes, like=like)
+        inside = list(_inside(stage))
+        self.pixels = [(self.planes[:, rows, u, places], pixels) for u, (rows, places, *pixels) in enumerate(inside)]
+        self.padding = [self.planes[place] for place in _outside(stage, inside)]
+
+        columns = _blocks.scratch("fused columns", (stage.rows + 1, 4 * stage.h * stage.w * n), like=like)
+        parts = _parts_of_a_row(stage.w * n, len(columns) * stage.o)
+        self.whole = _Columns(self.planes, columns, stage, (1, 1, 1, 1))
+        self.pieces = _Columns(self.planes, columns, stage, (2, 2, stage.h, parts)) if parts else self.whole
+
+        self.product = _blocks.scratch("fused phases", (stage.o, columns.shape[1]), like=like)
+        self.left, self.right, self.upper, self.lower = _phases(self.product)
+        bits = self.product.view(np.dtype(f"i{like.itemsize}"))
+        self.left_bits, self.right_bits, self.upper_bits, self.lower_bits = _phases(bits)
+
+    def fill(self, image: Array) -> None:
+        """Lay an image (C, H, W, n) out in the planes."""
+        for place in self.padding:
+            place[...] = 0
+        for place, pixels in self.pixels:
+            place[...] = image[:, *pixels]
+
+    def empty(self) -> Array:
+        """The adjoint of `fill`: the planes' sums at each pixel."""
+        self.image[...] = 0
+        for place, pixels in self.pixels:
+            self.image[:, *pixels] += place
+        return self.image
+
+
+class _Columns:
+    """All patches of the planes as columns, ``stack`` (pieces, (C * kh * kw) + 1, columns of a piece).
+
+    Their order is that of the phases' columns and rows, of the rows in a phase, and of what is in such a row; ``cut``
+    says into how many pieces each is cut.
+    """
+
+    def __init__(self, planes: Array, columns: Array, stage: Stage, cut: tuple[int, ...]) -> None:
+        n = planes.shape[-1]
+        inner = [size // parts for size, parts in zip((2, 2, stage.h, stage.w * n), cut, strict=True)]
+        self.planes = planes
+        self.stack = columns.reshape(prod(cut), len(columns), prod(inner))
+        self.patches = self.stack[:, :-1].reshape(*cut, stage.c, stage.kh, stage.kw, *inner)
+        # with whole rows [c, i, j, q, p, h, w] is planes[c, i + p + 2h, j + q, w], w being one of columns times images
+        of_channel, of_row, of_plane, _, of_image = planes.strides
+        steps = of_plane, of_row, 2 * of_row, of_image
+        outer = (step * size for step, size in zip(steps, inner, strict=True))
+        self.steps = *outer, of_channel, of_row, of_plane, *steps
+        # The planes [c, 2h + p, q, w], of which each of the four is cut, in the order of the patches.
+        q, p, h, w = zip(cut, inner, strict=True)
+        order = 5, 3, 1, 7, 0, 6, 4, 2, 8
+        self.taps = [
+            (
+                planes[:, i : i + 2 * stage.h, j : j + 2].reshape(stage.c, *h, *p, *q, *w).transpose(order),
+                self.patches[:, :, :, :, :, i, j],
+            )
+            for i in range(stage.kh)
+            for j in range(stage.kw)
+        ]
+        self.not_in_first = planes[:, 2 * stage.h :], planes[:, : 2 * stage.h, 2:]
+
+    def of(self, product: Array) -> Array:
+        """The columns (O, 4 * h * w * n) of a product, cut into the same pieces."""
+        pieces, _, length = self.stack.shape
+        return product.reshape(len(product), pieces, length).transpose(1, 0, 2)
+
+    def make(self) -> Array:
+        """The columns, and ones for the bias in the last row."""
+        _blocks.copy_windows(self.patches, self.planes, self.steps)
+        self.stack[:, -1] = 1
+        return self.stack
+
+    def unmake(self) -> None:
+        """The adjoint of `make`: each column's entries added to the place in the planes that they came from."""
+        for place in self.not_in_first:
+            place[...] = 0
+        (first, patches), *others = self.taps
+        first[...] = patches
+        for place, patches in others:
+            place += patches
+
+
+_PIECE = 96, 256
+"""Shortest and longest piece of columns."""
+_MULTIPLICATIONS = 1_000_000
+"""In a product of matrices that OpenBLAS doesn't copy first, see `_matmul`. With 6,272 columns on one thread, whole ->
+in contiguous pieces of 112, 32 x 145 by columns takes 78 -> 122 GFLOP/s, 144 x 32 by gradients 102 -> 137, but columns
+by gradients 93 -> 80."""
+
+
+def _parts_of_a_row(length: int, entries: int) -> int:
+    """How many pieces, each all of one row of a phase or a part of it, are fastest; 0 where the whole is."""
+    shortest, longest = _PIECE
+    longest = min(longest, _MULTIPLICATIONS // entries)
+    fitting = (parts for parts in (1, 2, 3, 4) if length % parts == 0 and shortest <= length // parts <= longest)
+    return next(fitting, 0)
+
+
+def _inside(stage: Stage) -> Iterator[tuple[slice, slice, slice, slice]]:
+    """For each plane its rows and columns that aren't padding, and the pixels of an image that are there."""
+    _, height, width = stage.shape
+    padding = stage.padding
+    rows = slice(padding, min(height + padding, 2 * stage.h + stage.kh - 1))
+    for u in range(stage.kw + 1):
+        first = max(0, (padding - u + 1) // 2)
+        start = u + 2 * first - padding
+        count = max(0, min(-(-(width - start) // 2), stage.w - first))
+        of_image = slice(0, rows.stop - rows.start), slice(start, start + 2 * count, 2)
+        yield rows, slice(first, first + count), *of_image
+
+
+def _outside(stage: Stage, inside: Sequence[tuple[slice, ...]]) -> Iterator[tuple[slice | int, ...]]:
+    """The rows, planes and columns that hold padding."""
+    rows, every = inside[0][0], slice(None)
+    for outside in _rest(rows, 2 * stage.h + stage.kh - 1):
+        yield every, outside
+    for plane, (_, columns, *_) in enumerate(inside):
+        for outside in _rest(columns, stage.w):
+            yield every, rows, plane, outside
+
+
+def _rest(inside: slice, length: int) -> list[slice]:
+    """What is left of ``length`` before and after a slice, where there is any."""
+    found = slice(0, inside.start), slice(inside.stop, length)
+    return [part for part in found if part.start < part.stop]
+
+
+def _phases(product: Array) -> tuple[Array, Array, Array, Array]:
+    """(O, 4 * h * w * n) as left and right, each (O, 2, h * w * n), and of the left ones the upper and the lower."""
+    phases = product.reshape(len(product), 2, 2, product.shape[1] // 4)
+    left, right = phases[:, 0], phases[:, 1]
+    return left, right, left[:, 0], left[:, 1]
+
+
+def _comparisons(winners: Array) -> tuple[Array, Array, Array]:
+    """Winners (4, O, h, w, n) as: is it the right one (O, 2, h * w * n), is it a lower one, does it pass."""
+    flags = winners.reshape(4, winners.shape[1], -1)
+    return flags[:2].transpose(1, 0, 2), flags[2], flags[3]
