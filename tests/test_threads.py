@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from cnn_lightning.ops import _blocks, conv, fused
+from cnn_lightning.ops import _blocks, activation, conv, fused, norm
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def blas_threads() -> list[int]:
 
 
 def everything(n: int) -> list[np.ndarray]:
-    """A convolution and a fused stage, forward and backward, large enough for several blocks."""
+    """Operations of every kind, forward and backward, large enough for several blocks and threads."""
     _blocks.set_num_threads(n)
     rng = np.random.default_rng(0)
     x, w, b = (rng.standard_normal(shape, dtype=np.float32) for shape in ((70, 8, 30, 30), (16, 8, 3, 3), (16,)))
@@ -37,7 +38,16 @@ def everything(n: int) -> list[np.ndarray]:
     gradients = conv.conv2d_backward(y, x, w, padding=1)
     pooled, *kept = fused.conv_relu_pool(x, w, b, paddings=[1])
     more = fused.conv_relu_pool_backward(pooled, x, w, b, *kept, paddings=[1], needs=(True, True, True))
-    return [array.copy() for array in (y, *gradients, pooled, *more) if array is not None]
+    # 67 channels: with an odd number the blocks of one thread and of several are cut at different channels
+    images, kernels = rng.standard_normal((8, 67, 89, 89), dtype=np.float32), w[:1, :1].repeat(67, axis=0)
+    scale = rng.standard_normal(67, dtype=np.float32)
+    normal, *statistics = norm.batch_norm(images, scale, scale)
+    passed = norm.batch_norm_backward(normal, images, scale, *statistics)
+    active = [activation.relu(images), activation.gelu(images), activation.gelu_backward(normal, images)]
+    deep = conv.conv2d(images, kernels, padding=1, groups=67)
+    deeper = conv.conv2d_backward(normal, images, kernels, padding=1, groups=67)
+    found = (y, *gradients, pooled, *more, normal, *statistics, *passed, *active, deep, *deeper)
+    return [array.copy() for array in found if array is not None]
 
 
 def test_results_are_bit_equal_for_any_number_of_threads() -> None:
@@ -45,6 +55,20 @@ def test_results_are_bit_equal_for_any_number_of_threads() -> None:
     for n in (2, 3, 5):
         for a, b in zip(everything(n), alone, strict=True):
             assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(("size", "threads"), [(2**12, 1), (2**18, 1), (2**20, 1), (2**22, 2)])
+def test_only_what_is_worth_it_wakes_another_thread(size: int, threads: int) -> None:
+    _blocks.set_num_threads(2)
+    at_work = set()
+
+    def formula(x: np.ndarray, y: np.ndarray) -> None:
+        at_work.add(threading.current_thread())
+        for _ in range(20):  # long enough for the other thread to come
+            np.copyto(y, x)
+
+    activation._blockwise(formula, np.ones((64, size // 64), np.float32))
+    assert len(at_work) == threads
 
 
 def test_the_cut_into_blocks_covers_the_batch_once_whatever_the_threads() -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from math import prod
@@ -106,16 +106,17 @@ that large is slower to cast through, too. Measured with 8,192, 1,024 and 256: 6
 20.5, 8.2 and 8.7 us; whole numbers times flags 27, 21 and 29 us. `numpy.errstate` gives the user's own size back."""
 
 
-def run(function: Callable[[slice], _T], parts: Sequence[slice], *, like: Array) -> list[_T]:
+def run(function: Callable[[slice], _T], parts: Sequence[slice], *, like: Array, spread: bool = True) -> list[_T]:
     """``[function(part) for part in parts]``, in that order, over the threads; BLAS keeps to one thread meanwhile.
 
-    Infinity and NaN go their way without NumPy's warnings, as in torch.
+    Infinity and NaN go their way without NumPy's warnings, as in torch. Without ``spread`` the calling thread does it
+    all: what takes less than half a millisecond is not worth waking another one for, which takes some 150 microseconds.
     """
     global _pool
     if type(like) is not np.ndarray:
         return [function(part) for part in _for_device(parts)]
     with one_blas_thread():
-        n = min(get_num_threads(), len(parts))
+        n = min(get_num_threads(), len(parts)) if spread else 1
         if n < 2 or getattr(_working, "here", False):
             return [function(part) for part in parts]
         if _pool is None:
@@ -364,16 +365,19 @@ def lowest(x: Array) -> float:
     return float(x.min(initial=np.inf)) if type(x) is np.ndarray and x.dtype.kind == "f" else np.nan
 
 
-def copy_windows(out: Array, x: Array, strides: Sequence[int]) -> None:
-    """Fill ``out`` with the view of the C-contiguous ``x`` that has its shape and these strides, in bytes."""
+def copy_windows(
+    out: Array, x: Array, strides: Sequence[int], *, taps: Callable[[], Iterable[tuple[Array, Array]]]
+) -> None:
+    """Fill ``out`` with the view of the C-contiguous ``x`` that has its shape and these strides, in bytes.
+
+    Two threads that take turns at the interpreter's lock are faster with one call than with one for each tap, so that
+    ``taps``, ``(part of x, part of out)`` for each, are for libraries that have no such views.
+    """
     if type(x) is np.ndarray:
         out[...] = np.ndarray(out.shape, x.dtype, x.data, strides=strides)
         return
-    place = np.zeros_like(x, shape=(), dtype=np.int64)
-    for axis, (n, stride) in enumerate(zip(out.shape, strides, strict=True)):
-        steps = np.arange(n, like=x) * (stride // x.itemsize)
-        place = place + steps.reshape(n, *(1,) * (out.ndim - axis - 1))
-    out[...] = x.reshape(x.size)[place]
+    for source, target in taps():
+        target[...] = source
 
 
 def _after_fork() -> None:

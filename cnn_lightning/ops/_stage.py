@@ -185,7 +185,7 @@ class _Columns:
 
     def make(self) -> Array:
         """The columns, and ones for the bias in the last row."""
-        _blocks.copy_windows(self.patches, self.planes, self.steps)
+        _blocks.copy_windows(self.patches, self.planes, self.steps, taps=lambda: self.taps)
         self.stack[:, -1] = 1
         return self.stack
 

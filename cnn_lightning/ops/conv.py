@@ -263,8 +263,14 @@ def _columns(padded: Array, g: Geometry) -> Array:
     """The patches of (C, H, W, n) as (groups, C / groups * kh * kw, H' * W' * n)."""
     n = padded.shape[-1]
     columns = _scratch("columns", (g.c, *g.kernel, g.oh, g.ow, n), padded)
-    for i, j, rows, cols in g.windows():
-        columns[:, i, j] = padded[:, rows, cols]
+    of_channel, of_row, of_pixel, of_image = padded.strides
+    of_tap, of_output = ((of_row * rows, of_pixel * cols) for rows, cols in (g.dilation, g.stride))
+    _blocks.copy_windows(
+        columns,
+        padded,
+        (of_channel, *of_tap, *of_output, of_image),
+        taps=lambda: ((padded[:, rows, cols], columns[:, i, j]) for i, j, rows, cols in g.windows()),
+    )
     return columns.reshape(g.groups, -1, g.oh * g.ow * n)
 
 
