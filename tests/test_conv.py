@@ -110,6 +110,17 @@ def test_same_padding_puts_the_odd_pixel_where_torch_does(kernel: Any, dilation:
     )
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_without_channels_there_is_only_the_bias(size: int) -> None:
+    """torch itself then says (2, 0, 6, 6)."""
+    x, weight, bias = torch.zeros(2, 0, 6, 6).numpy(), torch.zeros(4, 0, size, size).numpy(), torch.randn(4).numpy()
+    y = conv.conv2d(x, weight, bias, padding="same")
+    assert np.array_equal(y, np.broadcast_to(bias[:, None, None], (2, 4, 6, 6)))
+    gradients = conv.conv2d_backward(np.ones_like(y), x, weight, padding="same")
+    wanted = [x, weight, np.full(4, 2 * 6 * 6)]
+    assert all(np.array_equal(*both) for both in zip(gradients, wanted, strict=True))
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("frozen", [(), ("weight",), ("bias",), ("weight", "bias")])
 @pytest.mark.parametrize("layer", [Conv2d, ConvTranspose2d])

@@ -233,3 +233,19 @@ def test_refuses_what_torch_refuses(layer: type[nn.Module], options: dict[str, A
 def test_operations_name_what_does_not_fit(op: Any, options: dict[str, Any], name: str) -> None:
     with pytest.raises(RuntimeError, match=rf"{name}.*: expected .*, got "):
         op(np.ones((1, 1, 4, 4)), **options)
+
+
+@pytest.mark.parametrize("name", ["AvgPool2d", "MaxPool2d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d"])
+def test_an_image_without_batch_axis_has_torchs_memory_layout(name: str) -> None:
+    x = torch.randn(6, 8, 3).permute(2, 0, 1)
+    assert getattr(layers, name)(2)(x).stride() == getattr(nn, name)(2)(x).stride()
+
+
+@pytest.mark.parametrize("name", ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d"])
+def test_an_image_without_batch_axis_may_have_no_channels(name: str) -> None:
+    x = torch.zeros(0, 6, 8, requires_grad=True)
+    y = getattr(layers, name)(2)(x)
+    y.sum().backward()
+    assert y.shape == getattr(nn, name)(2)(x).shape
+    assert x.grad is not None
+    assert x.grad.shape == x.shape

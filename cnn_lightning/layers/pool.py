@@ -211,15 +211,15 @@ def _not_negative(module: torch.nn.Module, sizes: tuple[int, ...]) -> tuple[int,
 
 
 def _batched(input: Tensor, axes: int, function: Any) -> Any:
-    """The function on a batch, of one where ``input`` has no batch axis."""
+    """The function on a batch: of channels where ``input`` has no batch axis, as in torch there may be none of them."""
     if input.dim() == axes:
         return function(input)
-    results = function(input.unsqueeze(0))
-    return tuple(map(_first, results)) if isinstance(results, tuple) else _first(results)
+    results = function(input.unsqueeze(1))
+    return tuple(map(_only, results)) if isinstance(results, tuple) else _only(results)
 
 
-def _first(tensor: Tensor) -> Tensor:
-    return tensor.squeeze(0)
+def _only(tensor: Tensor) -> Tensor:
+    return tensor.squeeze(1)
 
 
 def _along_rows(input: Tensor, function: Any) -> Any:

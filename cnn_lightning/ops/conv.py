@@ -277,8 +277,9 @@ def _columns(padded: Array, g: Geometry) -> Array:
 def _image(columns: Array, g: Geometry) -> Array:
     """The adjoint of `_padded` and `_columns`: each column's entries added to the pixels they came from."""
     (top, bottom), (left, right) = g.pad
-    columns = columns.reshape(g.c, *g.kernel, g.oh, g.ow, -1)
-    image = _scratch("padded", (g.c, g.h + top + bottom, g.w + left + right, columns.shape[-1]), columns)
+    n = columns.shape[-1] // (g.oh * g.ow)
+    columns = columns.reshape(g.c, *g.kernel, g.oh, g.ow, n)
+    image = _scratch("padded", (g.c, g.h + top + bottom, g.w + left + right, n), columns)
     image[...] = 0
     for i, j, rows, cols in g.windows():
         image[:, rows, cols] += columns[:, i, j]
