@@ -279,3 +279,8 @@ def test_one_line_says_what_was_expected_and_what_came(layer: Any, options: Any,
     with pytest.raises(RuntimeError, match=message) as caught:
         layer(*options)(torch.ones(shape))
     assert "\n" not in str(caught.value)
+
+
+def test_an_image_without_batch_axis_has_torchs_memory_layout() -> None:
+    x = torch.randn(6, 8, 3).permute(2, 0, 1)
+    assert Conv2d(3, 4, 3)(x).stride() == torch.nn.Conv2d(3, 4, 3)(x).stride()

@@ -385,3 +385,8 @@ def test_torchs_own_conversion_puts_its_layer_in_the_place_of_ours() -> None:
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(ours)
     assert type(converted) is nn.SyncBatchNorm
     assert converted.weight is ours.weight
+
+
+def test_group_norm_keeps_channels_last() -> None:
+    x = torch.randn(2, 4, 6, 8).to(memory_format=torch.channels_last)
+    assert layers.GroupNorm(2, 4)(x).stride() == nn.GroupNorm(2, 4)(x).stride() == x.stride()

@@ -378,7 +378,8 @@ def _pointwise_backward(
 
 def _format_of(x: Array, y: Array) -> Array:
     """``y`` in the memory format of ``x``: channels_last where ``x`` is, contiguous otherwise."""
-    if x.shape[1] > 1 and x.strides[1] == x.itemsize and x.strides[1] < x.strides[3]:
+    of_image, of_channel, of_row, of_pixel = x.strides
+    if x.shape[1] > 1 and x.itemsize == of_channel < of_pixel and of_row <= of_image:
         wide = _blocks.empty((y.shape[0], *y.shape[2:], y.shape[1]), like=y)
         wide[...] = y.transpose(0, 2, 3, 1)
         return wide.transpose(0, 3, 1, 2)

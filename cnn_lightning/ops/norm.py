@@ -269,10 +269,10 @@ def group_norm(
     _check_channels(x, weight=weight, bias=bias)
     n, c, length = x.shape[0], x.shape[1], prod(x.shape[2:])
     size = c // groups * length
-    y = _blocks.empty(x.shape, like=x)
+    y = _output(x)
     mean, var = (np.empty_like(x, shape=(n, groups, 1), dtype=np.float64) for _ in range(2))
     weight, bias = (None if array is None else array.astype(np.float64)[:, None] for array in (weight, bias))
-    x, to_y = x.reshape(n, c, length), y.reshape(n, c, length)
+    x, to_y = _samples(x), _samples(y)
 
     def block(part: slice) -> None:
         values = _wide("norm values", x[part])
@@ -305,9 +305,9 @@ def group_norm_backward(
     """Gradients of `group_norm` with respect to x, weight and bias."""
     n, c, length = x.shape[0], x.shape[1], prod(x.shape[2:])
     size = c // groups * length
-    grad_x = _blocks.empty(x.shape, like=x) if needs[0] else None
-    x, upstream = x.reshape(n, c, length), grad_y.reshape(n, c, length)
-    to_x = None if grad_x is None else grad_x.reshape(n, c, length)
+    grad_x = _output(x) if needs[0] else None
+    x, upstream = _samples(x), _samples(grad_y)
+    to_x = None if grad_x is None else _samples(grad_x)
     mean, scale = mean.astype(np.float64), None if weight is None else weight.astype(np.float64)[:, None]
 
     def block(part: slice) -> tuple[Array, Array]:
@@ -416,6 +416,14 @@ def _is_channels_last(x: Array) -> bool:
     if x.flags.c_contiguous and x.ndim > 2:
         return False
     return bool(np.moveaxis(x, 1, -1).flags.c_contiguous)
+
+
+def _samples(a: Array) -> Array:
+    """(N, C, ...) as (N, C, L), without copying where channels are last in memory, too."""
+    n, c, length = a.shape[0], a.shape[1], prod(a.shape[2:])
+    if length > 1 and _is_channels_last(a):
+        return np.moveaxis(a, 1, -1).reshape(n, length, c).swapaxes(1, 2)
+    return a.reshape(n, c, length)
 
 
 def _output(x: Array) -> Array:
