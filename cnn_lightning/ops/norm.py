@@ -445,8 +445,7 @@ def _channel_sums(a: Array) -> Array:
     """(n, c, L) to (c,)."""
     n, c, length = a.shape
     if length >= _LONG:
-        by_run: Array = _row_sums(a)[:, :, 0].sum(0)
-        return by_run
+        return _over_samples(_row_sums(a))
     columns = np.matmul(np.ones_like(a, shape=(n,)), a.reshape(n, c * length))
     result: Array = np.matmul(columns.reshape(c, length), np.ones_like(a, shape=(length,)))
     return result
@@ -455,11 +454,18 @@ def _channel_sums(a: Array) -> Array:
 def _channel_dots(a: Array, b: Array) -> Array:
     """(n, c, L) and the same to (c,), each channel's sum of products."""
     if a.shape[2] >= _LONG:
-        result: Array = _row_dots(a, b)[:, :, 0].sum(0)
-        return result
+        return _over_samples(_row_dots(a, b))
     product = _blocks.scratch("norm product", a.shape, like=a)
     np.multiply(a, b, out=product)
     return _channel_sums(product)
+
+
+def _over_samples(runs: Array) -> Array:
+    """(n, c, 1) to (c,). Each channel's runs side by side: NumPy would add a lone channel's up in another order."""
+    side_by_side = np.empty_like(runs, shape=(runs.shape[1], runs.shape[0]))
+    side_by_side[...] = runs[:, :, 0].T
+    result: Array = side_by_side.sum(1)
+    return result
 
 
 def _row_sums(a: Array) -> Array:
