@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cnn_lightning.layers.conv import Conv1d, Conv2d, ConvTranspose2d
 from cnn_lightning.layers.linear import Linear
-from cnn_lightning.ops import conv, conv_transpose, linear, padding
+from cnn_lightning.ops import _blocks, conv, conv_transpose, linear, padding
 from tests.duck import Duck
 from tests.test_layers import assert_equal, run
 
@@ -135,6 +135,23 @@ def test_frozen_parameters_get_no_gradient(layer: Any, frozen: tuple[str, ...], 
         y.sum().backward()
     for parameter in module.parameters():
         assert (parameter.grad is not None) is parameter.requires_grad
+
+
+@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (1, 2)])
+def test_few_images_and_a_large_kernel_give_each_gradient_a_thread(
+    monkeypatch: pytest.MonkeyPatch, stride: int, groups: int
+) -> None:
+    options = {"in_channels": 96, "out_channels": 128, "kernel_size": 3, "stride": stride, "padding": 1}
+    x = torch.randn(4, 96, 15, 15, dtype=torch.float64)
+    sizes, run_each = [], _blocks.run_each
+
+    def counted(functions: Any, parts: Any, **given: Any) -> Any:
+        sizes.append((len(functions), len(parts)))
+        return run_each(functions, parts, **given)
+
+    monkeypatch.setattr(_blocks, "run_each", counted)
+    agree(Conv2d, options | {"groups": groups}, x)
+    assert (2, 1) in sizes
 
 
 def test_the_first_convolution_never_computes_the_images_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

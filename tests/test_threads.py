@@ -36,6 +36,8 @@ def everything(n: int) -> list[np.ndarray]:
     x, w, b = (rng.standard_normal(shape, dtype=np.float32) for shape in ((70, 8, 30, 30), (16, 8, 3, 3), (16,)))
     y = conv.conv2d(x, w, b, padding=1)
     gradients = conv.conv2d_backward(y, x, w, padding=1)
+    few, large = rng.standard_normal((4, 64, 17, 17), dtype=np.float32), rng.standard_normal((64, 64, 3, 3), np.float32)
+    apart = conv.conv2d_backward(conv.conv2d(few, large, stride=2), few, large, stride=2)
     pooled, *kept = fused.conv_relu_pool(x, w, b, paddings=[1])
     more = fused.conv_relu_pool_backward(pooled, x, w, b, *kept, paddings=[1], needs=(True, True, True))
     # 67 channels: with an odd number the blocks of one thread and of several are cut at different channels
@@ -46,7 +48,7 @@ def everything(n: int) -> list[np.ndarray]:
     active = [activation.relu(images), activation.gelu(images), activation.gelu_backward(normal, images)]
     deep = conv.conv2d(images, kernels, padding=1, groups=67)
     deeper = conv.conv2d_backward(normal, images, kernels, padding=1, groups=67)
-    found = (y, *gradients, pooled, *more, normal, *statistics, *passed, *active, deep, *deeper)
+    found = (y, *gradients, *apart, pooled, *more, normal, *statistics, *passed, *active, deep, *deeper)
     return [array.copy() for array in found if array is not None]
 
 

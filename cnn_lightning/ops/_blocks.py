@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from typing import Any, TypeVar
 
@@ -112,17 +113,30 @@ def run(function: Callable[[slice], _T], parts: Sequence[slice], *, like: Array,
     Infinity and NaN go their way without NumPy's warnings, as in torch. Without ``spread`` the calling thread does it
     all: what takes less than half a millisecond is not worth waking another one for, which takes some 150 microseconds.
     """
-    global _pool
+    return run_each([function], parts, like=like, spread=spread)[0]
+
+
+def run_each(
+    functions: Sequence[Callable[[slice], Any]], parts: Sequence[slice], *, like: Array, spread: bool = True
+) -> list[list[Any]]:
+    """`run` for several functions that don't wait for each other: ``[[function(part) for part in parts], ...]``."""
     if type(like) is not np.ndarray:
-        return [function(part) for part in _for_device(parts)]
+        return [[function(part) for part in _for_device(parts)] for function in functions]
+    tasks = [partial(function, part) for part in parts for function in functions]
+    results = _over_threads(tasks, spread=spread)
+    return [results[first :: len(functions)] for first in range(len(functions))]
+
+
+def _over_threads(tasks: Sequence[Callable[[], Any]], *, spread: bool) -> list[Any]:
+    global _pool
     with one_blas_thread():
-        n = min(get_num_threads(), len(parts)) if spread else 1
+        n = min(get_num_threads(), len(tasks)) if spread else 1
         if n < 2 or getattr(_working, "here", False):
-            return [function(part) for part in parts]
+            return [task() for task in tasks]
         if _pool is None:
             _pool = ThreadPoolExecutor(get_num_threads() - 1, thread_name_prefix="cnn_lightning")
-        results: list[Any] = [None] * len(parts)
-        todo = iter(range(len(parts)))  # shared: whoever is done takes the next
+        results: list[Any] = [None] * len(tasks)
+        todo = iter(range(len(tasks)))  # shared: whoever is done takes the next
 
         def work() -> None:
             _working.here = True
@@ -130,7 +144,7 @@ def run(function: Callable[[slice], _T], parts: Sequence[slice], *, like: Array,
                 with np.errstate(all="ignore"):
                     np.setbufsize(_UFUNC_BUFFER)
                     for index in todo:
-                        results[index] = function(parts[index])
+                        results[index] = tasks[index]()
             finally:
                 _working.here = False
 

@@ -26,15 +26,6 @@ class Geometry(NamedTuple):
     oh: int
     ow: int
 
-    def windows(self) -> list[tuple[int, int, slice, slice]]:
-        """``(i, j, rows, columns)``: where kernel pixel (i, j) lies in the padded image for all outputs at once."""
-        (sh, sw), (dh, dw) = self.stride, self.dilation
-        return [
-            (i, j, slice(i * dh, i * dh + sh * self.oh, sh), slice(j * dw, j * dw + sw * self.ow, sw))
-            for i in range(self.kernel[0])
-            for j in range(self.kernel[1])
-        ]
-
 
 def integers(value: Pair | str, name: str, count: int) -> tuple[int, ...]:
     """An option as ``count`` integers, of which one may stand for all.

@@ -1,0 +1,129 @@
+"""The patches of images as the columns of a matrix, and the way back: each column added to the pixels it came from.
+
+Where a window moves by two, neighbouring patches take their pixels from every second place. So the padded image is
+dealt into ``stride x stride`` smaller ones, by the remainders of row and column: there these pixels are neighbours, and
+copying them is copying long runs. Measured for a kernel of 7x7 with stride 2 on 4 images (3, 64, 64): 0.74 ms from one
+image, 0.17 from four; the way back 1.36 and 0.30.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import product
+from typing import NamedTuple
+
+from cnn_lightning.ops import _blocks
+from cnn_lightning.ops._geometry import Geometry
+from cnn_lightning.ops._types import Array
+
+Index = tuple[slice, ...]
+
+
+def columns_of(x: Array, g: Geometry) -> Array:
+    """The patches of a block of images (n, C, H, W) as (groups, C / groups * kh * kw, H' * W' * n), in scratch."""
+    n, pixels = x.shape[0], x.transpose(1, 2, 3, 0)
+    columns = _blocks.scratch("conv columns", (g.c, *g.kernel, g.oh, g.ow, n), like=x)
+    for share in _shares(g):
+        image, part = _blocks.scratch("conv image", (*share.shape, n), like=x), columns[share.taps]
+        for outside in share.border:
+            image[outside] = 0
+        image[share.inside] = pixels[share.pixels]
+        of_channel, of_row, of_pixel, of_image = image.strides
+        of_tap, of_output = ((of_row * r, of_pixel * c) for r, c in (g.dilation, share.steps))
+        strides = of_channel, *of_tap, *of_output, of_image
+        _blocks.copy_windows(part, image, strides, taps=partial(_taps, image, part, share.windows))
+    return columns.reshape(g.groups, -1, g.oh * g.ow * n)
+
+
+def add_back(columns: Array, g: Geometry, out: Array) -> None:
+    """The adjoint of `columns_of`: the sum of each pixel's entries into ``out`` (n, C, H, W)."""
+    n, pixels = out.shape[0], out.transpose(1, 2, 3, 0)
+    columns = columns.reshape(g.c, *g.kernel, g.oh, g.ow, n)
+    for share in _shares(g):
+        image = _blocks.scratch("conv image", (*share.shape, n), like=columns)
+        image[...] = 0
+        for place, entries in _taps(image, columns[share.taps], share.windows):
+            place += entries
+        pixels[share.pixels] = image[share.inside]
+
+
+class _Share(NamedTuple):
+    """One of the images that a padded image is dealt into: the rows and columns of one pair of remainders."""
+
+    shape: tuple[int, int, int]
+    pixels: Index
+    """What it has of the image (C, H, W) ..."""
+    inside: Index
+    """... and where."""
+    border: tuple[Index, ...]
+    """Where it has padding."""
+    taps: Index
+    """The part of the columns (C, kh, kw, ...) that is taken from it."""
+    windows: tuple[Index, ...]
+    """Where each kernel pixel of that part lies, for all outputs."""
+    steps: tuple[int, int]
+    """How far these move from one output to the next."""
+
+
+def _taps(image: Array, part: Array, windows: Sequence[Index]) -> Iterator[tuple[Array, Array]]:
+    """The places of each kernel pixel in an image, and its part of the columns."""
+    for (i, j), window in zip(product(*map(range, part.shape[1:3])), windows, strict=True):
+        yield image[window], part[:, i, j]
+
+
+@lru_cache(1024)
+def _shares(g: Geometry) -> tuple[_Share, ...]:
+    axes = zip((g.h, g.w), g.pad, g.kernel, g.stride, g.dilation, (g.oh, g.ow), strict=True)
+    down, across = (_dealt(*axis) for axis in axes)
+    every = slice(None)
+    return tuple(
+        _Share(
+            (g.c, rows.length, cols.length),
+            (every, rows.pixels, cols.pixels),
+            (every, rows.inside, cols.inside),
+            (*((every, row) for row in rows.border), *((every, every, col) for col in cols.border)),
+            (every, rows.taps, cols.taps),
+            tuple((every, row, col) for row in rows.windows for col in cols.windows),
+            (rows.step, cols.step),
+        )
+        for rows in down
+        for cols in across
+    )
+
+
+class _Lines(NamedTuple):
+    """`_Share` along one axis."""
+
+    length: int
+    pixels: slice
+    inside: slice
+    border: list[slice]
+    taps: slice
+    windows: list[slice]
+    step: int
+
+
+def _dealt(size: int, pad: tuple[int, int], kernel: int, stride: int, dilation: int, outputs: int) -> list[_Lines]:
+    # One image where windows lie apart, as each pixel is then copied only once; and where the kernel has gaps, as the
+    # image then changes from one of its pixels to the next in another order.
+    count = stride if dilation == 1 and stride < kernel else 1
+    length, step = -(-(size + sum(pad)) // count), stride // count
+    lines = []
+    for remainder in range(count):
+        first = (remainder - pad[0]) % count
+        start = (first + pad[0]) // count
+        stop = start + len(range(first, size, count))
+        lines.append(
+            _Lines(
+                length,
+                slice(first, size, count),
+                slice(start, stop),
+                [part for part in (slice(0, start), slice(stop, length)) if part.start < part.stop],
+                slice(remainder, kernel, count),
+                [
+                    slice(i * dilation, i * dilation + step * outputs, step)
+                    for i in range(len(range(remainder, kernel, count)))
+                ],
+                step,
+            )
+        )
+    return lines
