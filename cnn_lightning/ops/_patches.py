@@ -22,6 +22,9 @@ def columns_of(x: Array, g: Geometry) -> Array:
     """The patches of a block of images (n, C, H, W) as (groups, C / groups * kh * kw, H' * W' * n), in scratch."""
     n, pixels = x.shape[0], x.transpose(1, 2, 3, 0)
     columns = _blocks.scratch("conv columns", (g.c, *g.kernel, g.oh, g.ow, n), like=x)
+    if _is_one_pixel(g):
+        columns[:, 0, 0] = pixels[_every(g.stride)]
+        return columns.reshape(g.groups, -1, g.oh * g.ow * n)
     for share in _shares(g):
         image, part = _blocks.scratch("conv image", (*share.shape, n), like=x), columns[share.taps]
         for outside in share.border:
@@ -38,12 +41,27 @@ def add_back(columns: Array, g: Geometry, out: Array) -> None:
     """The adjoint of `columns_of`: the sum of each pixel's entries into ``out`` (n, C, H, W)."""
     n, pixels = out.shape[0], out.transpose(1, 2, 3, 0)
     columns = columns.reshape(g.c, *g.kernel, g.oh, g.ow, n)
+    if _is_one_pixel(g):
+        if g.stride != (1, 1):
+            out[...] = 0
+        pixels[_every(g.stride)] = columns[:, 0, 0]
+        return
     for share in _shares(g):
         image = _blocks.scratch("conv image", (*share.shape, n), like=columns)
         image[...] = 0
         for place, entries in _taps(image, columns[share.taps], share.windows):
             place += entries
         pixels[share.pixels] = image[share.inside]
+
+
+def _is_one_pixel(g: Geometry) -> bool:
+    """Whether a patch is a pixel of the image, so that there is nothing to collect nor to add up."""
+    return g.kernel == (1, 1) and g.pad == ((0, 0), (0, 0))
+
+
+def _every(stride: tuple[int, int]) -> Index:
+    """The pixels (C, H, W) that patches of one pixel take."""
+    return slice(None), slice(None, None, stride[0]), slice(None, None, stride[1])
 
 
 class _Share(NamedTuple):
