@@ -18,7 +18,7 @@ from cnn_lightning.checkpoints import read_checkpoint
 from cnn_lightning.errors import UserError
 from cnn_lightning.model import build_net, total_loss
 from cnn_lightning.ops import _blocks
-from cnn_lightning.processes import from_all, sum_of_all
+from cnn_lightning.processes import from_all, leave_at_exit, sum_of_all
 from cnn_lightning.swap import SwapReport, swap_layers
 
 Layers = Literal["numpy", "torch"] | dict[str, str]
@@ -268,6 +268,7 @@ class Classifier(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take the names of the classes and the normalisation from the data; count from zero."""
+        leave_at_exit()
         for metric in (module for module in self.modules() if isinstance(module, Metric)):
             metric.reset()  # processes that were spawned share the memory of sums that are no parameters
         data = getattr(self.trainer, "datamodule", None)

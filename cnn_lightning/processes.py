@@ -1,5 +1,6 @@
 """What the processes of one run tell each other."""
 
+import atexit
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,20 @@ def sum_of_all(own: float | Tensor, device: torch.device) -> Callable[[], Tensor
         return total
 
     return result
+
+
+def leave_at_exit() -> None:
+    """Have the process group end before the interpreter does, whose end now and then aborts gloo's threads.
+
+    Lightning does so with NCCL only.
+    """
+    if _are_many():
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if _are_many():
+        torch.distributed.destroy_process_group()
 
 
 def nothing() -> Tensor:

@@ -1,6 +1,8 @@
 """Normalisation against torch: distances from the truth, random options, running statistics, several processes."""
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -340,6 +342,22 @@ def test_trainer_with_two_processes_ends_with_the_weights_of_one() -> None:
     assert type(both.net[1]) is layers.BatchNorm2d
     for a, b in zip(both.state_dict().values(), alone.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+LEAVING = """
+import atexit
+from torch import distributed
+atexit.register(lambda: print(distributed.is_initialized()))  # called last
+import torch
+from cnn_lightning.callbacks import SyncBatchNorm
+distributed.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+SyncBatchNorm().apply(torch.nn.Sequential())
+"""
+
+
+def test_a_process_leaves_its_group_before_the_interpreter_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_layers_are_changed_for_the_time_of_training_only() -> None:

@@ -6,6 +6,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnn_lightning.errors import UserError
 from cnn_lightning.layers import norm
+from cnn_lightning.processes import leave_at_exit
 
 OURS: dict[type[nn.Module], type[nn.Module]] = {
     norm.BatchNorm1d: norm.SyncBatchNorm1d,
@@ -37,6 +38,7 @@ class SyncBatchNorm(TorchSyncBatchNorm):
         Raises:
             UserError: A batch normalisation that neither torch's layer nor ours can stand for.
         """
+        leave_at_exit()
         gpus = distributed.is_initialized() and "nccl" in distributed.get_backend()
         for name, module in list(model.named_modules()):
             stand_in = OURS.get(type(module)) or (None if gpus else ON_THE_CPU.get(type(module)))

@@ -1,6 +1,5 @@
 """``cnn-lightning fit | validate | test | predict``: LightningCLI with our data, defaults and manners."""
 
-import atexit
 import contextlib
 import itertools
 import logging
@@ -17,13 +16,12 @@ from typing import Any, NoReturn, cast
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO, LayerSync
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
-from torch import distributed
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 import cnn_lightning.data.cifar10
@@ -122,16 +120,6 @@ class Quiet(Callback):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _quiet_too, ()
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Have the process group end before the interpreter does, whose end would abort gloo's threads."""
-        if distributed.is_initialized():
-            atexit.register(_leave)
-
-
-def _leave() -> None:
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def _quiet_too() -> Quiet:
