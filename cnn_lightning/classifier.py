@@ -27,7 +27,11 @@ STAGES = ("train", "val", "test")
 
 
 class MeanLoss(Metric):
-    """The mean over samples of a loss that is a mean over each batch; exact over processes too."""
+    """The mean over samples of a loss that is a mean over each batch.
+
+    Sums of float32 losses in float64 are as good as exact, so that their order, and with it the number of processes,
+    does not show in the float32 mean.
+    """
 
     full_state_update = False
     total: Tensor
@@ -35,17 +39,17 @@ class MeanLoss(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, n: int) -> None:
         """Take in the mean loss of ``n`` samples."""
-        self.total += loss.detach() * n
+        self.total += loss.detach().double() * n
         self.count += n
 
     def compute(self) -> Tensor:
         """The mean so far."""
-        return self.total / self.count
+        return (self.total / self.count).float()
 
 
 class Classifier(LightningModule):
@@ -136,19 +140,26 @@ class Classifier(LightningModule):
     def _step(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         """Loss and logits of a batch, which the stage's metrics have taken in."""
         images, labels = batch
-        outputs = self.net(images)
-        loss, logits = total_loss(self.net, self.loss, outputs, labels)
+        if len(labels) or stage == "train":
+            outputs = self.net(images)
+            loss, logits = total_loss(self.net, self.loss, outputs, labels)
+        else:
+            loss, logits = images.new_zeros(()), self._no_logits(images)
         mean, accuracy = self._metrics(stage)
         if len(labels):
             mean.update(loss, len(labels))
             accuracy.update(logits.detach(), labels)
-        else:
+        elif stage == "train":
             # A rank without a sample of the last batch: zero, with a graph of every head for the other ranks' sake.
             loss = sum((head.sum() for head in _heads(outputs)), logits.new_zeros(()))
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "batch_size": len(labels)}
         self.log(f"{stage}_loss", mean, **options)
         self.log(f"{stage}_acc", accuracy, **options)
         return {"loss": loss, "logits": logits.detach()}
+
+    def _no_logits(self, images: Tensor) -> Tensor:
+        """The logits of a process that has no picture of the last batches: not every network takes an empty batch."""
+        return images.new_zeros(0, self.hparams["num_classes"])
 
     def _metrics(self, stage: str) -> tuple[MeanLoss, MulticlassAccuracy]:
         return getattr(self, f"{stage}_loss"), getattr(self, f"{stage}_acc")
@@ -174,7 +185,8 @@ class Classifier(LightningModule):
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Any]:
         """For each picture its class, the class's name and the probability given to it."""
-        probabilities = self(batch[0]).softmax(1)
+        logits: Tensor = self(batch[0]) if len(batch[0]) else self._no_logits(batch[0])
+        probabilities = logits.softmax(1)
         confidence, classes = probabilities.max(1)
         names = [self.class_names[index] for index in classes.tolist()]
         return {"class": classes, "name": names, "confidence": confidence}

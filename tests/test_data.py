@@ -71,6 +71,21 @@ def test_ranks_share_each_global_batch_of_one_process(world_size: int, augment: 
             assert torch.equal(torch.cat([share[index] for share in shares]), expected[index])
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_without_a_seed_the_batches_are_those_of_one_process(world_size: int) -> None:
+    """Dealt whole, so that no answer depends on the number of processes; every process has as many, perhaps empty."""
+    dealt: list[list[int]] = []
+    for index, batch in enumerate(batches(seed=None)):
+        assert torch.equal(batch[1], torch.arange(5 * index, min(23, 5 * index + 5)))
+        dealt.append(batch[1].tolist())
+    for rank in range(world_size):
+        loader = batches(seed=None, rank=rank, world_size=world_size)
+        found = [labels.tolist() for _, labels in loader]
+        assert len(found) == len(loader) == -(-5 // world_size)
+        assert found == [indices.tolist() for indices in loader.indices()]
+        assert [batch for batch in found if batch] == dealt[rank::world_size]
+
+
 @pytest.mark.parametrize("stop", [0, 1, 4, 5])
 def test_goes_on_where_it_stood(stop: int) -> None:
     loader = batches(augment=True)
@@ -367,7 +382,7 @@ def test_links_that_lead_nowhere_or_round_are_left_out(tmp_path: Path) -> None:
 def test_predictions_name_every_file_whatever_it_is_called(tmp_path: Path) -> None:
     names = ["鳥.png", 'a comma, a "quote".png', "two\nlines.png", "no encoding \udcff.png"]
     predictions = Predictions()
-    predictions.rows = [("cat", 0.5)] * len(names)
+    predictions.rows = dict.fromkeys(range(len(names)), ("cat", 0.5))
     trainer = SimpleNamespace(
         log_dir=str(tmp_path), is_global_zero=True, datamodule=SimpleNamespace(predict_files=lambda: names)
     )

@@ -1,7 +1,7 @@
 """What ``test`` and ``predict`` leave in their folder: confusion matrix, predictions, the doubtful pictures."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cnn_lightning.classifier import Classifier
+from cnn_lightning.data.loader import Batches
+from cnn_lightning.errors import EverywhereError
+from cnn_lightning.processes import from_all
 
 DOUBTFUL = 25
 """Pictures in the grid of the most uncertain ones."""
@@ -44,11 +47,29 @@ class Confusion(Callback):
 
 
 class Predictions(Callback):
-    """``predictions.csv`` and a grid of the pictures that the network is least sure of."""
+    """``predictions.csv`` and a grid of the pictures that the network is least sure of.
+
+    Answers are kept by the index of their picture in the data set, which the loader tells: `Batches.indices`, or
+    Lightning's sampler of an ordinary ``DataLoader``. With one process a loader that tells nothing is counted through.
+
+    Raises:
+        EverywhereError: Several processes, and a loader that does not tell which pictures it hands out.
+    """
 
     def __init__(self) -> None:
-        self.rows: list[tuple[str, float]] = []
-        self.images: list[tuple[float, str, NDArray[np.float32]]] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self.rows: dict[int, tuple[str, float]] = {}
+        self.images: dict[int, NDArray[np.float32]] = {}
+        self._batches: Sequence[Sequence[int]] | None = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        self._forget()
+        loader = _loader(trainer)
+        if isinstance(loader, Batches):
+            self._batches = [batch.tolist() for batch in loader.indices()]
 
     def on_predict_batch_end(
         self,
@@ -60,30 +81,58 @@ class Predictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Note the answers, and keep the most doubtful pictures."""
+        loader = _loader(trainer)
+        # The list of Lightning's sampler for prediction is a new one with each iterator.
+        batches = self._batches or getattr(getattr(loader, "batch_sampler", None), "seen_batch_indices", None)
+        if batches:
+            indices = batches[batch_idx]
+        else:
+            if trainer.world_size > 1:
+                raise EverywhereError(
+                    "data: expected a predict loader that tells which pictures it hands out where there are several "
+                    "processes (a DataLoader over a map-style data set), got "
+                    f"{type(loader).__name__}; --trainer.devices 1 needs none"
+                )
+            indices = range(len(self.rows), len(self.rows) + len(outputs["name"]))
         confidences = outputs["confidence"].tolist()
-        for name, confidence, image in zip(outputs["name"], confidences, batch[0], strict=True):
-            self.rows.append((name, confidence))
-            self.images.append((confidence, f"{len(self.rows) - 1}: {name} {confidence:.0%}", image.cpu().numpy()))
-        self.images = sorted(self.images, key=lambda entry: entry[0])[:DOUBTFUL]
+        for index, name, confidence, image in zip(indices, outputs["name"], confidences, batch[0], strict=True):
+            self.rows[index] = (name, confidence)
+            self.images[index] = image.float().cpu().numpy()
+        self.images = {index: self.images[index] for index in _doubtful(self.rows, self.images)}
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both."""
+        everybodys = from_all((self.rows, self.images))
         log_dir = trainer.log_dir  # asks the first process, as above
         if not log_dir or not trainer.is_global_zero:
             return
+        rows = {index: row for each, _ in everybodys for index, row in each.items()}
+        images = {index: image for _, each in everybodys for index, image in each.items()}
         assert isinstance(pl_module, Classifier)
-        data: Any = getattr(trainer, "datamodule", None)
-        files: Sequence[Any] = data.predict_files() if data is not None else []
+        predict_files = getattr(getattr(trainer, "datamodule", None), "predict_files", list)
+        files: Sequence[Any] = predict_files()
         folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         # A file may be named in no encoding; the same bytes are then in the table.
         with (folder / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["file" if files else "index", "class", "confidence"])
-            for index, (name, confidence) in enumerate(self.rows):
+            for index, (name, confidence) in sorted(rows.items()):
                 writer.writerow([files[index] if files else index, name, f"{confidence:.6f}"])
-        draw_grid(self.images, (pl_module.mean, pl_module.std), folder / "uncertain.png")
+        entries = [("{}: {} {:.0%}".format(index, *rows[index]), images[index]) for index in _doubtful(rows, images)]
+        draw_grid(entries, (pl_module.mean, pl_module.std), folder / "uncertain.png")
         print(f"predictions: {folder / 'predictions.csv'}\nuncertain: {folder / 'uncertain.png'}")
+
+
+def _loader(trainer: Trainer) -> Any:
+    """The one loader that predict goes through, which a DataModule may give in a list."""
+    found = trainer.predict_dataloaders
+    return found[0] if isinstance(found, list | tuple) and len(found) == 1 else found
+
+
+def _doubtful(rows: Mapping[int, tuple[str, float]], among: Iterable[int]) -> list[int]:
+    """The pictures with the least confidence, the least first; of equal ones the first in the data set."""
+    return sorted(among, key=lambda index: (rows[index][1], index))[:DOUBTFUL]
 
 
 def write_confusion(counts: NDArray[np.int64], names: Sequence[str], folder: Path) -> None:
@@ -110,7 +159,7 @@ def write_confusion(counts: NDArray[np.int64], names: Sequence[str], folder: Pat
 
 
 def draw_grid(
-    entries: Sequence[tuple[float, str, NDArray[np.float32]]],
+    entries: Sequence[tuple[str, NDArray[np.float32]]],
     normalisation: tuple[Sequence[float], Sequence[float]],
     path: Path,
 ) -> None:
@@ -122,7 +171,7 @@ def draw_grid(
     mean, std = (np.array(values or [0.0])[:, None, None] for values in normalisation)
     for ax in axes:
         ax.axis("off")
-    for ax, (_, text, image) in zip(axes, entries, strict=False):
+    for ax, (text, image) in zip(axes, entries, strict=False):
         shown = (image * std + mean).clip(0, 1) if len(mean) == len(image) else image
         ax.imshow(shown.transpose(1, 2, 0).squeeze(), cmap="gray")
         ax.set_title(text, fontsize=8)

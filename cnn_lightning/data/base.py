@@ -13,7 +13,8 @@ from torch import Tensor
 from cnn_lightning.data.loader import Batches
 from cnn_lightning.data.pictures import PictureFiles, find_pictures, read_pictures
 from cnn_lightning.data.readers import ImageSet, Split
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import EverywhereError, UserError
+from cnn_lightning.processes import from_all
 
 
 class InMemory(LightningDataModule):
@@ -51,6 +52,7 @@ class InMemory(LightningDataModule):
             raise UserError(f"data.predict_dir: expected a folder of pictures, got {predict_dir!r}")
         self.num_workers = 0
         self._splits: dict[str, tuple[Tensor | PictureFiles, Tensor]] = {}
+        self._predict_files: list[Path] = []
 
     def read(self) -> ImageSet:
         """The whole set."""
@@ -84,13 +86,20 @@ class InMemory(LightningDataModule):
         return self._batches("test" if self.predict_dir is None else "predict")
 
     def predict_files(self) -> list[Path]:
-        """The files that ``predict`` is asked about; none where it is asked about the test split."""
-        if self.predict_dir is None:
-            return []
-        files = find_pictures(self.predict_dir)
-        if not files:
-            raise UserError(f"data.predict_dir: expected at least one picture in {str(self.predict_dir)!r}, found none")
-        return files
+        """The files that ``predict`` is asked about; none where it is asked about the test split.
+
+        The folder is listed once, by the first process: an index means the same file in every process and at the end.
+
+        Raises:
+            UserError: The folder holds no picture.
+        """
+        if self.predict_dir is not None and not self._predict_files:
+            self._predict_files = from_all(find_pictures(self.predict_dir))[0]
+            if not self._predict_files:
+                raise EverywhereError(
+                    f"data.predict_dir: expected at least one picture in {str(self.predict_dir)!r}, found none"
+                )
+        return self._predict_files
 
     def _batches(self, split: str, **options: Any) -> Batches:
         images, labels = self._splits[split]

@@ -1,8 +1,10 @@
 """Batches from memory: uint8 pictures, transformed a batch at a time, in an order that any process can name.
 
 Lightning needs no sampler of its own for it: each rank takes its slice of every global batch, nothing is padded and
-nothing is seen twice. The loader can say where it stands in an epoch (`Batches.state_dict`), which makes a run that
-was stopped in the middle of one go on with the very next batch.
+nothing is seen twice. Without a seed the batches are those of a single process, dealt whole: a picture's answer then has
+the same bits for any number of processes. The loader can say where it stands in an epoch (`Batches.state_dict`), which
+makes a run that was stopped in the middle of one go on with the very next batch, and which pictures a batch holds
+(`Batches.indices`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -104,21 +106,28 @@ class Batches:
         Epoch and place are looked up with the first batch, as Lightning makes the iterator before it says which epoch.
         """
         start, self._start = self._start, 0
-        n = len(self.labels)
-        order = np.arange(n) if self.seed is None else permutation(n, self.seed, self.epoch)
-        step = self.batch_size * self.world_size
-        shares = []
-        for first in range(0, n, step):
-            whole = order[first : first + step]
-            mine = whole[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
-            shares.append(mine if len(whole) == step else np.array_split(whole, self.world_size)[self.rank])
-        ahead: Iterable[tuple[Tensor, Tensor]] = map(self._batch, shares[start:])
+        batches = self.indices()[start:]
+        ahead: Iterable[tuple[Tensor, Tensor]] = map(self._batch, batches)
         if self.num_workers:
             # Workers make whole batches: the "samples" of this DataLoader are the indices of one batch each.
-            ahead = DataLoader(_Made(self, shares[start:]), batch_size=None, num_workers=self.num_workers)
+            ahead = DataLoader(_Made(self, batches), batch_size=None, num_workers=self.num_workers)
         for index, batch in enumerate(ahead, start + 1):
             self._handed_out = index
             yield batch
+
+    def indices(self) -> list[NDArray[np.int64]]:
+        """Which pictures each of this process's batches of the epoch holds."""
+        n = len(self.labels)
+        order = np.arange(n) if self.seed is None else permutation(n, self.seed, self.epoch)
+        step = self.batch_size * self.world_size
+        found = []
+        for first in range(0, n, step):
+            whole = order[first : first + step]
+            mine = whole[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+            if self.seed is not None and len(whole) < step:  # every process gets some of them to train on
+                mine = np.array_split(whole, self.world_size)[self.rank]
+            found.append(mine)
+        return found
 
     def _batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         if isinstance(self.images, PictureFiles):
