@@ -1,10 +1,10 @@
 """Batches from memory: uint8 pictures, transformed a batch at a time, in an order that any process can name.
 
 Lightning needs no sampler of its own for it: each rank takes its slice of every global batch, nothing is padded and
-nothing is seen twice. Without a seed the batches are those of a single process, dealt whole: a picture's answer then has
-the same bits for any number of processes. The loader can say where it stands in an epoch (`Batches.state_dict`), which
-makes a run that was stopped in the middle of one go on with the very next batch, and which pictures a batch holds
-(`Batches.indices`).
+nothing is seen twice. Without a seed the batches are those of a single process, dealt whole: a picture's answer then
+has the same bits for any number of processes. The loader can say where it stands in an epoch (`Batches.state_dict`),
+which makes a run that was stopped in the middle of one go on with the very next batch, and which pictures a batch
+holds (`Batches.indices`).
 """
 
 from collections.abc import Iterable, Iterator
