@@ -1,8 +1,6 @@
 """Checkpoint files: written whole, read without running what they hold, found in the newest run."""
 
-import contextlib
 import io
-import os
 import pickle
 import shlex
 import sys
@@ -11,9 +9,10 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 
 from cnn_lightning.errors import UserError
+from cnn_lightning.files import write_or_warn
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -37,32 +36,14 @@ class WholeFiles(TorchCheckpointIO):
     """Writes a checkpoint under another name and renames it when it is whole.
 
     A process killed in between leaves the checkpoint before, and so do a full disk and an unwritable folder; of those
-    it warns, and training goes on. ``unwritten`` tells which were never written since.
+    it warns, and training goes on.
     """
-
-    def __init__(self) -> None:
-        self.unwritten: dict[Path, str] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write ``path``."""
-        path = Path(path)
-        content = io.BytesIO()
+        content = io.BytesIO()  # torch.save to a full disk raises a RuntimeError without the reason
         torch.save(checkpoint, content)
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            self.unwritten.pop(path, None)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            kept = "; the checkpoint before stays" if path.is_file() else ""
-            self.unwritten[path] = error.strerror or str(error)
-            rank_zero_warn(f"{path}: not written: {self.unwritten[path]}{kept}")
+        write_or_warn(path, lambda place: place.write_bytes(content.getbuffer()))
 
 
 def newest(root: Path, data: str | None = None) -> Path:

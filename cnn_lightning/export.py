@@ -5,11 +5,8 @@ it gets its name.
 """
 
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -22,6 +19,7 @@ from torch import Tensor, nn
 
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.errors import UserError
+from cnn_lightning.outputs import expect_writable, written
 
 Format = Literal["onnx", "pt2"]
 
@@ -76,7 +74,7 @@ def export(
     """
     if kind == "onnx":
         _require_onnx()
-    _require_writable(path)
+    expect_writable("--output", path)
     model = model.float().eval()
     batches = _BATCHES if batch is None else (batch,)
     probes = _probes(model, batches)
@@ -128,16 +126,6 @@ def _require_onnx() -> None:
             f"--format onnx: expected the packages {', '.join(_ONNX_PACKAGES)}, {', '.join(missing)} not found; "
             "pip install 'cnn-lightning[onnx]'"
         )
-
-
-def _require_writable(path: Path) -> None:
-    if path.is_dir():
-        raise UserError(f"--output: expected a file, {path} is a folder")
-    try:
-        with tempfile.TemporaryFile(dir=path.resolve().parent):
-            pass
-    except OSError as error:
-        raise UserError(f"--output: can't write to {path}: {error.strerror or error}") from None
 
 
 # ---- the two formats
@@ -227,17 +215,6 @@ def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 def _write(path: Path, content: bytes, prove: Callable[[Path], float]) -> float:
     """Write under another name, prove that file, and give it its name."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        difference = prove(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"--output: can't write to {path}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    return difference
+    with written("--output", path) as temporary:
+        temporary.write_bytes(content)
+        return prove(temporary)

@@ -1,10 +1,15 @@
 """Files that are whole or not there: written under another name beside their place, then renamed."""
 
+import errno
 import os
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+unwritten: dict[Path, str] = {}
+"""Files of a training that `write_or_warn` could not write since, by their absolute paths, with the reason."""
 
 
 @contextmanager
@@ -16,12 +21,15 @@ def whole(path: str | Path) -> Iterator[Path]:
     the place of ``path`` is written to directly, and a link keeps pointing where it points.
 
     Raises:
-        OSError: What the writer raises, or the rename; the temporary file is removed first.
+        OSError: What the writer raises, or the rename; the temporary file is removed first. A file that is marked as
+            read-only is not replaced.
     """
     place = Path(path).resolve()
     if place.exists() and not place.is_file() and not place.is_dir():
         yield place
         return
+    if place.is_file() and not os.access(place, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
     temporary = place.with_name(f".{place.stem}.{os.getpid()}.tmp{place.suffix}")
     try:
         yield temporary
@@ -33,3 +41,25 @@ def whole(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def write_or_warn(path: str | Path, writer: Callable[[Path], object]) -> None:
+    """Write a `whole` file without which a training can go on: an error becomes a warning that names the file.
+
+    It is kept in `unwritten` until the same file is written: the command tells of it at its end.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        writer: Writes to the path that it is given.
+    """
+    place = Path(path)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with whole(place) as temporary:
+            writer(temporary)
+        unwritten.pop(place.resolve(), None)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        unwritten[place.resolve()] = reason
+        kept = "; the one before stays" if place.is_file() else ""
+        warnings.warn(f"{place}: not written: {reason}{kept}", stacklevel=2)

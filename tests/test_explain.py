@@ -304,7 +304,7 @@ MISTAKES = [
     (["--ckpt_path", "CKPT", "--label", "3"], "--label: expected it with --image"),
     (["--ckpt_path", "CKPT", "--data", "Digit"], "--data: expected one of"),
     (["--ckpt_path", "CKPT", "--output", "nowhere/page.html"], "--output: expected a file in a folder that exists"),
-    (["--ckpt_path", "CKPT", "--output", "/dev/full"], "--output: can't write /dev/full"),
+    (["--ckpt_path", "CKPT", "--output", "/dev/full"], "--output: can't write to /dev/full: No space left"),
 ]
 
 

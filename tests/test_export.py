@@ -151,8 +151,8 @@ MISTAKES = [
         ["--ckpt_path", "best.ckpt", "--output", "net.pt2"],
         "--output: expected a name that ends in .onnx",
     ),
-    (["--ckpt_path", "best.ckpt", "--output", "folder.onnx"], "--output: expected a file, folder.onnx is a folder"),
-    (["--ckpt_path", "best.ckpt", "--output", "no/net.onnx"], "--output: can't write to no/net.onnx: No such file"),
+    (["--ckpt_path", "best.ckpt", "--output", "folder.onnx"], "--output: expected a file, got the folder 'folder.o"),
+    (["--ckpt_path", "best.ckpt", "--output", "no/net.onnx"], "--output: expected a file in a folder that exists, "),
     (["--ckpt_path", "best.ckpt", "--formt", "onnx"], "formt"),
 ]
 

@@ -194,8 +194,8 @@ BAD = [
     (["--weights", "flipped.npz"], "--weights: expected an .npz file"),
     (["--weights", "other.npz"], "--weights: expected conv1.weight, conv1.bias"),
     (["--weights", "large.npz"], "--weights: expected floating (16, 1, 3, 3) for conv1.weight"),
-    (["--save", "weights.pt"], "--save: expected a file that ends in .npz"),
-    (["--save", "no/such/weights.npz"], "--save: expected a file that ends in .npz in a folder that exists"),
+    (["--save", "weights.pt"], "--save: expected a name that ends in .npz, got 'weights.pt'"),
+    (["--save", "no/such/weights.npz"], "--save: expected a file in a folder that exists, got"),
     (["--data", "mnist", "--root", "."], "expected a folder that holds MNIST/raw"),
     (["--device", "cuda"], "--device: expected"),
 ]

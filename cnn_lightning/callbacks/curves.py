@@ -1,5 +1,6 @@
 """Learning curves: loss and accuracy, of training and validation, as a picture in the run folder."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cnn_lightning.callbacks.folder import folder_to_write
 from cnn_lightning.callbacks.metrics import read_metrics
+from cnn_lightning.files import write_or_warn
 
 TRAIN, VAL = "#3b6fb6", "#c0504d"
 
@@ -17,10 +20,9 @@ class LearningCurves(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the whole run, what came before a resume included."""
-        folder = trainer.log_dir
-        if folder is None or not trainer.is_global_zero or not (Path(folder) / "metrics.csv").is_file():
-            return
-        draw_curves(Path(folder) / "metrics.csv", Path(folder) / "curves.png")
+        folder = folder_to_write(trainer)
+        if folder is not None and (folder / "metrics.csv").is_file():
+            draw_curves(folder / "metrics.csv", folder / "curves.png")
 
 
 def draw_curves(source: Path, target: Path) -> None:
@@ -40,7 +42,7 @@ def draw_curves(source: Path, target: Path) -> None:
         ax.margins(x=0.03)
     axes[0].set_ylim(bottom=0)
     axes[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value <= 1 else "")
-    figure.savefig(target, dpi=150)
+    write_or_warn(target, partial(figure.savefig, dpi=150))
 
 
 def _curve(ax: Any, points: list[tuple[int, float]], name: str, color: str, style: str) -> None:

@@ -1,14 +1,14 @@
 """``metrics.csv``: the numbers of a run, whole after every write and going on where a resumed run goes on."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities import rank_zero_warn
+
+from cnn_lightning.files import write_or_warn
 
 
 class RunLogger(CSVLogger):
@@ -54,17 +54,14 @@ class MetricsFile(ExperimentWriter):
     def write(self) -> None:
         """Replace the file by one with the rows."""
         names = sorted({name for row in self.rows for name in row})
-        path = Path(self.metrics_file_path)
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            with temporary.open("w", newline="") as file:
+
+        def table(path: Path) -> None:
+            with path.open("w", newline="") as file:
                 writer = csv.DictWriter(file, names)
                 writer.writeheader()
                 writer.writerows(self.rows)
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            rank_zero_warn(f"{path}: not written: {error.strerror or error}")
+
+        write_or_warn(self.metrics_file_path, table)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

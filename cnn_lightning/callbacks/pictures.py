@@ -3,9 +3,9 @@
 They are drawn with Pillow, in a few milliseconds, where a plotting library takes longer than a small network's epoch.
 """
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from cnn_lightning.callbacks.folder import folder_to_write
 from cnn_lightning.callbacks.snapshots import holds_all
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.explain import images
+from cnn_lightning.files import write_or_warn
 from cnn_lightning.processes import from_all
 
 WORST = 16
@@ -92,8 +93,8 @@ class Pictures(Callback):
             return
         assert isinstance(pl_module, Classifier)
         counts, facts, pictures = self._of_all(trainer, pl_module)
-        log_dir = trainer.log_dir  # asks the first process, so that every process has to come by here
-        if not trainer.is_global_zero or not log_dir:
+        folder = folder_to_write(trainer)
+        if folder is None:
             return
         names = pl_module.class_names
         found = {"confusion": confusion(counts.cpu().numpy().astype(np.int64), names)}
@@ -104,8 +105,8 @@ class Pictures(Callback):
             normalisation = pl_module.mean, pl_module.std
             found["mistakes"] = mistakes(facts.cpu(), pictures.cpu(), names, normalisation)
         for name, image in found.items():
-            _write(image, Path(log_dir) / "pictures" / f"{name}.png")
-            for writer in self._writers(trainer, Path(log_dir)):
+            write_or_warn(folder / "pictures" / f"{name}.png", partial(image.save, format="PNG", compress_level=1))
+            for writer in self._writers(trainer, folder):
                 axes = "HW" if image.mode == "L" else "HWC"
                 writer.add_image(name, np.asarray(image), trainer.current_epoch + 1, dataformats=axes)
 
@@ -151,16 +152,6 @@ class Pictures(Callback):
 def _draws(trainer: Trainer, pl_module: LightningModule) -> bool:
     fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
     return fitting and isinstance(pl_module, Classifier)
-
-
-def _write(image: Image.Image, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        image.save(temporary, "PNG", compress_level=1)
-        os.replace(temporary, path)
-    except OSError as error:
-        rank_zero_warn(f"{path}: not written: {error.strerror or error}")
 
 
 # ---- the pictures

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from cnn_lightning.callbacks.folder import folder_to_write
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.data.loader import Batches
 from cnn_lightning.errors import EverywhereError
+from cnn_lightning.files import write_or_warn
 from cnn_lightning.processes import from_all
 
 DOUBTFUL = 25
@@ -36,13 +39,12 @@ class Confusion(Callback):
         assert isinstance(pl_module, Classifier)
         counts = pl_module.confusion.compute().cpu().numpy()
         pl_module.confusion.reset()
-        log_dir = trainer.log_dir  # asks the first process, so that every process has to come by here
-        if trainer.is_global_zero and log_dir:
-            folder = Path(log_dir)
-            folder.mkdir(parents=True, exist_ok=True)
+        folder = folder_to_write(trainer)
+        if folder is not None:
             write_confusion(counts, pl_module.class_names, folder)
-            if self.loud:
-                Console().print(_accuracy_table(counts, pl_module.class_names))
+        if self.loud and trainer.is_global_zero:
+            Console().print(_accuracy_table(counts, pl_module.class_names))
+            if folder is not None:
                 print(f"confusion: {folder / 'confusion.png'}, {folder / 'confusion.csv'}")
 
 
@@ -103,22 +105,18 @@ class Predictions(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both."""
         everybodys = from_all((self.rows, self.images))
-        log_dir = trainer.log_dir  # asks the first process, as above
-        if not log_dir or not trainer.is_global_zero:
+        folder = folder_to_write(trainer)
+        if folder is None:
             return
         rows = {index: row for each, _ in everybodys for index, row in each.items()}
         images = {index: image for _, each in everybodys for index, image in each.items()}
         assert isinstance(pl_module, Classifier)
         predict_files = getattr(getattr(trainer, "datamodule", None), "predict_files", list)
         files: Sequence[Any] = predict_files()
-        folder = Path(log_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        # A file may be named in no encoding; the same bytes are then in the table.
-        with (folder / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(["file" if files else "index", "class", "confidence"])
-            for index, (name, confidence) in sorted(rows.items()):
-                writer.writerow([files[index] if files else index, name, f"{confidence:.6f}"])
+        table: list[Sequence[Any]] = [["file" if files else "index", "class", "confidence"]]
+        for index, (name, confidence) in sorted(rows.items()):
+            table.append([files[index] if files else index, name, f"{confidence:.6f}"])
+        _write(table, folder / "predictions.csv")
         entries = [("{}: {} {:.0%}".format(index, *rows[index]), images[index]) for index in _doubtful(rows, images)]
         draw_grid(entries, (pl_module.mean, pl_module.std), folder / "uncertain.png")
         print(f"predictions: {folder / 'predictions.csv'}\nuncertain: {folder / 'uncertain.png'}")
@@ -137,11 +135,8 @@ def _doubtful(rows: Mapping[int, tuple[str, float]], among: Iterable[int]) -> li
 
 def write_confusion(counts: NDArray[np.int64], names: Sequence[str], folder: Path) -> None:
     """The matrix as CSV and as a picture: rows are the true classes, columns the predicted ones."""
-    with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true \\ predicted", *names])
-        for name, row in zip(names, counts.tolist(), strict=True):
-            writer.writerow([name, *row])
+    rows = [[name, *row] for name, row in zip(names, counts.tolist(), strict=True)]
+    _write([["true \\ predicted", *names], *rows], folder / "confusion.csv")
     size = max(4.0, 0.5 * len(names) + 1.5)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     ax = figure.subplots()
@@ -155,7 +150,17 @@ def write_confusion(counts: NDArray[np.int64], names: Sequence[str], folder: Pat
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = "white" if share[row, column] > 0.5 else "black"
             ax.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
-    figure.savefig(folder / "confusion.png", dpi=150)
+    write_or_warn(folder / "confusion.png", partial(figure.savefig, dpi=150))
+
+
+def _write(rows: Sequence[Sequence[Any]], path: Path) -> None:
+    """As CSV; a file may be named in no encoding, and the same bytes are then in the table."""
+
+    def table(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            csv.writer(file).writerows(rows)
+
+    write_or_warn(path, table)
 
 
 def draw_grid(
@@ -175,7 +180,7 @@ def draw_grid(
         shown = (image * std + mean).clip(0, 1) if len(mean) == len(image) else image
         ax.imshow(shown.transpose(1, 2, 0).squeeze(), cmap="gray")
         ax.set_title(text, fontsize=8)
-    figure.savefig(path, dpi=130)
+    write_or_warn(path, partial(figure.savefig, dpi=130))
 
 
 def _accuracy_table(counts: NDArray[np.int64], names: Sequence[str]) -> Table:

@@ -1,14 +1,15 @@
 """The weights after each epoch, in small files of their own, so that one can see later how they came about."""
 
-import contextlib
-import os
+import io
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
+
+from cnn_lightning.callbacks.folder import folder_to_write
+from cnn_lightning.files import write_or_warn
 
 MOST = 16
 """Snapshots of a run; with more epochs than that every second, every fourth and so on is kept."""
@@ -38,26 +39,19 @@ class Snapshots(Callback):
         self._keep(trainer, pl_module, trainer.current_epoch + 1)
 
     def _keep(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
-        log_dir = trainer.log_dir  # asks the first process, so that every process has to come by here
+        run = folder_to_write(trainer)
         net = getattr(pl_module, "net", None)
-        if not log_dir or not trainer.is_global_zero or not isinstance(net, nn.Module) or not holds_all(trainer):
+        if run is None or not isinstance(net, nn.Module) or not holds_all(trainer):
             return
         weights = {f"net.{name}": value.detach().cpu() for name, value in net.state_dict().items()}
         if sum(value.nbytes for value in weights.values()) > self.megabytes * 1e6:
             return
-        folder = Path(log_dir) / "snapshots"
-        path = folder / f"epoch_{epoch:04}.pt"
-        temporary = path.with_name(f".{path.name}.tmp")
         progress = {"fit_loop": {"epoch_progress": {"current": {"processed": epoch}}}}  # where checkpoints have it
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.save({"state_dict": weights, "global_step": trainer.global_step, "loops": progress}, temporary)
-            os.replace(temporary, path)
-            _thin(folder, epoch)
-        except (OSError, RuntimeError) as error:  # torch.save raises the latter on a full disk
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            rank_zero_warn(f"{path}: not written: {' '.join(str(error).split())}")
+        content = io.BytesIO()  # torch.save to a full disk raises a RuntimeError without the reason
+        torch.save({"state_dict": weights, "global_step": trainer.global_step, "loops": progress}, content)
+        folder = run / "snapshots"
+        write_or_warn(folder / f"epoch_{epoch:04}.pt", lambda path: path.write_bytes(content.getbuffer()))
+        _thin(folder, epoch)
 
 
 def holds_all(trainer: Trainer) -> bool:

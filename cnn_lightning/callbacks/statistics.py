@@ -2,7 +2,6 @@
 
 import csv
 import math
-import os
 import statistics
 from collections import deque
 from collections.abc import Iterator
@@ -18,7 +17,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cnn_lightning.callbacks.folder import folder_to_write
 from cnn_lightning.callbacks.metrics import read_rows
+from cnn_lightning.files import write_or_warn
 from cnn_lightning.processes import from_all
 from cnn_lightning.swap import native_type
 
@@ -168,9 +169,9 @@ class Statistics(Callback):
                 rank_zero_warn(_obituary(name, each, trainer.current_epoch + 1))
         rows = list(self._rows(trainer.current_epoch + 1, seen))
         self._norms = {}
-        log_dir = trainer.log_dir  # asks the first process, so that every process has to come by here
-        if log_dir and trainer.is_global_zero:
-            _write(Path(log_dir) / "statistics.csv", rows)
+        folder = folder_to_write(trainer)
+        if folder is not None:
+            _write(folder / "statistics.csv", rows)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.log_metrics(
@@ -240,12 +241,11 @@ def _of_all(mine: dict[str, _Seen]) -> dict[str, _Seen]:
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     """Add the epoch's rows; those of an earlier try at the same epoch go."""
     kept = [row for row in read_rows(path) if int(row["epoch"]) < rows[0]["epoch"]] if rows else []
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+
+    def table(temporary: Path) -> None:
         with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["epoch", "layer", *NUMBERS])
             writer.writeheader()
             writer.writerows([*kept, *rows])
-        os.replace(temporary, path)
-    except OSError as error:
-        rank_zero_warn(f"{path}: not written: {error.strerror or error}")
+
+    write_or_warn(path, table)

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +27,7 @@ from cnn_lightning.benchmark import (
 from cnn_lightning.commands import parser as parsers
 from cnn_lightning.errors import UserError
 from cnn_lightning.machine import machine
+from cnn_lightning.outputs import PICTURES, expect_writable, written
 
 HELP = "measure step, layers, bridge and memory of every implementation on this machine"
 
@@ -64,9 +64,8 @@ def main(args: list[str]) -> int:
         )
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: expected a device of this machine, got cuda, which torch does not see here")
-    for path in filter(None, (options.json, options.png)):
-        if not Path(path).resolve().parent.is_dir():
-            raise UserError(f"--json, --png: expected a file in a folder that exists, got {path}")
+    expect_writable("--json", options.json)
+    expect_writable("--png", options.png, PICTURES)
     setting = Setting(
         net=options.model.net,
         batch_size=options.data.batch_size,
@@ -87,7 +86,8 @@ def main(args: list[str]) -> int:
     for table in _tables(setting, found):
         console.print(table)
     if options.json:
-        Path(options.json).write_text(json.dumps(_plain(setting, found), indent=1))
+        with written("--json", options.json) as temporary:
+            temporary.write_text(json.dumps(_plain(setting, found), indent=1))
         console.print(f"json: {options.json}")
     if options.png:
         _draw(setting, found["layers"], options.png)
@@ -216,4 +216,5 @@ def _draw(setting: Setting, rows: list[LayerRow], path: str) -> None:
     axes.set_title(f"{setting.net}, batch {setting.batch_size}: each layer alone\n{_machine(setting)}", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    with written("--png", path) as temporary:
+        figure.savefig(temporary, dpi=150)

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
@@ -14,6 +13,7 @@ from cnn_lightning.compare import PLAIN_TORCH, PROGRAMS, Measured, RunError, Set
 from cnn_lightning.errors import UserError
 from cnn_lightning.machine import machine
 from cnn_lightning.ops import _blocks
+from cnn_lightning.outputs import PICTURES, expect_writable, written
 
 HELP = "train four ways (plain or Lightning, NumPy or torch) and tabulate what each costs"
 
@@ -52,11 +52,13 @@ def main(args: list[str]) -> int:
     table = markdown(setting, found)
     print(table)
     if options.markdown:
-        Path(options.markdown).write_text(table + "\n", encoding="utf-8")
+        with written("--markdown", options.markdown) as temporary:
+            temporary.write_text(table + "\n", encoding="utf-8")
     if options.json:
         ways = {way: asdict(measured) for way, measured in found.items()}
         content = {"machine": machine(setting.threads), "setting": asdict(setting), "ways": ways}
-        Path(options.json).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        with written("--json", options.json) as temporary:
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     if options.png:
         _draw(setting, found, options.png)
     return 0
@@ -71,8 +73,7 @@ def _setting(options: Namespace) -> Setting:
             f"--lr, --seed: expected a rate above 0 and a seed from 0 to 2**32 - 1, got {options.lr} and {options.seed}"
         )
     for name in ("markdown", "json", "png"):
-        if options[name] and not Path(options[name]).resolve().parent.is_dir():
-            raise UserError(f"--{name}: expected a file in a folder that exists, got {options[name]}")
+        expect_writable(f"--{name}", options[name], PICTURES if name == "png" else ())
     return Setting(
         data=options.data.name.lower(),
         root=options.data.root,
@@ -142,4 +143,5 @@ def _draw(setting: Setting, found: dict[str, Measured], path: str) -> None:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     figure.supxlabel(f"{setting.data}, batches of {setting.batch_size}; {machine(setting.threads)}", fontsize=7)
-    figure.savefig(path, dpi=150)
+    with written("--png", path) as temporary:
+        figure.savefig(temporary, dpi=150)

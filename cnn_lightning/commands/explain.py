@@ -24,6 +24,7 @@ from cnn_lightning.data.pictures import read_picture
 from cnn_lightning.errors import UserError
 from cnn_lightning.explain import page, training
 from cnn_lightning.explain.record import record
+from cnn_lightning.outputs import expect_writable, written
 
 HELP = "one page that shows how a trained network sees a picture"
 
@@ -43,9 +44,7 @@ def _parser() -> ArgumentParser:
 def main(args: list[str]) -> int:
     """Write the page and say where it is."""
     options = _parser().parse_args(parsers.data_by_name(args))
-    output = Path(options.output)
-    if not output.resolve().parent.is_dir() or output.is_dir():
-        raise UserError(f"--output: expected a file in a folder that exists, got {options.output!r}")
+    expect_writable("--output", options.output)
     if options.image is not None and options.index is not None:
         raise UserError("--image, --index: expected one of the two, got both")
     if options.image is None and options.label is not None:
@@ -76,10 +75,8 @@ def main(args: list[str]) -> int:
     except RuntimeError as error:
         raise UserError(f"explain: {' '.join(str(error).split())[:300]}") from error
     text = page.render(subject, seen, shown, training.captions(model.net))
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--output: can't write {options.output}: {error.strerror or error}") from None
+    with written("--output", options.output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     predicted = int(seen.probabilities.argmax())
     share = float(seen.probabilities[predicted])
     print(f"prediction: {model.class_names[predicted]} ({share:.1%})" + _truth(known, predicted, label, model))

@@ -11,6 +11,7 @@ from cnn_lightning.commands import parser as parsers
 from cnn_lightning.commands.trainer import RUNS
 from cnn_lightning.errors import UserError
 from cnn_lightning.export import TOLERANCE, Format, Unequal, export
+from cnn_lightning.outputs import expect_writable
 
 HELP = "write a trained network as ONNX or as a torch.export program"
 
@@ -38,8 +39,7 @@ def main(args: list[str]) -> int:
     batch = _batch(str(options.batch))
     checkpoint = newest(RUNS) if options.ckpt_path == "last" else Path(options.ckpt_path)
     path = checkpoint.with_suffix(f".{kind}") if options.output is None else Path(options.output)
-    if path.suffix != f".{kind}":
-        raise UserError(f"--output: expected a name that ends in .{kind}, got {str(path)!r}")
+    expect_writable("--output", path, (f".{kind}",))
     model = from_checkpoint(checkpoint)
     try:
         found = export(model, path, kind, batch=batch, tolerance=options.tolerance)

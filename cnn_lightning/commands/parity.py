@@ -26,6 +26,7 @@ from cnn_lightning.commands import parser as parsers
 from cnn_lightning.commands.trainer import RUNS, named_configs
 from cnn_lightning.errors import UserError
 from cnn_lightning.model import build_net, least_image_size
+from cnn_lightning.outputs import PICTURES, expect_writable, written
 from cnn_lightning.parity import Batch, Parity, Row, compare
 
 HELP = "prove that two implementations of a network agree, layer by layer, or name the layer and pass that is wrong"
@@ -92,9 +93,8 @@ def main(args: list[str]) -> int:
         )
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: expected a device of this machine, got cuda, which torch does not see here")
-    for path in filter(None, (options.json, options.png)):
-        if not Path(path).resolve().parent.is_dir():
-            raise UserError(f"--json, --png: expected a file in a folder that exists, got {path}")
+    expect_writable("--json", options.json)
+    expect_writable("--png", options.png, PICTURES)
     console = Console()
     torch.manual_seed(options.seed)
     config = _config(options.config)
@@ -127,7 +127,8 @@ def main(args: list[str]) -> int:
     for line in _summary(found):
         console.print(line, highlight=False, soft_wrap=True)
     if options.json:
-        Path(options.json).write_text(json.dumps(_plain(subject, found), indent=1))
+        with written("--json", options.json) as temporary:
+            temporary.write_text(json.dumps(_plain(subject, found), indent=1))
         console.print(f"json: {options.json}", highlight=False, soft_wrap=True)
     if options.png:
         _draw(subject, found, options.png)
@@ -422,4 +423,5 @@ def _draw(subject: _Subject, found: Parity, path: str) -> None:
         f"{subject.name}, {found.dtype}, {found.steps} steps: " + ("equal" if found.ok else "different")
     )
     panels[1].set_xticks(range(len(names)), names, rotation=90, fontsize="x-small")
-    figure.savefig(path, dpi=100)
+    with written("--png", path) as temporary:
+        figure.savefig(temporary, dpi=100)

@@ -18,7 +18,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO, LayerSync
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
@@ -39,7 +39,9 @@ from cnn_lightning.callbacks.snapshots import Snapshots
 from cnn_lightning.callbacks.sync import SyncBatchNorm
 from cnn_lightning.checkpoints import WholeFiles, go_on, newest, read_checkpoint, shown
 from cnn_lightning.classifier import Classifier
+from cnn_lightning.commands.run_folder import SaveConfig, expect_written
 from cnn_lightning.errors import EverywhereError, Stopped, UserError
+from cnn_lightning.files import unwritten
 
 RUNS = Path("runs")
 CONFIG_FLAGS = ("--config", "-c")
@@ -191,6 +193,7 @@ class CLI(LightningCLI):
         self.best: ModelCheckpoint | None = None
         self._handlers: dict[int, Any] = {}
         self._signal = int(signal.SIGTERM)
+        unwritten.clear()
         try:
             super().__init__(
                 Classifier,
@@ -198,8 +201,7 @@ class CLI(LightningCLI):
                 args=args,
                 subclass_mode_data=True,
                 seed_everything_default=0,
-                save_config_callback=SaveConfigCallback,
-                save_config_kwargs={"overwrite": True},
+                save_config_callback=SaveConfig,
                 trainer_defaults={
                     "max_epochs": EPOCHS,
                     "devices": 1,
@@ -208,6 +210,7 @@ class CLI(LightningCLI):
                     "log_every_n_steps": 10,
                 },
             )
+            expect_written()
         except BaseException as error:
             if self.claimed is not None:
                 with contextlib.suppress(OSError):  # a folder with something in it stays
@@ -394,11 +397,6 @@ class CLI(LightningCLI):
         print(f"test_acc: {found[0]['test_acc']:.4f}")
         print(f"run: {folder}")
         print(f"again: {shlex.join(again)}", flush=True)
-        unwritten = getattr(trainer.strategy.checkpoint_io, "unwritten", {})
-        for path, reason in unwritten.items():
-            raise UserError(
-                f"{shown(path)}: not written: {reason}; the numbers above are right, but can't be gone on from"
-            )
 
     def _best(self) -> tuple[str | None, Any]:
         """The best checkpoint and its accuracy in validation; where there is none, the last epoch's."""

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from rich.progress import track
 
 from cnn_lightning.errors import UserError
+from cnn_lightning.outputs import expect_writable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,8 +43,7 @@ def parse(program: str, description: str | None, args: Sequence[str] | None = No
     parser.add_argument("--weights", type=Path, metavar="FILE", help="start from these weights (.npz)")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the trained weights there (.npz)")
     options = parser.parse_args(args)
-    if options.save is not None and (options.save.suffix != ".npz" or not options.save.parent.is_dir()):
-        raise UserError(f"--save: expected a file that ends in .npz in a folder that exists, got {options.save}")
+    expect_writable("--save", options.save, (".npz",))
     return options
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn_lightning.errors import UserError
+from cnn_lightning.outputs import written
 
 
 def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
@@ -24,7 +25,7 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array without a name")
             found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise UserError(f"--weights: expected an .npz file of weights, got {path}: {reason}") from error
     for name in [*shapes, *found]:
@@ -42,7 +43,5 @@ def save(path: Path, weights: Mapping[str, NDArray[Any]]) -> None:
     Raises:
         UserError: A place that can't be written to.
     """
-    try:
-        np.savez(path, **dict(weights))  # type: ignore[arg-type]
-    except OSError as error:
-        raise UserError(f"--save: can't write {path}: {error.strerror}") from error
+    with written("--save", path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **dict(weights))  # type: ignore[arg-type]
