@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
+from cnn_lightning.commands.messages import did_you_mean
 from cnn_lightning.errors import UserError
 
 TRAINER = {
@@ -45,7 +46,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
             print(f"cnn-lightning {version('cnn-lightning')}")
             return 0
-        raise UserError(f"command: expected one of {', '.join([*TRAINER, *COMMANDS])}, got {command!r}")
+        known = [*TRAINER, *COMMANDS]
+        raise UserError(f"command: expected one of {', '.join(known)}, got {command!r}{did_you_mean(command, known)}")
     except UserError as error:
         # One line also where a file's name has several.
         print(f"cnn-lightning: error: {error}".replace("\n", "\\n"), file=sys.stderr)

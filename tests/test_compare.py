@@ -143,7 +143,7 @@ def test_markdown_json_and_png(known: list[Setting], tmp_path: Path, monkeypatch
         (["--threads", "0"], "--threads: expected at least 1"),
         (["--lr", "0"], "--lr, --seed: expected a rate above 0"),
         (["--json", "no/such/c.json"], "--json: expected a file in a folder that exists"),
-        (["--data", "CIFAR10"], "data.name"),
+        (["--data", "CIFAR10"], "--data: expected Digits or MNIST, got 'CIFAR10'"),
         (["--bogus"], "bogus"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -19,6 +19,7 @@ from cnn_lightning import data
 from cnn_lightning.checkpoints import newest, read_checkpoint
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.commands import parser as parsers
+from cnn_lightning.commands.messages import did_you_mean
 from cnn_lightning.commands.trainer import RUNS
 from cnn_lightning.data.pictures import read_picture
 from cnn_lightning.errors import UserError
@@ -183,7 +184,9 @@ def _data(options: Namespace, path: Path) -> tuple[Any, str]:
     name = full.rpartition(".")[2]
     kind = getattr(data, name, None) if name in data.__all__ else _imported(full)
     if kind is None:
-        raise UserError(f"--data: expected one of {', '.join(data.__all__)}, got {full!r}")
+        raise UserError(
+            f"--data: expected one of {', '.join(data.__all__)}, got {full!r}{did_you_mean(name, data.__all__)}"
+        )
     try:
         module = kind(**given)
         module.prepare_data()

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 from cnn_lightning.checkpoints import newest
 from cnn_lightning.classifier import from_checkpoint
 from cnn_lightning.commands import parser as parsers
+from cnn_lightning.commands.messages import did_you_mean
 from cnn_lightning.commands.trainer import RUNS
 from cnn_lightning.errors import UserError
 from cnn_lightning.export import TOLERANCE, Format, Unequal, export
@@ -34,7 +35,9 @@ def main(args: list[str]) -> int:
     """Export, prove, say where; 1 where the proof failed."""
     options = _parser().parse_args(args)
     if options.format not in get_args(Format):
-        raise UserError(f"--format: expected one of {', '.join(get_args(Format))}, got {options.format!r}")
+        known = get_args(Format)
+        meant = did_you_mean(options.format, known)
+        raise UserError(f"--format: expected one of {', '.join(known)}, got {options.format!r}{meant}")
     kind = cast(Format, options.format)
     batch = _batch(str(options.batch))
     checkpoint = newest(RUNS) if options.ckpt_path == "last" else Path(options.ckpt_path)

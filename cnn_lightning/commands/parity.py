@@ -23,6 +23,7 @@ from cnn_lightning import data
 from cnn_lightning.checkpoints import newest
 from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.commands import parser as parsers
+from cnn_lightning.commands.messages import did_you_mean
 from cnn_lightning.commands.trainer import RUNS, named_configs
 from cnn_lightning.errors import UserError
 from cnn_lightning.model import build_net, least_image_size
@@ -214,7 +215,9 @@ def _data(options: Namespace, stated: Any) -> tuple[Any, dict[str, int], str]:
         return None, {}, "random pictures"
     name = str(name).rpartition(".")[2]
     if name not in data.__all__:
-        raise UserError(f"--data: expected one of {', '.join(data.__all__)}, got {name}")
+        raise UserError(
+            f"--data: expected one of {', '.join(data.__all__)}, got {name!r}{did_you_mean(name, data.__all__)}"
+        )
     kind = getattr(data, name)
     given |= {"batch_size": options.data.batch_size, "seed": options.seed}
     if options.data.root is not None:

@@ -1,18 +1,20 @@
 """The parser every subcommand of our own starts from."""
 
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from cnn_lightning.errors import UserError
+from cnn_lightning.commands.messages import OneLine, Slip
 
 
-class OneLineParser(ArgumentParser):
+class OneLineParser(OneLine, ArgumentParser):
     """An ArgumentParser whose errors are one line, raised as `UserError`."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the first sentence of what is wrong."""
-        raise UserError(" ".join(message.split()))
+    def slip(self, message: str, ex: Exception | None) -> Slip | None:
+        """What is wrong; ``--data NAME`` is an option ``data.name`` here."""
+        found = super().slip(message, ex)
+        return replace(found, key="data") if found is not None and found.key == "data.name" else found
 
 
 def make(command: str, doc: str | None) -> ArgumentParser:

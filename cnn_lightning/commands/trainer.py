@@ -10,16 +10,20 @@ import signal
 import sys
 import warnings
 from importlib.resources import files
+from inspect import signature
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO, LayerSync
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy, StrategyRegistry
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
@@ -28,6 +32,7 @@ import cnn_lightning.data.cifar10
 import cnn_lightning.data.digits
 import cnn_lightning.data.image_folder
 import cnn_lightning.data.mnist  # noqa: F401 -- jsonargparse finds a data set by its short name once it is imported
+from cnn_lightning import data
 from cnn_lightning.callbacks.curves import LearningCurves
 from cnn_lightning.callbacks.metrics import RunLogger
 from cnn_lightning.callbacks.pictures import Pictures
@@ -39,6 +44,7 @@ from cnn_lightning.callbacks.snapshots import Snapshots
 from cnn_lightning.callbacks.sync import SyncBatchNorm
 from cnn_lightning.checkpoints import WholeFiles, go_on, newest, read_checkpoint, shown
 from cnn_lightning.classifier import Classifier
+from cnn_lightning.commands.messages import OneLine, check_name, checked, did_you_mean, made, original, readable
 from cnn_lightning.commands.run_folder import SaveConfig, expect_written
 from cnn_lightning.errors import EverywhereError, Stopped, UserError
 from cnn_lightning.files import unwritten
@@ -87,8 +93,11 @@ def main(args: list[str]) -> int:
         if _rank() == 0:
             raise
         return 2
-    except UserError:
-        raise
+    except UserError as error:
+        _, text = original(error)
+        if text == str(error):
+            raise
+        raise UserError(text) from error  # of a process that loads data
     except Stopped as stop:
         if _rank() == 0:
             print(f"cnn-lightning: {stop}", file=sys.stderr)
@@ -102,7 +111,7 @@ def main(args: list[str]) -> int:
     except (ValueError, TypeError, RuntimeError, OSError, IndexError, NotImplementedError) as error:
         if os.environ.get("CNN_LIGHTNING_TRACEBACK"):
             raise
-        raise UserError(_one_line(error)) from error
+        raise UserError(readable(error)) from error
     return 0
 
 
@@ -153,34 +162,19 @@ def _config(name: str) -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     known = sorted({path.stem for folder in ("configs", "../configs") for path in (package / folder).glob("*.yaml")})
-    raise UserError(f"config: expected a file or one of {', '.join(known)}, got {name!r}")
+    raise UserError(f"config: expected a file or one of {', '.join(known)}, got {name!r}{did_you_mean(name, known)}")
 
 
-class Parser(LightningArgumentParser):
+class Parser(OneLine, LightningArgumentParser):
     """LightningCLI's parser, with errors of one line."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong as `UserError`; `CLI.parse_arguments` shortens it."""
-        raise UserError(" ".join(str(message).split()))
+    dashes = ""
 
-
-EXPECTED = {
-    "model.layers": "numpy, torch, or a mapping of patterns of layer names to either",
-    "data": "Digits, MNIST, FashionMNIST, CIFAR10, ImageFolder or the import path of a LightningDataModule",
-}
-
-
-def _explained(message: str, args: list[str]) -> str:
-    """One line of the parser's message, which can fill a screen."""
-    found = re.match(r'Parser key "([\w.]+)":', message)
-    if found is None:
-        return message[:300]
-    key = found[1]
-    subtypes = re.search(r"Subtypes: \[(.*?)\](?: Errors| Given|$)", message)
-    expected = EXPECTED.get(key) or (subtypes[1] if subtypes else message[found.end() :].strip())
-    expected = re.sub(r"<class '(?:NoneType)'>", "null", re.sub(r"<class '(int|float|bool|str)'>", r"\1", expected))
-    given = _flag(args, f"--{key}")
-    return f"{key}: expected {expected[:200]}" + (f", got {given!r}" if given is not None else "")
+    def options(self) -> list[str]:
+        """Those of the data sets, too, which depend on the set that is chosen."""
+        names = super().options()
+        kinds = [getattr(data, name) for name in data.__all__] if "data" in names else []
+        return [*names, *(f"data.{name}" for name in dict.fromkeys(n for k in kinds for n in signature(k).parameters))]
 
 
 class CLI(LightningCLI):
@@ -258,10 +252,7 @@ class CLI(LightningCLI):
                 if key not in FROM_DATA and not key.startswith("_") and key != "weights"
             }
             self._subcommand_parsers[args[0]].set_defaults(defaults)
-        try:
-            super().parse_arguments(parser, args)
-        except UserError as error:
-            raise UserError(_explained(str(error), args)) from error
+        super().parse_arguments(parser, args)
         if self.checkpoint is not None:
             model = self.config[self.config.subcommand].model
             fixed = OF_THE_NETWORK if args[0] != "fit" else (*OF_THE_NETWORK, "optimizer", "freeze")
@@ -317,7 +308,12 @@ class CLI(LightningCLI):
         self.trainer_defaults["callbacks"] = callbacks
         if self.resumed is not None:
             self.config[self.subcommand].ckpt_path = None  # in config.yaml, which describes the run from its start
-        return super().instantiate_trainer(**options)
+        try:
+            return super().instantiate_trainer(**options)
+        except (UserError, MisconfigurationException):
+            raise
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"trainer: {readable(error)}") from error
 
     def _logger(self, root: Path) -> RunLogger:
         if self.resumed is not None:
@@ -339,6 +335,17 @@ class CLI(LightningCLI):
                 self.claimed = root / name / f"version_{number}"
                 return RunLogger(root, name, number)
         raise AssertionError
+
+    def before_instantiate_classes(self) -> None:
+        """Have errors of the classes name the options that took them."""
+        config = self.config[self.config.subcommand]
+        self.parser.add_instantiator(made(config), object)
+        for key, names, base in (
+            ("strategy", ["auto", *StrategyRegistry.available_strategies()], Strategy),
+            ("accelerator", ["auto", "gpu", *AcceleratorRegistry.available_accelerators()], Accelerator),
+            ("profiler", ["simple", "advanced", "pytorch", "xla"], Profiler),
+        ):
+            check_name(f"trainer.{key}", config.trainer.get(key), names, base)
 
     # ---- around Lightning's own
 
@@ -366,17 +373,14 @@ class CLI(LightningCLI):
 
     def _told(self, error: BaseException) -> Exception | None:
         """What stands behind an error of another process, or of the connection to one that is gone."""
-        kind, text = type(error).__name__, str(error)
-        if isinstance(error, ProcessRaisedException):
-            *_, (kind, text) = re.findall(r"^([\w.]+)(?:: (.*))?\Z", text.strip(), re.MULTILINE) or [(kind, text)]
-            kind = kind.rpartition(".")[2]
+        kind, text = original(error)
         if kind == "Stopped" and not isinstance(error, Stopped):
             return Stopped(self._signal, text)
         if isinstance(error, ProcessExitedException) or (kind in LOST_KINDS and LOST.search(text)):
             then = f"; {go_on(Path(str(self.best.dirpath)).parent)}" if self.best is not None else ""
             reason = _one_line(re.sub(r"\[[^\]]*/[^\]]*\]", "", text))  # gloo's own source file
             return UserError(f"another process of this run is gone ({reason[:160]}){then}")
-        return UserError(_one_line(text)) if isinstance(error, ProcessRaisedException) else None
+        return UserError(readable(error)) if isinstance(error, ProcessRaisedException) else None
 
     def after_fit(self) -> None:
         """Test the best checkpoint and say, in four lines, what came out and how to see it again."""
@@ -448,12 +452,10 @@ def _configs(args: list[str]) -> list[dict[str, Any]]:
     found = []
     for path in (value for flag in CONFIG_FLAGS for value in _flags(args, flag)):
         try:
-            config = yaml.safe_load(Path(path).read_text()) or {}
+            config = yaml.safe_load(Path(path).read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"config: expected YAML in {path}: {_one_line(error)}") from None
-        if not isinstance(config, dict):
-            raise UserError(f"config: expected a mapping in {path}, got a {type(config).__name__}")
-        found.append(config)
+        found.append(checked(config, path))
     return found
 
 
