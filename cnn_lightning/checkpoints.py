@@ -2,34 +2,86 @@
 
 import io
 import pickle
+import re
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
+from packaging.version import InvalidVersion, Version
 
+from cnn_lightning import digest, filetypes
 from cnn_lightning.errors import UserError
 from cnn_lightning.files import write_or_warn
 
+FOR_TRAINER = {"pytorch-lightning_version": str}
+"""What Lightning wants of a checkpoint besides its weights and hyper-parameters, to test it."""
+FOR_FIT = {
+    **FOR_TRAINER,
+    "global_step": int,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+}
+"""And to go on with it."""
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of `Classifier`, with plain values and tensors only (``weights_only``).
+
+class Unreadable(ValueError):
+    """A file holds no checkpoint; the text, which follows the file's name, says what it is."""
+
+
+def read_checkpoint(path: str | Path, needed: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """A checkpoint of `Classifier`, with plain values and tensors only (``weights_only``), every byte of it checked.
+
+    What its hyper-parameters may be is `classifier.hyper_parameters`'s business.
+
+    Args:
+        path: The file.
+        needed: What it must hold besides weights, and of which type, such as `FOR_FIT`.
 
     Raises:
         UserError: No such file, a damaged one, one that holds code (which is not run), or one of another program.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"ckpt_path: expected a checkpoint, found none at {str(path)!r}")
-    fault, found = _load(path)
-    if fault:
-        raise UserError(f"ckpt_path: {path} {fault}{_newest_good(path)}")
-    if not isinstance(found, dict) or "state_dict" not in found or "net" not in found.get("hyper_parameters", {}):
-        raise UserError(f"ckpt_path: {path} is no checkpoint of cnn-lightning")
-    return found
+    try:
+        return _checkpoint(path, needed or {})
+    except Unreadable as error:
+        raise UserError(f"ckpt_path: {path} {error}{_newest_good(path, needed or {})}") from None
+
+
+def load(path: Path) -> Any:
+    """What `torch.save` wrote to a file: plain values and tensors, every byte of it checked first.
+
+    Raises:
+        Unreadable: Anything else.
+    """
+    if path.is_dir():
+        raise Unreadable("is a folder, no checkpoint")
+    if not path.is_file():
+        raise Unreadable("is no file")
+    try:
+        with path.open("rb") as file:
+            _check(file)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Unreadable:
+        raise
+    except OSError as error:
+        raise Unreadable(f"can't be read: {error.strerror or error}") from None
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)|REDUCE call on (\S+)|got <class '(\S+)'>", str(error))
+        name = next(filter(None, found.groups()), "") if found else ""
+        told = f" ({name[:80]})" if name else ""
+        raise Unreadable(f"holds code besides weights{told}; it was refused and not run") from None
+    except Exception as error:
+        # A pickle that torch.save did not write fails in as many ways as there are instructions in it.
+        raise Unreadable(f"can't be read ({' '.join(str(error).split())[:80]})") from None
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -43,7 +95,14 @@ class WholeFiles(TorchCheckpointIO):
         """Write ``path``."""
         content = io.BytesIO()  # torch.save to a full disk raises a RuntimeError without the reason
         torch.save(checkpoint, content)
+        digest.seal(content)
         write_or_warn(path, lambda place: place.write_bytes(content.getbuffer()))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read ``path`` as `read_checkpoint` does, to the CPU."""
+        return read_checkpoint(path, FOR_TRAINER)
 
 
 def newest(root: Path, data: str | None = None) -> Path:
@@ -59,10 +118,12 @@ def newest(root: Path, data: str | None = None) -> Path:
     for folder in sorted(root.glob(f"{data or '*'}/*/checkpoints"), key=_age, reverse=True):
         for path in (folder / "last.ckpt", folder / "best.ckpt"):
             if path.is_file():
-                fault, _ = _load(path)
-                if not fault:
+                try:
+                    _checkpoint(path, {})
+                except Unreadable as error:
+                    tell(f"{path} {error}; passed over")
+                else:
                     return path
-                _tell(f"{path} {fault}; passed over")
     where = str(root / data) if data else str(root)
     raise UserError(f"ckpt_path: expected a run to go on with in {where!r}, found no readable checkpoint")
 
@@ -82,7 +143,8 @@ def shown(path: str | Path) -> str:
 
 
 @rank_zero_only
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
+    """A line to the user, of the first process alone."""
     print(f"cnn-lightning: {text}", file=sys.stderr)
 
 
@@ -91,21 +153,87 @@ def _age(folder: Path) -> float:
     return max((path.stat().st_mtime for path in folder.glob("*.ckpt")), default=0.0)
 
 
-def _load(path: Path) -> tuple[str, Any]:
-    """What is wrong with a checkpoint, or nothing and its content."""
+def _check(file: IO[bytes]) -> None:
+    """Raise `Unreadable` unless this is an archive of torch's and whole."""
     try:
-        return "", torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        text = str(error)
-        if "Unsupported" in text or "GLOBAL" in text or "allowed" in text:
-            return "holds code besides weights; it was refused and not run", None
-        return "is damaged", None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        return f"is damaged ({' '.join(str(error).split())[:80]})", None
+        names = digest.check(file)
+    except digest.Foreign as error:
+        raise Unreadable(f"is no checkpoint but {error}") from None
+    except digest.Damaged as error:
+        raise Unreadable(f"is damaged ({error})") from None
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise Unreadable(f"is no checkpoint but {filetypes.of_archive(names)}")
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise Unreadable("is no checkpoint but a program written by torch.jit; it was not run")
 
 
-def _newest_good(path: Path) -> str:
-    others = [other for other in path.parent.glob("*.ckpt") if other != path and not _load(other)[0]]
-    if not others:
-        return ""
-    return f"; {max(others, key=lambda other: other.stat().st_mtime)} is whole"
+def _checkpoint(path: Path, needed: Mapping[str, type]) -> dict[str, Any]:
+    """The file's content where that has the shape of a checkpoint of ours.
+
+    Raises:
+        Unreadable: Anything else.
+    """
+    found = load(path)
+    if isinstance(found, dict) and found and all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise Unreadable("holds weights alone (a state_dict), no checkpoint of cnn-lightning")
+    if not isinstance(found, dict) or "net" not in _part(found, "hyper_parameters"):
+        raise Unreadable("is no checkpoint of cnn-lightning")
+    weights = found.get("state_dict")
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
+    ):
+        raise Unreadable("is no checkpoint of cnn-lightning: expected state_dict to hold tensors by name")
+    missing = [name for name in needed if name not in found]
+    if "optimizer_states" in missing:
+        raise Unreadable(
+            f"holds weights without the state of their training ({', '.join(missing)}); fit can't go on from it, "
+            "test, predict and export can use it"
+        )
+    if missing:
+        raise Unreadable(f"lacks {', '.join(missing)}")
+    for name, kind in needed.items():
+        if not isinstance(found[name], kind):
+            raise Unreadable(f"is no sound checkpoint: expected {name} to be a {kind.__name__}")
+    if "pytorch-lightning_version" in needed and not _is_version(found["pytorch-lightning_version"]):
+        raise Unreadable("is no sound checkpoint: expected pytorch-lightning_version to be 2.0 or later")
+    if "data" in found:
+        _check_data(_part(found, "data"))
+    return found
+
+
+def _is_version(text: str) -> bool:
+    """Whether this is a version of Lightning; from before 2.0 it would rewrite a checkpoint while it reads it."""
+    try:
+        return Version(text) >= Version("2.0")
+    except InvalidVersion:
+        return False
+
+
+def _part(found: dict[str, Any], name: str) -> dict[str, Any]:
+    part = found.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _check_data(data: dict[str, Any]) -> None:
+    """What a network knows of its pictures: used by every command."""
+    for name, kinds, words in (
+        ("class_names", str, "names"),
+        ("mean", int | float, "numbers"),
+        ("std", int | float, "numbers"),
+    ):
+        values = data.get(name)
+        if not isinstance(values, list | tuple) or not all(isinstance(value, kinds) for value in values):
+            raise Unreadable(f"is no sound checkpoint: expected data.{name} to be {words}")
+
+
+def _newest_good(path: Path, needed: Mapping[str, type]) -> str:
+    folder = path if path.is_dir() else path.parent
+    found = [*folder.glob("*.ckpt"), *folder.glob("checkpoints/*.ckpt")]
+    others = [other for other in found if other != path and other.is_file()]
+    for other in sorted(others, key=lambda other: other.stat().st_mtime, reverse=True):
+        try:
+            _checkpoint(other, needed)
+        except Unreadable:
+            continue
+        return f"; {other} is whole"
+    return ""

@@ -1,9 +1,13 @@
 """The LightningModule: any network, any implementation of its layers, one training step."""
 
+import inspect
+import re
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from types import UnionType
+from typing import Any, Literal, Self, cast, get_args, get_origin, get_type_hints
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -14,7 +18,7 @@ from torchmetrics import ConfusionMatrix, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnn_lightning.callbacks.nonfinite import StopAtNonFinite
-from cnn_lightning.checkpoints import read_checkpoint
+from cnn_lightning.checkpoints import FOR_TRAINER, read_checkpoint
 from cnn_lightning.errors import UserError
 from cnn_lightning.model import build_net, total_loss
 from cnn_lightning.ops import _blocks
@@ -24,6 +28,8 @@ from cnn_lightning.swap import SwapReport, swap_layers
 Layers = Literal["numpy", "torch"] | dict[str, str]
 Batch = tuple[Tensor, Tensor]
 STAGES = ("train", "val", "test")
+NOT_KEPT = ("layers", "threads", "compile")
+"""Options of `Classifier` that say how a network runs, not what it is: no checkpoint holds them or may choose them."""
 
 
 class MeanLoss(Metric):
@@ -96,7 +102,7 @@ class Classifier(LightningModule):
     ) -> None:
         super().__init__()
         channels = tuple(channels)
-        self.save_hyperparameters(ignore=["layers", "threads", "compile"])
+        self.save_hyperparameters(ignore=NOT_KEPT)
         self.net = build_net(
             net,
             num_classes=num_classes,
@@ -276,6 +282,17 @@ class Classifier(LightningModule):
         """What every training of a network should have."""
         return [StopAtNonFinite()]
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **options: Any) -> Self:  # type: ignore[override]
+        """Lightning's, for a file of this package's that is whole; what runs the layers is said here, not there.
+
+        Raises:
+            UserError: No such file, a damaged one, one that holds code, or one with options that are not kept in one.
+        """
+        hyper_parameters(read_checkpoint(checkpoint_path, FOR_TRAINER), checkpoint_path)
+        defaults = {name: inspect.signature(cls).parameters[name].default for name in NOT_KEPT}
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**defaults, "weights_only": True, **options})
+
     # ---- what a checkpoint knows of its data
 
     def setup(self, stage: str) -> None:
@@ -317,14 +334,52 @@ def from_checkpoint(path: str | Path, layers: Layers = "torch") -> Classifier:
     Raises:
         UserError: No such file, a damaged one, one that holds code, or one that fits no classifier.
     """
-    read_checkpoint(path)
     try:
         # Its own weights come from the file, not from the net.
-        return Classifier.load_from_checkpoint(
-            path, map_location="cpu", weights_only=True, layers=layers, weights=None, compile=False
-        )
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        return Classifier.load_from_checkpoint(path, map_location="cpu", layers=layers, weights=None)
+    except UserError:
+        raise
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, MemoryError) as error:
         raise UserError(f"ckpt_path: {path} does not fit: {' '.join(str(error).split())[:200]}") from error
+
+
+def hyper_parameters(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The options of `Classifier` that a checkpoint holds: those that it keeps, with plain values of their types.
+
+    Names that begin with an underscore are Lightning's own and are left out.
+
+    Raises:
+        UserError: An option that no checkpoint keeps, as one of a later version, or a value of another type.
+    """
+    kinds = get_type_hints(Classifier.__init__)
+    kept = [name for name in inspect.signature(Classifier).parameters if name not in NOT_KEPT]
+    found = {name: value for name, value in checkpoint["hyper_parameters"].items() if not str(name).startswith("_")}
+    others = [str(name)[:40] for name in found if name not in kept]
+    if others:
+        raise UserError(
+            f"ckpt_path: {path} holds options that cnn-lightning {version('cnn-lightning')} doesn't know: "
+            f"{', '.join(others)[:200]}"
+        )
+    for name, value in found.items():
+        if not _is_of(kinds[name], value):
+            raise UserError(f"ckpt_path: {path}: expected {name} to be {_words(kinds[name])}, got {str(value)[:80]!r}")
+    return found
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether a value, of plain types alone, is of the type of an option."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return type(value) is str and value in arguments
+    if origin is UnionType:
+        return any(_is_of(each, value) for each in arguments)
+    if origin is Sequence:
+        return type(value) in (list, tuple) and all(_is_of(arguments[0], each) for each in value)
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _words(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else re.sub(r"\b(?:typing|collections\.abc)\.", "", str(kind))
 
 
 def _heads(outputs: Any) -> list[Tensor]:

@@ -22,7 +22,6 @@ from cnn_lightning.callbacks.resume import Resumable
 from cnn_lightning.checkpoints import WholeFiles, newest, read_checkpoint
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.cli import main
-from cnn_lightning.errors import UserError
 from cnn_lightning.model import SimpleCNN
 from tests.processes import Run, noise, until
 
@@ -329,30 +328,9 @@ def test_code_is_passed_over_and_not_run(here: Path, capsys: pytest.CaptureFixtu
     torch.save({"state_dict": {}, "code": Code()}, LAST)
     assert main([*SHORT, "--ckpt_path", "last"]) == 2
     error = capsys.readouterr().err.splitlines()
-    assert "holds code besides weights; it was refused and not run; passed over" in error[0]
+    assert "holds code besides weights (posix.mkdir); it was refused and not run; passed over" in error[0]
     assert error[1].endswith("expected a run to go on with in 'runs/digits', found no readable checkpoint")
     assert not Path("it-ran").exists()
-
-
-@pytest.mark.usefixtures("stopped")
-def test_any_damage_is_told_in_one_line() -> None:
-    content = LAST.read_bytes()
-    chance = random.Random(0)
-    refused = []
-    for case in range(60):
-        damaged = bytearray(content)
-        if case % 2:
-            del damaged[chance.randrange(len(damaged)) :]
-        else:
-            for _ in range(50):
-                damaged[chance.randrange(len(damaged))] ^= chance.randrange(1, 256)
-        Path("damaged.ckpt").write_bytes(damaged)
-        try:
-            read_checkpoint("damaged.ckpt")
-        except UserError as error:
-            refused.append(str(error))
-    assert len(refused) > 40
-    assert all(text.startswith("ckpt_path: damaged.ckpt ") for text in refused)
 
 
 @pytest.mark.usefixtures("stopped")

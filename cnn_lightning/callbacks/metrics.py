@@ -1,6 +1,8 @@
 """``metrics.csv``: the numbers of a run, whole after every write and going on where a resumed run goes on."""
 
 import csv
+import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from cnn_lightning.errors import UserError
 from cnn_lightning.files import write_or_warn
 
 
@@ -64,16 +67,49 @@ class MetricsFile(ExperimentWriter):
         write_or_warn(self.metrics_file_path, table)
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The file's rows, each with the values it has; none where there is no file."""
+def read_rows(path: Path, words: Collection[str] = ()) -> list[dict[str, str]]:
+    """The file's rows, each with the values it has; none where there is no file.
+
+    Args:
+        path: A table with a header.
+        words: Columns that hold words; all others hold numbers.
+
+    Raises:
+        UserError: A damaged file; the line is named.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        return [{name: value for name, value in row.items() if name and value} for row in csv.DictReader(file)]
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise UserError(f"{path}: expected a table, but can't read it: {reason}") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = next(reader, [])
+        return [_row(names, values, words) for values in reader]
+    except (ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path}: line {reader.line_num} is damaged ({error}): mend it, or move the file away"
+        ) from None
+
+
+def _row(names: list[str], values: list[str], words: Collection[str]) -> dict[str, str]:
+    if len(values) != len(names):
+        raise ValueError(f"expected {len(names)} values, got {len(values)}")
+    row = {name: value for name, value in zip(names, values, strict=True) if name and value}
+    for name, value in row.items():
+        if name not in words and not _is_number(value):
+            raise ValueError(f"expected a number for {name[:40]}, got {value[:40]!r}")
+    return row
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Each metric that is logged once an epoch, as pairs of the epoch (from 1 on) and its value."""
+    """Each metric that is logged once an epoch, as pairs of the epoch (from 1 on) and its value.
+
+    Raises:
+        UserError: A damaged file.
+    """
     found: dict[str, list[tuple[int, float]]] = {}
     for row in read_rows(path):
         if "epoch" in row:
@@ -85,6 +121,14 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 def _is_of_the_test(name: str) -> bool:
     return name.startswith("test_")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(text: Any) -> float:

@@ -150,14 +150,13 @@ class Resumable(Checkpoint):
             for place in self._places:  # an epoch can be shorter than the loader: trainer.limit_train_batches
                 place["handed_out"] = 0
         loaded = Path(str(trainer.ckpt_path)).resolve()
-        goes_on = loaded.parent == self.folder.resolve()
         self._is_there = loaded == self.path.resolve()
         for callback in _callbacks(trainer):
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, EarlyStopping):
                 state["patience"] = callback.patience
-            elif state and isinstance(callback, ModelCheckpoint) and goes_on:
-                _move(state, self.folder.resolve())
+            elif state and isinstance(callback, ModelCheckpoint):
+                _move(state, loaded.parent)
 
     # ---- random states
 
@@ -177,7 +176,13 @@ class Resumable(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep them until training starts: what comes before it may draw."""
+        """Keep them until training starts: what comes before it may draw. Those that can't be put back fail here."""
+        own = self._own_states()
+        try:
+            for states in state_dict["random"]:
+                self._put_back(states)
+        finally:
+            self._put_back(own)
         self._states = state_dict["random"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -188,7 +193,10 @@ class Resumable(Checkpoint):
         everybodys, self._states = self._states, []
         if not everybodys:
             return
-        states = everybodys[trainer.global_rank % len(everybodys)]
+        self._put_back(everybodys[trainer.global_rank % len(everybodys)])
+
+    @staticmethod
+    def _put_back(states: dict[str, Any]) -> None:
         torch.set_rng_state(states["torch"].cpu())
         if len(states["cuda"]) == torch.cuda.device_count() > 0:
             torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
@@ -219,7 +227,7 @@ def _is_validation_next(trainer: Trainer) -> bool:
 
 
 def _move(state: dict[str, Any], folder: Path) -> None:
-    """Let the state of a `ModelCheckpoint` name the folder where its files are now."""
+    """Let the state of a `ModelCheckpoint` name the folder where its files are now, and no other."""
     state["dirpath"] = str(folder)
     for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
         state[key] = state[key] and str(folder / Path(state[key]).name)

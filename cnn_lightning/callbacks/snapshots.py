@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
 from cnn_lightning.callbacks.folder import folder_to_write
+from cnn_lightning.digest import seal
 from cnn_lightning.files import write_or_warn
 
 MOST = 16
@@ -49,6 +50,7 @@ class Snapshots(Callback):
         progress = {"fit_loop": {"epoch_progress": {"current": {"processed": epoch}}}}  # where checkpoints have it
         content = io.BytesIO()  # torch.save to a full disk raises a RuntimeError without the reason
         torch.save({"state_dict": weights, "global_step": trainer.global_step, "loops": progress}, content)
+        seal(content)
         folder = run / "snapshots"
         write_or_warn(folder / f"epoch_{epoch:04}.pt", lambda path: path.write_bytes(content.getbuffer()))
         _thin(folder, epoch)

@@ -240,7 +240,7 @@ def _of_all(mine: dict[str, _Seen]) -> dict[str, _Seen]:
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     """Add the epoch's rows; those of an earlier try at the same epoch go."""
-    kept = [row for row in read_rows(path) if int(row["epoch"]) < rows[0]["epoch"]] if rows else []
+    kept = [row for row in read_rows(path, ["layer"]) if int(row["epoch"]) < rows[0]["epoch"]] if rows else []
 
     def table(temporary: Path) -> None:
         with temporary.open("w", newline="") as file:

@@ -4,6 +4,7 @@ The picture is number ``--index`` of the test split of the data that the checkpo
 ``--data``, or a file (``--image``). The page needs no network and opens from disk.
 """
 
+import inspect
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,8 +17,8 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from cnn_lightning import data
-from cnn_lightning.checkpoints import newest, read_checkpoint
-from cnn_lightning.classifier import Classifier
+from cnn_lightning.checkpoints import newest
+from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.commands import parser as parsers
 from cnn_lightning.commands.messages import did_you_mean
 from cnn_lightning.commands.trainer import RUNS
@@ -53,7 +54,7 @@ def main(args: list[str]) -> int:
     if options.ckpt_path is None:
         raise UserError("--ckpt_path: expected a checkpoint, such as runs/digits/version_0/checkpoints/best.ckpt")
     path = newest(RUNS) if options.ckpt_path == "last" else Path(options.ckpt_path)
-    model = _model(path)
+    model = from_checkpoint(path, layers="numpy")
     picture = _from_file(options, model) if options.image is not None else _from_data(options, model, path)
     known = picture.label is not None
     label = picture.label
@@ -89,18 +90,6 @@ def _truth(known: bool, predicted: int, label: int, model: Classifier) -> str:
     if not known:
         return ""
     return ", which is right" if predicted == label else f", but it is {model.class_names[label]}"
-
-
-def _model(path: Path) -> Classifier:
-    """The checkpoint's network, every layer in NumPy that can be."""
-    read_checkpoint(path)
-    try:
-        # Its own weights come from the file, not from the net.
-        return Classifier.load_from_checkpoint(
-            path, map_location="cpu", weights_only=True, layers="numpy", weights=None, compile=False
-        )
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"ckpt_path: {path} does not fit: {' '.join(str(error).split())[:200]}") from error
 
 
 # ---- the picture
@@ -171,22 +160,20 @@ def _from_data(options: Namespace, model: Classifier, path: Path) -> _Picture:
 
 def _data(options: Namespace, path: Path) -> tuple[Any, str]:
     """The data that was asked for, or that the checkpoint's run was trained on."""
-    stated = _of_the_run(path) if options.data.name is None else options.data.name
-    if stated is None:
-        raise UserError(
-            f"--image: expected a picture, or data to take one from (--data NAME --data.root DIR), as "
-            f"{path.parent.parent / 'config.yaml'} names none"
-        )
-    given = dict(stated.get("init_args") or {}) if isinstance(stated, dict) else {}
-    full = str(stated["class_path"] if isinstance(stated, dict) else stated)
+    given: dict[str, Any] = {}
+    if options.data.name is not None:
+        full = options.data.name
+        name = full.rpartition(".")[2]
+        kind = getattr(data, full) if full in data.__all__ else _imported(full)
+        if kind is None:
+            raise UserError(
+                f"--data: expected one of {', '.join(data.__all__)}, got {full!r}{did_you_mean(name, data.__all__)}"
+            )
+    else:
+        name, given = _of_the_run(path)
+        kind = getattr(data, name)
     if options.data.root is not None:
         given["root"] = options.data.root
-    name = full.rpartition(".")[2]
-    kind = getattr(data, name, None) if name in data.__all__ else _imported(full)
-    if kind is None:
-        raise UserError(
-            f"--data: expected one of {', '.join(data.__all__)}, got {full!r}{did_you_mean(name, data.__all__)}"
-        )
     try:
         module = kind(**given)
         module.prepare_data()
@@ -196,13 +183,35 @@ def _data(options: Namespace, path: Path) -> tuple[Any, str]:
     return module, name
 
 
-def _of_the_run(path: Path) -> Any:
+def _of_the_run(path: Path) -> tuple[str, dict[str, Any]]:
+    """The name and the options of the data in the run's config.yaml.
+
+    The file merely lies beside the checkpoint. It may name this package's data alone, and their options are values.
+    """
+    config = path.parent.parent / "config.yaml"
     try:
-        found = yaml.safe_load((path.parent.parent / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
+        found = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        found = None
     stated = found.get("data") if isinstance(found, dict) else None
-    return stated if isinstance(stated, str) or (isinstance(stated, dict) and "class_path" in stated) else None
+    stated = {"class_path": stated} if isinstance(stated, str) else stated
+    if not isinstance(stated, dict) or not isinstance(stated.get("class_path"), str):
+        raise UserError(
+            f"--image: expected a picture, or data to take one from (--data NAME --data.root DIR), as {config} "
+            "names none"
+        )
+    home, _, name = stated["class_path"].rpartition(".")
+    if name not in data.__all__ or (home and home != data.__name__ and not home.startswith(f"{data.__name__}.")):
+        raise UserError(
+            f"--data: expected one of {', '.join(data.__all__)} in {config}, got {stated['class_path']!r}; "
+            "a class is imported only where --data names it"
+        )
+    given = stated.get("init_args") or {}
+    known = inspect.signature(getattr(data, name)).parameters
+    for key, value in given.items() if isinstance(given, dict) else [("init_args", given)]:
+        if key not in known or not isinstance(value, str | int | float | None):
+            raise UserError(f"--data: expected options of {name} in {config}, got {key}: {str(value)[:80]!r}")
+    return name, dict(given)
 
 
 def _imported(full: str) -> Any:

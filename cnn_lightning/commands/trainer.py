@@ -42,8 +42,8 @@ from cnn_lightning.callbacks.results import Confusion, Predictions
 from cnn_lightning.callbacks.resume import Resumable
 from cnn_lightning.callbacks.snapshots import Snapshots
 from cnn_lightning.callbacks.sync import SyncBatchNorm
-from cnn_lightning.checkpoints import WholeFiles, go_on, newest, read_checkpoint, shown
-from cnn_lightning.classifier import Classifier
+from cnn_lightning.checkpoints import FOR_FIT, FOR_TRAINER, WholeFiles, go_on, newest, read_checkpoint, shown
+from cnn_lightning.classifier import Classifier, hyper_parameters
 from cnn_lightning.commands.messages import OneLine, check_name, checked, did_you_mean, made, original, readable
 from cnn_lightning.commands.run_folder import SaveConfig, expect_written
 from cnn_lightning.errors import EverywhereError, Stopped, UserError
@@ -244,12 +244,10 @@ class CLI(LightningCLI):
                 path = str(newest(Path(_root(args)), _data(args) if args[0] == "fit" else None))
                 self.resumed = Path(path).parent.parent if args[0] == "fit" else None
                 args = _with_flag(args, "--ckpt_path", path)
-            self.checkpoint = read_checkpoint(path)
-            known = self.checkpoint["hyper_parameters"]
+            self.checkpoint = read_checkpoint(path, FOR_FIT if args[0] == "fit" else FOR_TRAINER)
+            known = self.checkpoint["hyper_parameters"] = hyper_parameters(self.checkpoint, path)
             defaults = {
-                f"model.{key}": value
-                for key, value in known.items()
-                if key not in FROM_DATA and not key.startswith("_") and key != "weights"
+                f"model.{key}": value for key, value in known.items() if key not in FROM_DATA and key != "weights"
             }
             self._subcommand_parsers[args[0]].set_defaults(defaults)
         super().parse_arguments(parser, args)
@@ -380,6 +378,14 @@ class CLI(LightningCLI):
             then = f"; {go_on(Path(str(self.best.dirpath)).parent)}" if self.best is not None else ""
             reason = _one_line(re.sub(r"\[[^\]]*/[^\]]*\]", "", text))  # gloo's own source file
             return UserError(f"another process of this run is gone ({reason[:160]}){then}")
+        trainer: Trainer | None = getattr(self, "trainer", None)
+        if (
+            trainer is not None
+            and trainer._checkpoint_connector._loaded_checkpoint  # only while it is taken in
+            and isinstance(error, Exception)
+            and not isinstance(error, UserError | ProcessRaisedException)
+        ):
+            return UserError(f"ckpt_path: {trainer.ckpt_path} does not fit: {readable(error)}")
         return UserError(readable(error)) if isinstance(error, ProcessRaisedException) else None
 
     def after_fit(self) -> None:

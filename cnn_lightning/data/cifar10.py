@@ -61,11 +61,14 @@ class CIFAR10(InMemory):
         return ImageSet(train, val, _read(folder / "test_batch"), CLASSES, MEAN, STD)
 
 
+_NUMPY = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+
+
 class _Plain(pickle.Unpickler):
     """Reads what these files hold, arrays of bytes and lists, and no code."""
 
     def find_class(self, module: str, name: str) -> object:
-        if name in ("_reconstruct", "ndarray", "dtype", "scalar") and module.startswith("numpy"):
+        if name in ("_reconstruct", "ndarray", "dtype", "scalar") and module in _NUMPY:
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
         if (module, name) == ("_codecs", "encode"):
             return super().find_class(module, name)

@@ -1,15 +1,15 @@
 """The same picture through the network at several moments of its training."""
 
 import copy
-import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cnn_lightning.callbacks.metrics import read_metrics
+from cnn_lightning.checkpoints import Unreadable, load, tell
+from cnn_lightning.errors import UserError
 from cnn_lightning.explain import images
 from cnn_lightning.explain.images import Picture
 from cnn_lightning.explain.record import Recording, record
@@ -54,7 +54,7 @@ def moments(checkpoint: Path, net: nn.Module) -> list[Moment]:
     """The weights that the checkpoint's run kept and that fit the network, in the order of training.
 
     They are the snapshots in the run's folder (`cnn_lightning.callbacks.Snapshots`) and the checkpoints beside the
-    given one. Files that can't be read, or are of another network, are passed over.
+    given one. Those of another network are passed over, and so are, in a line each, those that can't be read.
     """
     beside = sorted(checkpoint.parent.glob("*.ckpt"))
     snapshots = sorted((checkpoint.parent.parent / "snapshots").glob("*.pt"))
@@ -74,14 +74,18 @@ def moments(checkpoint: Path, net: nn.Module) -> list[Moment]:
 
 def _moment(path: Path) -> Moment | None:
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = load(path)
+    except Unreadable as error:
+        tell(f"{path} {error}; passed over")
+        return None
+    try:
         weights = {
             name.removeprefix("net."): value for name, value in content["state_dict"].items() if name.startswith("net.")
         }
         step = int(content["global_step"])
         epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         return Moment(path, step, int(epochs), weights)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         return None
 
 
@@ -101,7 +105,11 @@ def frames(kept: list[Moment], net: nn.Module, loss: nn.Module, image: Tensor, l
     if len(kept) < 2:
         return []
     metrics_file = kept[-1].path.parent.parent / "metrics.csv"
-    metrics = read_metrics(metrics_file)
+    try:
+        metrics = read_metrics(metrics_file)
+    except UserError as error:
+        tell(f"{error}; the page has no learning curves")
+        metrics = {}
     net = copy.deepcopy(net)
     result = []
     for moment in kept:

@@ -1,14 +1,16 @@
 """Weights in a .npz file, under the names of torch's ``state_dict``: both plain programs read and write them."""
 
+import io
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnn_lightning import digest, filetypes
 from cnn_lightning.errors import UserError
 from cnn_lightning.outputs import written
 
@@ -21,9 +23,8 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray
     """
     try:
         with path.open("rb") as opened:
+            _check(opened)
             file = np.load(opened, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array without a name")
             found = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
@@ -37,11 +38,26 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray
     return found
 
 
+def _check(file: IO[bytes]) -> None:
+    """Raise ValueError unless this is an .npz file with every bit as it was written."""
+    try:
+        names = digest.check(file)
+    except digest.Foreign as error:
+        raise ValueError(f"it is {error}") from None
+    except digest.Damaged as error:
+        raise ValueError(f"it is damaged: {error}") from None
+    if not all(name.endswith(".npy") for name in names):
+        raise ValueError(f"it is {filetypes.of_archive(names)}")
+
+
 def save(path: Path, weights: Mapping[str, NDArray[Any]]) -> None:
     """Write them.
 
     Raises:
         UserError: A place that can't be written to.
     """
-    with written("--save", path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **dict(weights))  # type: ignore[arg-type]
+    content = io.BytesIO()
+    np.savez(content, **dict(weights))  # type: ignore[arg-type]
+    digest.seal(content)
+    with written("--save", path) as temporary:
+        temporary.write_bytes(content.getbuffer())
