@@ -157,6 +157,10 @@ class Resumable(Checkpoint):
                 state["patience"] = callback.patience
             elif state and isinstance(callback, ModelCheckpoint):
                 _move(state, loaded.parent)
+        if trainer.state.fn == TrainerFn.TESTING:
+            # A callback that is not done with its training yet (`WeightAveraging`) has put back the weights to go on
+            # with: what is tested are the file's.
+            trainer.strategy.load_model_state_dict(checkpoint, strict=pl_module.strict_loading)
 
     # ---- random states
 

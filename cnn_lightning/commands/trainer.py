@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib.resources import files
 from inspect import signature
 from pathlib import Path
@@ -26,6 +27,7 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy, StrategyRegistry
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 import cnn_lightning.data.cifar10
@@ -69,6 +71,8 @@ NOISE = (
     ".*`Trainer.fit_loop` was signaled to stop.*",
     ".*GPU available but not used.*",
     ".*lr_scheduler.step.*before.*optimizer.step.*",
+    ".*using the WeightAveraging callback, but loading a checkpoint outside.*",  # what is tested are the file's weights
+    ".*ModelCheckpoint.monitor='val_acc'.* could not find the monitored key.*",  # no validation: val_acc: nan says so
     ".*Glyph .* missing from .*font.*",  # Matplotlib draws a box; the tables beside the picture have the name
 )
 
@@ -251,11 +255,14 @@ class CLI(LightningCLI):
             }
             self._subcommand_parsers[args[0]].set_defaults(defaults)
         super().parse_arguments(parser, args)
+        options = self.config[self.config.subcommand]
         if self.checkpoint is not None:
-            model = self.config[self.config.subcommand].model
+            model = options.model
             fixed = OF_THE_NETWORK if args[0] != "fit" else (*OF_THE_NETWORK, "optimizer", "freeze")
             for key in fixed:
                 _same(f"model.{key}", model.get(key), self.checkpoint["hyper_parameters"].get(key))
+        elif args[0] != "fit" and not options.model.get("weights") and not options.trainer.get("fast_dev_run"):
+            raise UserError(_untrained(args[0], Path(_root(args))))
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would put the checkpoint's hyper-parameters over the flags; `parse_arguments` did it."""
@@ -389,34 +396,49 @@ class CLI(LightningCLI):
         return UserError(readable(error)) if isinstance(error, ProcessRaisedException) else None
 
     def after_fit(self) -> None:
-        """Test the best checkpoint and say, in four lines, what came out and how to see it again."""
+        """Test the best checkpoint, or the last one, and say what came out, and how to see it again where one can."""
         self._let_go()
         trainer = self.trainer
-        best, val = self._best()
+        tested, val = self._best()
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Confusion):
                 callback.loud = False
-        found = trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
+        found: Sequence[Any] = ()
+        if is_overridden("test_dataloader", self.datamodule):
+            found = trainer.test(self.model, self.datamodule, ckpt_path=tested, verbose=False, weights_only=True)
         log_dir = trainer.log_dir  # asks the first process, so that every process has to come by here
         if not trainer.is_global_zero:
             return
         folder = shown(str(log_dir))
-        again = [Path(sys.argv[0]).name if sys.argv[0].endswith("cnn-lightning") else "cnn-lightning", "test"]
-        again += ["--config", f"{folder}/config.yaml"] + (["--ckpt_path", shown(best)] if best else [])
         print(f"val_acc: {float(val) if val is not None else float('nan'):.4f}")
-        print(f"test_acc: {found[0]['test_acc']:.4f}")
-        print(f"run: {folder}")
-        print(f"again: {shlex.join(again)}", flush=True)
+        print(f"test_acc: {found[0]['test_acc'] if found else float('nan'):.4f}")
+        if trainer.loggers:
+            print(f"run: {folder}")
+        if tested is not None and found and (Path(folder) / "config.yaml").is_file():
+            again = [Path(sys.argv[0]).name if sys.argv[0].endswith("cnn-lightning") else "cnn-lightning", "test"]
+            again += ["--config", f"{folder}/config.yaml", "--ckpt_path", shown(tested)]
+            print(f"again: {shlex.join(again)}")
+        sys.stdout.flush()
 
     def _best(self) -> tuple[str | None, Any]:
-        """The best checkpoint and its accuracy in validation; where there is none, the last epoch's."""
+        """The best checkpoint and its accuracy in validation.
+
+        Where no validation chose one, the checkpoint of the training's end; None where none was written.
+        """
         best = self.best
         path = best.best_model_path if best is not None else ""
         if best is None or not self.trainer.strategy.broadcast(bool(path) and Path(path).is_file()):
-            return None, self.trainer.callback_metrics.get("val_acc")
+            return self._last(), self.trainer.callback_metrics.get("val_acc")
         # Processes that were started for the training alone hand back no score.
         score = best.best_model_score
         return path, read_checkpoint(path)["callbacks"][best.state_key]["best_model_score"] if score is None else score
+
+    def _last(self) -> str | None:
+        """The checkpoint of the training's end, if it could be written."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        path = next((callback.path for callback in callbacks if isinstance(callback, Resumable)), None)
+        is_there = path is not None and path.resolve() not in unwritten and path.is_file()
+        return str(path) if self.trainer.strategy.broadcast(is_there) else None
 
 
 def _checkpoint(args: list[str]) -> str | None:
@@ -424,6 +446,15 @@ def _checkpoint(args: list[str]) -> str | None:
     if _flags(args, "--ckpt_path"):
         return _flag(args, "--ckpt_path")
     return next((config["ckpt_path"] for config in reversed(_configs(args)) if config.get("ckpt_path")), None)
+
+
+def _untrained(command: str, root: Path) -> str:
+    """Why a command does nothing without a checkpoint, and which one there is."""
+    try:
+        remedy = f"--ckpt_path last takes the newest run, {shown(newest(root).parent.parent)}"
+    except UserError:
+        remedy = f"there is no run in {str(root)!r} yet: cnn-lightning fit trains one"
+    return f"ckpt_path: expected a checkpoint to {command}, got none, and random weights know nothing; {remedy}"
 
 
 def _data(args: list[str]) -> str | None:
