@@ -8,8 +8,14 @@ from torch import Tensor
 from cnn_lightning.layers import bridge
 from cnn_lightning.ops import activation
 
-# Backward needs the output (relu, relu6, sigmoid, tanh) or the input (the others). What inplace=True overwrites is done
-# without, as in torch: leaky_relu and elu go by their output, the others keep a copy of their input.
+# Each keeps for backward what torch's keeps, so that a change in place is allowed and refused alike: relu, sigmoid and
+# tanh their output, the others their input. Where inplace=True overwrites that, leaky_relu and elu keep their output,
+# the others a copy of their input.
+
+
+def _before(ctx: Any, x: Tensor, inplace: bool) -> Tensor:
+    """The input, or a copy of it where ``inplace=True`` is about to overwrite what backward will ask for."""
+    return x.clone() if inplace and ctx.needs_input_grad[0] else x
 
 
 def _written(ctx: Any, x: Tensor, y: Tensor, inplace: bool) -> Tensor:
@@ -50,14 +56,13 @@ class ReLU6Function(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
-        """Keep the output alone."""
-        y = _written(ctx, x, bridge.call(activation.relu6, x), inplace)
-        ctx.save_for_backward(y)
-        return y
+        """Keep the input, or a copy of it."""
+        ctx.save_for_backward(_before(ctx, x, inplace))
+        return _written(ctx, x, bridge.call(activation.relu6, x), inplace)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
-        """From the output."""
+        """From the input."""
         return bridge.call(activation.relu6_backward, grad_y, *ctx.saved_tensors), None
 
 
@@ -187,7 +192,7 @@ class SiLUFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
         """Keep the input, or a copy of it."""
-        ctx.save_for_backward(x.clone() if inplace else x)
+        ctx.save_for_backward(_before(ctx, x, inplace))
         return _written(ctx, x, bridge.call(activation.silu, x), inplace)
 
     @staticmethod
@@ -211,7 +216,7 @@ class MishFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
         """Keep the input, or a copy of it."""
-        ctx.save_for_backward(x.clone() if inplace else x)
+        ctx.save_for_backward(_before(ctx, x, inplace))
         return _written(ctx, x, bridge.call(activation.mish, x), inplace)
 
     @staticmethod
@@ -267,7 +272,7 @@ class HardswishFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
         """Keep the input, or a copy of it."""
-        ctx.save_for_backward(x.clone() if inplace else x)
+        ctx.save_for_backward(_before(ctx, x, inplace))
         return _written(ctx, x, bridge.call(activation.hardswish, x), inplace)
 
     @staticmethod
@@ -291,7 +296,7 @@ class HardsigmoidFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
         """Keep the input, or a copy of it."""
-        ctx.save_for_backward(x.clone() if inplace else x)
+        ctx.save_for_backward(_before(ctx, x, inplace))
         return _written(ctx, x, bridge.call(activation.hardsigmoid, x), inplace)
 
     @staticmethod

@@ -15,6 +15,10 @@ A layer of one's own needs nothing else. Write a forward and a backward on array
 
 `call` takes the arrays of the tensors, runs the operation on them and returns tensors like those. `autocast` and
 `write` do for a layer what ``torch.autocast`` and ``inplace=True`` do for torch's own.
+
+A program that records, replaces or counts torch's operators (a compiler, ``make_fx``, fake tensors, any
+``TorchDispatchMode``) sees no NumPy: for it a call is one operator. What records in another way (``torch.jit``,
+``torch.fx``, the exporter to ONNX, ``torch.func``) would leave it out, and is refused in one line.
 """
 
 import importlib
@@ -30,6 +34,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from cnn_lightning.layers import _cupy
 from cnn_lightning.ops import _blocks
@@ -52,8 +57,8 @@ def call(
 
     On the CPU the arrays share the tensors' memory; on CUDA they are CuPy arrays on torch's current device and stream
     where CuPy is installed; from any other device they are copied to the host and back. bfloat16 and float16 are
-    computed in float32. While ``torch.compile`` or ``torch.export`` trace, the same call becomes one opaque operator,
-    so that NumPy is what runs in the compiled program too.
+    computed in float32. While ``torch.compile``, ``torch.export`` or ``make_fx`` trace, and under any dispatch mode,
+    the same call becomes one opaque operator, so that NumPy is what runs in the traced program too.
 
     Args:
         op: A function of arrays, referred to through its module (``activation.relu``) so that it can be replaced.
@@ -68,26 +73,27 @@ def call(
 
     Raises:
         TypeError: An argument that is neither a tensor nor None.
-        NotImplementedError: Complex or sparse tensors.
+        NotImplementedError: Complex or sparse tensors, and classes of tensors that can't do with unknown operators.
         RuntimeError: Tensors on different devices or (unless ``mixed``) of different floating dtypes; double backward,
-            which a hand-written backward has no derivative for.
+            which a hand-written backward has no derivative for; a recorder that would leave NumPy out.
     """
     compiling = torch.compiler.is_compiling()
-    arrays = None if compiling else _host_arrays(tensors, mixed)
+    if not compiling:
+        _refuse_recorders(op)
+    as_operator = compiling or torch._C._len_torch_dispatch_stack() > 0
+    arrays = None if as_operator else _host_arrays(tensors, mixed)
     if arrays is None:
         for index, given in enumerate(tensors):
             if given is not None and not isinstance(given, Tensor):
-                raise TypeError(f"{_argument(op, index)}: expected a tensor, got {type(given).__name__}")
+                raise TypeError(_no_tensor(_argument(op, index), given))
     dtypes = _result_dtypes(tensors, like)
-    if compiling or (arrays is None and _is_fake(tensors)):
-        results = torch.ops.cnn_lightning.call(_name(op), list(tensors), _encode(dtypes, mixed, options))
-        needs = options.get("needs", (True,) * len(results))
-        return _unwrap([result if need else None for result, need in zip(results, needs, strict=True)])
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and not compiling:
         raise RuntimeError(
             f"{_label(op)}: double backward (create_graph=True) is not available: its gradient is hand-written and has "
             "no derivative of its own; expected a first-order gradient (bridge.call belongs into an autograd.Function)"
         )
+    if as_operator or (arrays is None and any(map(_needs_operator, tensors))):
+        return _operator(op, tensors, dtypes, mixed, options)
     return _unwrap(_run(op, tensors, dtypes, mixed, options, arrays))
 
 
@@ -116,17 +122,29 @@ def expect_tensor(value: Any, name: str = "input") -> Tensor:
     """``value`` itself, for ``Module.forward`` to begin with: one line in place of whatever a list or None would cause.
 
     Raises:
-        TypeError: ``value`` is not a tensor.
-        RuntimeError: A transform of ``torch.func`` is at work, which hand-written gradients know nothing of.
+        TypeError: ``value`` is not a tensor, but for instance the stand-in that ``torch.fx`` records with.
+        RuntimeError: A transform of ``torch.func`` or forward-mode differentiation is at work, which hand-written
+            gradients know nothing of.
     """
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
-    if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
-        raise RuntimeError(
-            f"{name}: torch.func's transforms (grad, vmap, ...) can't see into NumPy layers; expected none of them "
-            "(torch.autograd.grad and functional_call work), or native layers: swap_layers(net, 'torch')"
-        )
+        raise TypeError(_no_tensor(name, value))
+    if not torch.compiler.is_compiling():
+        if torch._C._are_functorch_transforms_active():
+            raise RuntimeError(
+                f"{name}: torch.func's transforms (grad, vmap, ...) can't see into NumPy layers; expected none of them "
+                "(torch.autograd.grad and functional_call work), or native layers: swap_layers(net, 'torch') first"
+            )
+        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None:
+            raise RuntimeError(
+                f"{name}: NumPy layers have no forward-mode derivative; expected a tensor that is not dual, or native "
+                "layers: swap_layers(net, 'torch') first"
+            )
     return value
+
+
+def blank(x: Tensor) -> Tensor:
+    """Zeros in the shape of ``x`` and the memory of one: to be saved for a backward that asks for the shape alone."""
+    return x.new_zeros(()).expand(x.shape)
 
 
 def write(x: Tensor, y: Tensor) -> Tensor:
@@ -184,6 +202,8 @@ def _host_arrays(tensors: Sequence[Tensor | None], mixed: bool) -> list[Array | 
             arrays.append(None)
             continue
         if type(tensor) not in _PLAIN or not tensor.is_cpu or tensor.layout is not torch.strided:
+            return None
+        if torch._is_functional_tensor(tensor):  # a plain one by its type, with no memory of its own
             return None
         dtype = tensor.dtype
         if dtype in _FLOATING:
@@ -330,6 +350,30 @@ def _argument(op: Operation, index: int) -> str:
     return f"{_label(op)}: {names[index] if index < len(names) else f'argument {index}'}"
 
 
+def _no_tensor(name: str, value: Any) -> str:
+    if isinstance(value, torch.fx.Proxy):
+        return (
+            f"{name}: torch.fx can't see into NumPy layers; expected native ones while it traces: swap_layers(net, "
+            "'torch') first, and swap_layers(traced, 'numpy') afterwards"
+        )
+    return f"{name}: expected a tensor, got {type(value).__name__}"
+
+
+def _refuse_recorders(op: Operation) -> None:
+    """Refuse what records other operators than ours: in its program the results would be constants."""
+    if torch._C._get_tracing_state() is None:
+        return
+    if torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            f"{_label(op)}: ONNX has no NumPy layers; expected native ones: swap_layers(net, 'torch') first, as "
+            "cnn-lightning export does"
+        )
+    raise RuntimeError(
+        f"{_label(op)}: torch.jit.trace can't record NumPy layers; expected native ones: swap_layers(net, 'torch') "
+        "first, or torch.export, which keeps NumPy"
+    )
+
+
 def _result_dtypes(
     tensors: Sequence[Tensor | None], like: Tensor | Sequence[Tensor | None] | None
 ) -> tuple[torch.dtype, ...]:
@@ -347,11 +391,11 @@ def _unwrap(results: list[Tensor | None]) -> Any:
     return results[0] if len(results) == 1 else tuple(results)
 
 
-# ---- under the compiler: one operator
+# ---- for who looks at operators: one operator
 #
-# Dynamo would trace NumPy calls into torch's own (no longer NumPy, and slower), so that while it traces, `call` leaves
-# one operator in the graph, with the operation's import path and its options as text. What it names runs as it does
-# eagerly.
+# Dynamo would trace NumPy calls into torch's own (no longer NumPy, and slower), and any other tracer would see nothing
+# and take the results for constants. Hence `call` leaves one operator in their graphs, with the operation's import path
+# and its options as text. What it names runs as it does eagerly.
 
 _functions: dict[str, Operation] = {}
 """Operations that can't be imported by name (defined in a function, say), by the name that stands in the graph."""
@@ -389,12 +433,41 @@ def _find(name: str) -> Operation:
     return found if found is not None else _functions[name]
 
 
-def _is_fake(tensors: Sequence[Tensor | None]) -> bool:
-    """Tensors without data (the meta device, FakeTensorMode): the operator below knows their shapes."""
-    for tensor in tensors:
-        if tensor is not None and (tensor.is_meta or isinstance(tensor, torch._subclasses.FakeTensor)):
-            return True
-    return False
+def _needs_operator(tensor: Tensor | None) -> bool:
+    """Whether it has no data (the meta device), or a class or wrapper that sees every operator (FakeTensor, ...)."""
+    return tensor is not None and (
+        tensor.is_meta or _is_class_of_its_own(tensor) or torch._is_functional_tensor(tensor)
+    )
+
+
+def _is_class_of_its_own(tensor: Tensor) -> bool:
+    return type(tensor).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
+
+
+def _operator(
+    op: Operation,
+    tensors: Sequence[Tensor | None],
+    dtypes: Sequence[torch.dtype],
+    mixed: bool,
+    options: dict[str, Any],
+) -> Any:
+    if torch.compiler.is_compiling():
+        results = torch.ops.cnn_lightning.call(_name(op), list(tensors), _encode(dtypes, mixed, options))
+    else:
+        try:
+            results = torch.ops.cnn_lightning.call(_name(op), list(tensors), _encode(dtypes, mixed, options))
+        except (NotImplementedError, TypeError) as error:
+            odd = next(
+                (index for index, each in enumerate(tensors) if each is not None and _is_class_of_its_own(each)), None
+            )
+            if odd is None or "cnn_lightning" not in str(error):
+                raise
+            raise NotImplementedError(
+                f"{_argument(op, odd)}: expected a plain tensor, got {type(tensors[odd]).__name__}, which doesn't know "
+                "the operator of NumPy layers; swap_layers(net, 'torch') first"
+            ) from error
+    needs = options.get("needs", (True,) * len(results))
+    return _unwrap([result if need else None for result, need in zip(results, needs, strict=True)])
 
 
 @torch.library.custom_op(
@@ -434,32 +507,39 @@ _Layout = tuple[tuple[Any, ...], tuple[Any, ...], torch.dtype]
 def _learned(op: Operation, options: str, layouts: tuple[_Layout | None, ...]) -> tuple[_Layout, ...]:
     """The layouts of the results for arguments of these; those of an empty tensor for None."""
     with torch.utils._python_dispatch._disable_current_modes():
-        zeros = [
-            None if layout is None else torch.empty_strided(*layout[:2], dtype=layout[2]).zero_() for layout in layouts
-        ]
+        zeros = [None if layout is None else _zeros(*layout) for layout in layouts]
         results = _run(op, zeros, *_decode(options))
         found = [torch.empty(0) if result is None else result for result in results]
         return tuple((tuple(result.shape), result.stride(), result.dtype) for result in found)
 
 
+def _zeros(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """In this layout, in which pixels may share memory."""
+    extent = 1 + sum(max(0, n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    return torch.zeros(extent, dtype=dtype).as_strided(shape, strides)
+
+
 def _batch(tensors: Sequence[Tensor | None]) -> Any:
-    """The symbol that is the first size of some tensor and in no other size of any; None where there is no such one."""
-    firsts = {str(tensor.shape[0]): tensor.shape[0] for tensor in tensors if tensor is not None and _symbols(tensor)}
-    symbols = set().union(*(_symbols(tensor) for tensor in tensors if tensor is not None))
-    if len(firsts) != 1 or len(symbols) != 1:
+    """The symbol that is the first size of some tensor and in no other size of any; None where there is no such one.
+
+    Every other symbol is fixed at its number here.
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
+    firsts = {str(size): size for tensor in given for size in tensor.shape[:1] if isinstance(size, torch.SymInt)}
+    others = [size for tensor in given for size in tensor.shape[1:]]
+    if len(firsts) != 1:
         return None
     ((name, batch),) = firsts.items()
-    others = (size for tensor in tensors if tensor is not None for size in tensor.shape[1:])
-    return batch if {name} == symbols and all(isinstance(size, int) for size in others) else None
+    if not batch.node.expr.is_symbol or any(name in _symbols(size) for size in others):
+        return None
+    for size in others:
+        int(size)
+    strides = [stride for tensor in given for stride in tensor.stride()]
+    return batch if set().union(*map(_symbols, strides)) <= {name} else None
 
 
-def _symbols(tensor: Tensor) -> set[str]:
-    return {
-        str(symbol)
-        for size in (*tensor.shape, *tensor.stride())
-        if isinstance(size, torch.SymInt)
-        for symbol in size.node.expr.free_symbols
-    }
+def _symbols(size: Any) -> set[str]:
+    return set(map(str, size.node.expr.free_symbols)) if isinstance(size, torch.SymInt) else set()
 
 
 def _layouts(tensors: Sequence[Tensor | None], batch: Any = None, n: int = 0) -> tuple[_Layout | None, ...]:

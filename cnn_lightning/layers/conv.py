@@ -69,8 +69,8 @@ class PadFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, pad: tuple[int, ...], mode: str) -> Any:
-        """Keep the input for its shape."""
-        ctx.save_for_backward(x)
+        """Keep the input for its shape; as in torch, a circular border does without the input itself."""
+        ctx.save_for_backward(bridge.blank(x) if mode == "circular" else x)
         ctx.options = {"pad": pad, "mode": mode}
         return bridge.call(padding.pad, x, **ctx.options)
 

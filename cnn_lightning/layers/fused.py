@@ -31,7 +31,8 @@ class ConvReLUPoolFunction(torch.autograd.Function):
         if not keep:
             return results  # type: ignore[no-any-return]
         y, *kept = results
-        ctx.save_for_backward(x, *parameters, *kept)
+        without_biases = (value if index % 2 == 0 else None for index, value in enumerate(parameters))
+        ctx.save_for_backward(x, *without_biases, *kept)
         ctx.paddings = paddings
         return y  # type: ignore[no-any-return]
 

@@ -15,11 +15,20 @@ class CrossEntropyFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None, options: dict[str, Any]) -> Any:
-        """Keep the arguments: the softmax is computed again in backward rather than held until then."""
+        """Keep copies of what torch keeps no argument of: of the logits, and of probabilities that it smooths first.
+
+        The softmax is computed again in backward rather than held until then.
+        """
+        check = target.device.type == "cpu"
+        y = bridge.call(loss.cross_entropy, logits, target, weight, check_target=check, **options)
+        of_logits, of_target, *_ = ctx.needs_input_grad
+        if of_logits or of_target:
+            logits = logits.clone()
+            if target.is_floating_point() and (options["label_smoothing"] > 0 or not of_logits):
+                target = target.clone()
         ctx.save_for_backward(logits, target, weight)
         ctx.options = options
-        check = target.device.type == "cpu"
-        return bridge.call(loss.cross_entropy, logits, target, weight, check_target=check, **options)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:

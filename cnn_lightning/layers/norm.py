@@ -67,14 +67,17 @@ class LayerNormFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Any, bias: Any, axes: int, eps: float) -> Tensor:
-        """The normalised input."""
+        """The normalised input. The bias is kept because torch keeps it: its changes are refused alike."""
         ctx.options = {"axes": axes, "eps": eps}
-        return _forward(ctx, norm.layer_norm, x, weight, bias)
+        y, *statistics = _forward(ctx, norm.layer_norm, x, weight, bias)
+        ctx.save_for_backward(x, weight, bias, *statistics)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, weight and bias."""
-        return *_gradients(ctx, norm.layer_norm_backward, grad_y, *ctx.saved_tensors), None, None
+        x, weight, _, *statistics = ctx.saved_tensors
+        return *_gradients(ctx, norm.layer_norm_backward, grad_y, x, weight, *statistics), None, None
 
 
 class GroupNormFunction(torch.autograd.Function):
@@ -84,7 +87,9 @@ class GroupNormFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Any, bias: Any, groups: int, eps: float) -> Tensor:
         """The normalised input."""
         ctx.options = {"groups": groups, "eps": eps}
-        return _forward(ctx, norm.group_norm, x, weight, bias)
+        y, *statistics = _forward(ctx, norm.group_norm, x, weight, bias)
+        ctx.save_for_backward(x, weight, *statistics)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
@@ -92,11 +97,10 @@ class GroupNormFunction(torch.autograd.Function):
         return *_gradients(ctx, norm.group_norm_backward, grad_y, *ctx.saved_tensors), None, None
 
 
-def _forward(ctx: Any, op: bridge.Operation, x: Tensor, weight: Any, bias: Any) -> Tensor:
+def _forward(ctx: Any, op: bridge.Operation, x: Tensor, weight: Any, bias: Any) -> tuple[Tensor, ...]:
+    """The output and the statistics."""
     wide = _statistics_like(x)
-    y, *statistics = bridge.call(op, x, weight, bias, mixed=True, like=(x, wide, wide), **ctx.options)
-    ctx.save_for_backward(x, weight, *statistics)
-    return y  # type: ignore[no-any-return]
+    return bridge.call(op, x, weight, bias, mixed=True, like=(x, wide, wide), **ctx.options)  # type: ignore[no-any-return]
 
 
 def _gradients(ctx: Any, op: bridge.Operation, grad_y: Tensor, x: Tensor, weight: Any, *statistics: Tensor) -> Any:

@@ -35,16 +35,16 @@ class MaxPool2dWithIndicesFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, options: Options) -> tuple[Tensor, Tensor]:
         """The largest value of each window, and where it stands."""
-        ctx.save_for_backward(x)
-        ctx.options = options
         y, indices = bridge.call(pool.max_pool2d_with_indices, x, **options)
+        ctx.save_for_backward(x, indices)  # the indices as torch does: their changes are refused alike
+        ctx.options = options
         ctx.mark_non_differentiable(indices)
         return y, indices
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Tensor, None]:
         """The gradient at the pixels that won."""
-        (x,) = ctx.saved_tensors
+        x, _ = ctx.saved_tensors
         return bridge.call(pool.max_pool2d_backward, grad_y, x, **ctx.options), None
 
 
@@ -71,7 +71,7 @@ class AdaptiveAvgPool2dFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
         """The mean of each window."""
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(bridge.blank(x) if size == (1, 1) else x)  # as in torch, a mean needs the shape alone
         ctx.size = size
         return bridge.call(pool.adaptive_avg_pool2d, x, output_size=size)  # type: ignore[no-any-return]
 
