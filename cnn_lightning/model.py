@@ -6,6 +6,7 @@ Which implementation runs their layers is `cnn_lightning.swap`'s business.
 import difflib
 import math
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -69,6 +70,10 @@ class SimpleCNN(nn.Module):
         self.linear1 = nn.Linear(channels[-1] * (image_size // least) ** 2, hidden)
         self.add_module(f"relu{len(channels) + 1}", nn.ReLU())
         self.linear2 = nn.Linear(hidden, num_classes)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """The same layers as ``torch.jit.script`` can compile them: one after the other."""
+        return nn.Sequential(OrderedDict(self.named_children())).train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(N, in_channels, image_size, image_size)`` to logits ``(N, num_classes)``."""

@@ -181,9 +181,16 @@ def swap_layers(net: nn.Module, spec: Spec, *, beside: Mapping[str, nn.Module] |
     found = _modules(net, beside or {})
     choices = _choices(found, spec)
     plan = _plan(found, choices)
-    changed = _apply(plan)
     asked = {id(module) for module, _, _ in choices.values()}
-    rows = [row for part in found for row in _rows(part, part.identity in asked)]
+    changes: list[_Change] = []
+    try:
+        _apply(plan, changes)
+        rows = [row for part in found for row in _rows(part, part.identity in asked)]
+    except BaseException:  # whatever a class of the network's own may raise, or Ctrl-C
+        for change in reversed(changes):
+            change.undo()
+        raise
+    changed = {id(change.module) for change in changes}
     return SwapReport(rows, [part.name for part in found if part.identity in changed])
 
 
@@ -443,28 +450,41 @@ def _reason(module: nn.Module) -> str:
     return f"there is no NumPy layer for {kind.__name__}"
 
 
-def _apply(plan: list[tuple[_Part, type[nn.Module]]]) -> set[int]:
-    done: list[tuple[nn.Module, type[nn.Module], dict[str, Any]]] = []
+@dataclass(frozen=True)
+class _Change:
+    """A module, and the class and memory it had before."""
+
+    module: nn.Module
+    before: type[nn.Module]
+    remembered: type[nn.Module] | None
+
+    def undo(self) -> None:
+        _become(self.module, self.before)
+        self.module.__dict__.pop(_REMEMBERED, None)
+        if self.remembered is not None:
+            self.module.__dict__[_REMEMBERED] = self.remembered
+
+
+def _apply(plan: list[tuple[_Part, type[nn.Module]]], changes: list[_Change]) -> None:
+    """Change the classes. What is begun stands in ``changes``, also where an error ends it."""
     for part, target in plan:
-        module, before = part.module, type(part.module)
-        if target is before:
+        module = part.module
+        if target is type(module):
             continue
         native = part.native
-        remembered = {key: value for key, value in module.__dict__.items() if key == _REMEMBERED}
+        changes.append(_Change(module, type(module), module.__dict__.get(_REMEMBERED)))
         try:
-            module.__class__ = target
+            _become(module, target)
         except TypeError as error:  # a class with __slots__, say: Python can't exchange it
-            for changed, previous, memory in reversed(done):
-                changed.__class__ = previous
-                changed.__dict__.pop(_REMEMBERED, None)
-                changed.__dict__.update(memory)
             raise TypeError(f"layers: {part.name!r} can't become a {target.__qualname__}: {error}") from error
-        done.append((module, before, remembered))
         if target is native or target in _NATIVE:
             module.__dict__.pop(_REMEMBERED, None)
         else:
             module.__dict__[_REMEMBERED] = native
-    return {id(module) for module, _, _ in done}
+
+
+def _become(module: nn.Module, kind: type[nn.Module]) -> None:
+    object.__setattr__(module, "__class__", kind)  # past any __setattr__ of the module's own
 
 
 # ---- what the report says
@@ -505,6 +525,10 @@ def _functional_calls(module: nn.Module) -> list[str]:
     return list(calls)
 
 
+_Callable: TypeAlias = types.FunctionType | types.BuiltinFunctionType | types.MethodDescriptorType
+"""What functions of torch are, and methods of tensors; anything else that a name leads to may not even be hashable."""
+
+
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
     """A function's code, and that of the comprehensions and functions inside it."""
     yield code
@@ -526,11 +550,18 @@ def _named(method: types.FunctionType, layers_of_it: set[str]) -> Iterator[Any]:
             value, of_the_module = method.__globals__.get(step.argval), False
         elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
             if isinstance(value, types.ModuleType):
-                value = getattr(value, step.argval, None)
+                value = _attribute(value, step.argval)
             elif value is None and not of_the_module and step.argval not in layers_of_it:
-                yield getattr(Tensor, step.argval, None)
+                of_tensors = getattr(Tensor, step.argval, None)
+                if isinstance(of_tensors, _Callable):
+                    yield of_tensors
         else:
             loaded = step.argval if isinstance(step.argval, tuple) else (step.argval,)
             value, of_the_module = None, step.opname.startswith("LOAD_") and loaded[-1:] == first
-        if isinstance(value, types.FunctionType | types.BuiltinFunctionType):
+        if isinstance(value, _Callable):
             yield value
+
+
+def _attribute(module: types.ModuleType, name: str) -> Any:
+    """What stands there already: a module that loads its parts when they are asked for is not asked."""
+    return vars(module).get(name)

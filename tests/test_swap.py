@@ -2,6 +2,7 @@ import copy
 import pickle
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from torch.nn import functional
 from torch.nn.functional import mish
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, parametrize
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
 
-from cnn_lightning import layers
+from cnn_lightning import layers, swap
 from cnn_lightning.model import build_net
 from cnn_lightning.ops import activation, conv, linear
 from cnn_lightning.swap import LAYERS, native_type, swap_layers
@@ -187,6 +189,117 @@ def test_a_class_that_python_refuses_changes_nothing() -> None:
         swap_layers(net, {"0": Loud, "1": Slotted})
     assert types(net) == [nn.Sequential, nn.ReLU, nn.ReLU]
     assert "_swapped_from" not in net[0].__dict__
+
+
+class Raising(nn.Module):
+    """Fails where the report looks at it."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__()
+        self.error, self.child = error, nn.ReLU()
+
+    def named_modules(self, *args: Any, **options: Any) -> Any:
+        if not args and not options:  # the report asks for this module's own; a network's walk hands a memo on
+            raise self.error("no")
+        return super().named_modules(*args, **options)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AttributeError, KeyboardInterrupt])
+def test_a_report_that_fails_changes_nothing(error: type[BaseException]) -> None:
+    net = nn.Sequential(nn.ReLU(), nn.Conv2d(1, 1, 1), nn.ReLU(), Raising(error))
+    swap_layers(net[:3], {"1": "numpy", "2": Loud})
+    before, memory = types(net), [dict(module.__dict__) for module in (net[0], net[1], net[2])]
+    with pytest.raises(error):
+        swap_layers(net, {"0": Loud, "1": "torch", "2": "torch", "3.child": "numpy"})
+    assert types(net) == before
+    assert [dict(module.__dict__) for module in (net[0], net[1], net[2])] == memory
+
+
+def test_any_error_on_the_way_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each of the steps of the swap in turn: the classes that are exchanged, the rows of the report."""
+    for name in ("_become", "_rows", "_functional_calls"):
+        original = getattr(swap, name)
+        for step in range(5):
+            net = nn.Sequential(nn.ReLU(), Block(), nn.ReLU(), Block(), nn.ReLU(), Block(), Block(), Block())
+            before, calls = types(net), []
+
+            def failing(*args: Any, step: int = step, original: Any = original, calls: list[int] = calls) -> Any:
+                calls.append(1)
+                if len(calls) == step + 1:
+                    raise OSError("here")
+                return original(*args)
+
+            monkeypatch.setattr(swap, name, failing)
+            with pytest.raises(OSError, match="here"):
+                swap_layers(net, "numpy")
+            monkeypatch.undo()
+            assert types(net) == before
+            assert not any("_swapped_from" in module.__dict__ for module in net.modules())
+
+
+class Refusing(nn.ReLU):
+    """A class that lets nobody set anything once it is made."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise RuntimeError(f"{name} can't be set")
+
+
+def test_a_class_that_refuses_every_change_is_swapped_and_restored() -> None:
+    net = nn.Sequential(nn.ReLU(), nn.ReLU())
+    with pytest.raises(TypeError, match="'1' can't become a Slotted"):
+        swap_layers(net, {"0": Refusing, "1": Slotted})
+    assert types(net) == [nn.Sequential, nn.ReLU, nn.ReLU]
+    assert swap_layers(net, {"0": Refusing}).swapped == ["0"]
+    assert swap_layers(net, "torch").changed == ["0"]
+
+
+class LooksAtItself(Block):
+    """Names that lead to what is no function, is not hashable, or is not there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        names = [key for key in x.__dict__ if key in x.__annotations__ and x.__slots__]
+        return nn.functional.relu(self.linear(x)).view(-1) + len(names) + x.__doc__.count(".") + nn.nowhere.nothing(x)
+
+
+def test_a_method_may_read_any_attribute() -> None:
+    net = nn.Sequential(LooksAtItself(), nn.ReLU())
+    report = swap_layers(net, "numpy")
+    assert report.swapped == ["0.linear", "1"]
+    assert report.native == [("0", "its forward calls relu as a function, not as a layer")]
+
+
+lazy = ModuleType("lazy")
+
+
+class Lazy(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return lazy.ops.relu(self.linear(x))  # type: ignore[no-any-return]
+
+
+def test_a_module_that_loads_its_parts_when_asked_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(lazy, "__getattr__", asked.append, raising=False)
+    assert lazy.ops is None
+    assert swap_layers(nn.Sequential(Lazy()), "numpy").swapped == ["0.linear"]
+    assert asked == ["ops"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_0"])
+def test_feature_extractors_are_swapped(name: str) -> None:
+    torch.manual_seed(0)
+    whole = build_net(name, image_size=32, num_classes=3).eval()
+    nodes = get_graph_node_names(whole)[1]
+    net = create_feature_extractor(whole, [nodes[len(nodes) // 2], nodes[-1]]).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = net(x)
+        report = swap_layers(net, "numpy")
+        found = net(x)
+    assert {"Conv2d", "ReLU"} & {row.type for row in report.rows if row.implementation == "numpy"}
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4)
+    swap_layers(net.train(), "torch")
+    assert not any("cnn_lightning" in type(module).__module__ for module in net.modules())
 
 
 @pytest.mark.parametrize("net", [nn.Sequential(), nn.Sequential(nn.Softsign()), StochasticDepth(0.1, "row")])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cnn_lightning.layers import bridge
+from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import activation
 
 # Each keeps for backward what torch's keeps, so that a change in place is allowed and refused alike: relu, sigmoid and
@@ -42,7 +43,7 @@ class ReLUFunction(torch.autograd.Function):
         return bridge.call(activation.relu_backward, grad_y, *ctx.saved_tensors), None
 
 
-class ReLU(torch.nn.ReLU):
+class ReLU(Layer, torch.nn.ReLU):
     """`torch.nn.ReLU` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class ReLU6Function(torch.autograd.Function):
         return bridge.call(activation.relu6_backward, grad_y, *ctx.saved_tensors), None
 
 
-class ReLU6(torch.nn.ReLU6):
+class ReLU6(Layer, torch.nn.ReLU6):
     """`torch.nn.ReLU6` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ class LeakyReLUFunction(torch.autograd.Function):
         return grad_x, None, None
 
 
-class LeakyReLU(torch.nn.LeakyReLU):
+class LeakyReLU(Layer, torch.nn.LeakyReLU):
     """`torch.nn.LeakyReLU` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ class PReLUFunction(torch.autograd.Function):
         return bridge.call(activation.prelu_backward, grad_y, *ctx.saved_tensors, needs=tuple(ctx.needs_input_grad))
 
 
-class PReLU(torch.nn.PReLU):
+class PReLU(Layer, torch.nn.PReLU):
     """`torch.nn.PReLU` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ class ELUFunction(torch.autograd.Function):
         return bridge.call(backward, grad_y, *ctx.saved_tensors, alpha=ctx.alpha), None, None
 
 
-class ELU(torch.nn.ELU):
+class ELU(Layer, torch.nn.ELU):
     """`torch.nn.ELU` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -177,7 +178,7 @@ class GELUFunction(torch.autograd.Function):
         return bridge.call(activation.gelu_backward, grad_y, *ctx.saved_tensors, approximate=ctx.approximate), None
 
 
-class GELU(torch.nn.GELU):
+class GELU(Layer, torch.nn.GELU):
     """`torch.nn.GELU` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -201,7 +202,7 @@ class SiLUFunction(torch.autograd.Function):
         return bridge.call(activation.silu_backward, grad_y, *ctx.saved_tensors), None
 
 
-class SiLU(torch.nn.SiLU):
+class SiLU(Layer, torch.nn.SiLU):
     """`torch.nn.SiLU` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -225,7 +226,7 @@ class MishFunction(torch.autograd.Function):
         return bridge.call(activation.mish_backward, grad_y, *ctx.saved_tensors), None
 
 
-class Mish(torch.nn.Mish):
+class Mish(Layer, torch.nn.Mish):
     """`torch.nn.Mish` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -257,7 +258,7 @@ class SoftplusFunction(torch.autograd.Function):
         )
 
 
-class Softplus(torch.nn.Softplus):
+class Softplus(Layer, torch.nn.Softplus):
     """`torch.nn.Softplus` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -281,7 +282,7 @@ class HardswishFunction(torch.autograd.Function):
         return bridge.call(activation.hardswish_backward, grad_y, *ctx.saved_tensors), None
 
 
-class Hardswish(torch.nn.Hardswish):
+class Hardswish(Layer, torch.nn.Hardswish):
     """`torch.nn.Hardswish` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -305,7 +306,7 @@ class HardsigmoidFunction(torch.autograd.Function):
         return bridge.call(activation.hardsigmoid_backward, grad_y, *ctx.saved_tensors), None
 
 
-class Hardsigmoid(torch.nn.Hardsigmoid):
+class Hardsigmoid(Layer, torch.nn.Hardsigmoid):
     """`torch.nn.Hardsigmoid` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -330,7 +331,7 @@ class SigmoidFunction(torch.autograd.Function):
         return bridge.call(activation.sigmoid_backward, grad_y, *ctx.saved_tensors)
 
 
-class Sigmoid(torch.nn.Sigmoid):
+class Sigmoid(Layer, torch.nn.Sigmoid):
     """`torch.nn.Sigmoid` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -355,7 +356,7 @@ class TanhFunction(torch.autograd.Function):
         return bridge.call(activation.tanh_backward, grad_y, *ctx.saved_tensors)
 
 
-class Tanh(torch.nn.Tanh):
+class Tanh(Layer, torch.nn.Tanh):
     """`torch.nn.Tanh` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def call(
     compiling = torch.compiler.is_compiling()
     if not compiling:
         _refuse_recorders(op)
-    as_operator = compiling or torch._C._len_torch_dispatch_stack() > 0
+    as_operator = compiling or _has_dispatch_mode()
     arrays = None if as_operator else _host_arrays(tensors, mixed)
     if arrays is None:
         for index, given in enumerate(tensors):
@@ -128,18 +128,43 @@ def expect_tensor(value: Any, name: str = "input") -> Tensor:
     """
     if not isinstance(value, Tensor):
         raise TypeError(_no_tensor(name, value))
-    if not torch.compiler.is_compiling():
-        if torch._C._are_functorch_transforms_active():
-            raise RuntimeError(
-                f"{name}: torch.func's transforms (grad, vmap, ...) can't see into NumPy layers; expected none of them "
-                "(torch.autograd.grad and functional_call work), or native layers: swap_layers(net, 'torch') first"
-            )
-        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None:
-            raise RuntimeError(
-                f"{name}: NumPy layers have no forward-mode derivative; expected a tensor that is not dual, or native "
-                "layers: swap_layers(net, 'torch') first"
-            )
+    expect_no_transform(value, name)
     return value
+
+
+def expect_no_transform(value: Any, name: str = "input") -> None:
+    """`expect_tensor` for a ``Module.forward`` that answers to what is no tensor as its native one does.
+
+    Raises:
+        TypeError: ``value`` is the stand-in that ``torch.fx`` records with.
+        RuntimeError: As for `expect_tensor`.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if isinstance(value, torch.fx.Proxy):
+        raise TypeError(_no_tensor(name, value))
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            f"{name}: torch.func's transforms (grad, vmap, ...) can't see into NumPy layers; expected none of them "
+            "(torch.autograd.grad and functional_call work), or native layers: swap_layers(net, 'torch') first"
+        )
+    if _is_dual(value):
+        raise RuntimeError(
+            f"{name}: NumPy layers have no forward-mode derivative; expected a tensor that is not dual, or native "
+            "layers: swap_layers(net, 'torch') first"
+        )
+
+
+def is_plain(value: Any) -> bool:
+    """Whether ``value`` is a tensor, and nobody traces, transforms or counts what is done with it."""
+    return (
+        type(value) in _PLAIN
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and not _is_dual(value)
+        and not _has_dispatch_mode()
+        and torch._C._get_tracing_state() is None
+    )
 
 
 def blank(x: Tensor) -> Tensor:
@@ -363,15 +388,19 @@ def _refuse_recorders(op: Operation) -> None:
     """Refuse what records other operators than ours: in its program the results would be constants."""
     if torch._C._get_tracing_state() is None:
         return
+    _refuse_onnx(op)
+    raise RuntimeError(
+        f"{_label(op)}: torch.jit.trace can't record NumPy layers; expected native ones: swap_layers(net, 'torch') "
+        "first, or torch.export, which keeps NumPy"
+    )
+
+
+def _refuse_onnx(op: Operation) -> None:
     if torch.onnx.is_in_onnx_export():
         raise RuntimeError(
             f"{_label(op)}: ONNX has no NumPy layers; expected native ones: swap_layers(net, 'torch') first, as "
             "cnn-lightning export does"
         )
-    raise RuntimeError(
-        f"{_label(op)}: torch.jit.trace can't record NumPy layers; expected native ones: swap_layers(net, 'torch') "
-        "first, or torch.export, which keeps NumPy"
-    )
 
 
 def _result_dtypes(
@@ -444,6 +473,20 @@ def _is_class_of_its_own(tensor: Tensor) -> bool:
     return type(tensor).__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
 
 
+def _has_dispatch_mode() -> bool:
+    """Whether somebody sees every operator: before autograd does, or after."""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._dispatch_tls_is_dispatch_key_included("PreDispatch")
+
+
+def _is_dual(value: Any) -> bool:
+    """Whether it carries a tangent for forward-mode differentiation."""
+    return (
+        forward_ad._current_level >= 0
+        and isinstance(value, Tensor)
+        and forward_ad.unpack_dual(value).tangent is not None  # type: ignore[no-untyped-call]
+    )
+
+
 def _operator(
     op: Operation,
     tensors: Sequence[Tensor | None],
@@ -490,6 +533,7 @@ def _shapes(op: str, tensors: Sequence[Tensor | None], options: str) -> list[Ten
     """
     device = next(tensor.device for tensor in tensors if tensor is not None)
     function, batch = _find(op), _batch(tensors)
+    _refuse_onnx(function)
     if batch is not None:
         found = [_learned(function, options, _layouts(tensors, batch, n)) for n in _TRIED]
         results = [_in_terms_of(batch, sizes) for sizes in zip(*found, strict=True)]
@@ -525,7 +569,9 @@ def _batch(tensors: Sequence[Tensor | None]) -> Any:
     Every other symbol is fixed at its number here.
     """
     given = [tensor for tensor in tensors if tensor is not None]
-    firsts = {str(size): size for tensor in given for size in tensor.shape[:1] if isinstance(size, torch.SymInt)}
+    firsts: dict[str, Any] = {
+        str(size): size for tensor in given for size in tensor.shape[:1] if isinstance(size, torch.SymInt)
+    }
     others = [size for tensor in given for size in tensor.shape[1:]]
     if len(firsts) != 1:
         return None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cnn_lightning.layers import bridge
+from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import conv, conv_transpose, padding
 
 
@@ -81,7 +82,7 @@ class PadFunction(torch.autograd.Function):
         return bridge.call(padding.pad_backward, grad_y, x, **ctx.options), None, None
 
 
-class Conv1d(torch.nn.Conv1d):
+class Conv1d(Layer, torch.nn.Conv1d):
     """`torch.nn.Conv1d` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ class Conv1d(torch.nn.Conv1d):
         return _like(input, Conv1dFunction.apply(*arguments, options))
 
 
-class Conv2d(torch.nn.Conv2d):
+class Conv2d(Layer, torch.nn.Conv2d):
     """`torch.nn.Conv2d` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class Conv2d(torch.nn.Conv2d):
         return _like(input, Conv2dFunction.apply(*arguments, options))
 
 
-class ConvTranspose2d(torch.nn.ConvTranspose2d):
+class ConvTranspose2d(Layer, torch.nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d` in NumPy."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:

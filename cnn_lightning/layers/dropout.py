@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cnn_lightning.layers import bridge
+from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import dropout
 
 
@@ -30,7 +31,7 @@ class DropoutFunction(torch.autograd.Function):
         return bridge.call(dropout.dropout_backward, grad_y, *ctx.saved_tensors, p=ctx.p), None, None, None
 
 
-class Dropout(torch.nn.Dropout):
+class Dropout(Layer, torch.nn.Dropout):
     """`torch.nn.Dropout` in NumPy, with torch's own mask."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ class Dropout(torch.nn.Dropout):
         return _dropped(input, _elements(input, self.p), self.p, self.inplace)
 
 
-class Dropout1d(torch.nn.Dropout1d):
+class Dropout1d(Layer, torch.nn.Dropout1d):
     """`torch.nn.Dropout1d` in NumPy: whole channels of ``(N, C, L)`` or ``(C, L)``."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -49,6 +50,7 @@ class Dropout1d(torch.nn.Dropout1d):
         Raises:
             RuntimeError: An input that has neither two nor three dimensions.
         """
+        bridge.expect_no_transform(input)
         if input.dim() not in (2, 3):
             raise RuntimeError(f"dropout1d: input: expected (N, C, L) or (C, L), got shape {tuple(input.shape)}")
         if input.dim() == 2:
@@ -60,7 +62,7 @@ class Dropout1d(torch.nn.Dropout1d):
         return _dropped(input, keep, self.p, self.inplace)
 
 
-class Dropout2d(torch.nn.Dropout2d):
+class Dropout2d(Layer, torch.nn.Dropout2d):
     """`torch.nn.Dropout2d` in NumPy: whole channels of ``(N, C, H, W)``."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -71,6 +73,7 @@ class Dropout2d(torch.nn.Dropout2d):
         Raises:
             RuntimeError: An input with fewer than two dimensions, unless all of it is dropped.
         """
+        bridge.expect_no_transform(input)
         if input.dim() != 4:
             _warn_of_shape(input)
         if not self.training or self.p == 0 or input.numel() == 0:

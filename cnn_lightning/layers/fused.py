@@ -52,8 +52,8 @@ def run(modules: Iterable[torch.nn.Module], x: Tensor) -> Tensor:
 
     Where this package's ``Conv2d``, ``ReLU`` and ``MaxPool2d`` follow each other in their most common form (stride-1
     convolution, 2x2 pooling), once or several times, one Function computes them block by block. Every other module,
-    and these too where somebody looks (hooks, a compiler, autocast), is called as it stands. Results are the same up
-    to rounding.
+    and these too where somebody looks (hooks, a compiler, any tracer, autocast), is called as it stands. Results are
+    the same up to rounding.
     """
     todo = list(modules)
     place = 0
@@ -87,11 +87,11 @@ def _fusable_stages(modules: Sequence[Any], x: Tensor) -> list[Sequence[Any]]:
 def _fusable(stage: Sequence[torch.nn.Module], shape: Sequence[int], x: Tensor) -> bool:
     return (
         [type(module) for module in stage] == [Conv2d, ReLU, MaxPool2d]
+        and bridge.is_plain(x)
         and _is_plain_conv(stage[0], shape, x)
         and _is_plain_pool(stage[2])
         and not any(map(_is_watched, stage))
         and not _is_replaced()
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled(x.device.type)
     )
 

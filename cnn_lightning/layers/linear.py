@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cnn_lightning.layers import bridge
+from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import linear
 
 
@@ -26,7 +27,7 @@ class LinearFunction(torch.autograd.Function):
         return bridge.call(linear.linear_backward, grad_y, x, weight, needs=tuple(ctx.needs_input_grad))
 
 
-class Linear(torch.nn.Linear):
+class Linear(Layer, torch.nn.Linear):
     """`torch.nn.Linear` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:

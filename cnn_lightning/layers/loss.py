@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cnn_lightning.layers import bridge
+from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import loss
 
 
@@ -43,7 +44,7 @@ class CrossEntropyFunction(torch.autograd.Function):
         return of_logits, of_target, None, None
 
 
-class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+class CrossEntropyLoss(Layer, torch.nn.CrossEntropyLoss):
     """`torch.nn.CrossEntropyLoss` in NumPy: class indices or probabilities, weights, smoothing, every reduction."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class NLLLossFunction(torch.autograd.Function):
         return bridge.call(loss.nll_loss_backward, grad_y, *ctx.saved_tensors, **ctx.options), None, None, None
 
 
-class NLLLoss(torch.nn.NLLLoss):
+class NLLLoss(Layer, torch.nn.NLLLoss):
     """`torch.nn.NLLLoss` in NumPy."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -106,11 +107,13 @@ class MSELossFunction(torch.autograd.Function):
         return grad_x, -grad_x, None
 
 
-class MSELoss(torch.nn.MSELoss):
+class MSELoss(Layer, torch.nn.MSELoss):
     """`torch.nn.MSELoss` in NumPy."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of two tensors of one shape, or, with torch's warning, of shapes that broadcast."""
+        bridge.expect_no_transform(input)
+        bridge.expect_no_transform(target, "target")
         if target.size() != input.size():
             warnings.warn(
                 f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). "

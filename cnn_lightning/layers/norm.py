@@ -8,6 +8,7 @@ from torch import Tensor, distributed
 from torchvision.models import convnext
 
 from cnn_lightning.layers import bridge
+from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import norm
 
 
@@ -114,7 +115,7 @@ def _statistics_like(x: Tensor) -> Tensor:
     return x.new_empty(0, dtype=torch.float32 if x.device.type == "mps" else torch.float64)
 
 
-class BatchNorm1d(torch.nn.BatchNorm1d):
+class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
     """``torch.nn.BatchNorm1d`` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -122,7 +123,7 @@ class BatchNorm1d(torch.nn.BatchNorm1d):
         return _batch_norm(self, input)
 
 
-class BatchNorm2d(torch.nn.BatchNorm2d):
+class BatchNorm2d(Layer, torch.nn.BatchNorm2d):
     """``torch.nn.BatchNorm2d`` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -155,6 +156,7 @@ def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor, to
 
     The batch's are those of all processes' batches if ``together``.
     """
+    bridge.expect_no_transform(input)
     module._check_input_dim(input)  # type: ignore[no-untyped-call]
     if not input.is_floating_point():
         raise NotImplementedError(f"input: expected a floating dtype, got {input.dtype}")
@@ -214,7 +216,7 @@ def _average(running: Tensor, new: Tensor, factor: float, correction: float) -> 
         running.copy_(running.to(new.dtype).mul_(1 - factor).add_(new, alpha=factor * correction))
 
 
-class LayerNorm(torch.nn.LayerNorm):
+class LayerNorm(Layer, torch.nn.LayerNorm):
     """``torch.nn.LayerNorm`` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -229,8 +231,13 @@ class LayerNorm(torch.nn.LayerNorm):
         return LayerNormFunction.apply(x, weight, bias, axes, self.eps)  # type: ignore[no-any-return]
 
 
-class LayerNorm2d(convnext.LayerNorm2d):  # type: ignore[misc]
+class LayerNorm2d(Layer, convnext.LayerNorm2d):  # type: ignore[misc]
     """torchvision's layer norm over the channels of (N, C, H, W), in NumPy."""
+
+    normalized_shape: tuple[int, ...]
+    weight: Tensor
+    bias: Tensor
+    eps: float
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise over the channels of every pixel.
@@ -238,6 +245,7 @@ class LayerNorm2d(convnext.LayerNorm2d):  # type: ignore[misc]
         Raises:
             RuntimeError: Another number of channels, or another dtype than the weight's.
         """
+        bridge.expect_no_transform(x, "x")
         _check_dtypes(x, self.weight)
         if x.dim() == 4 and (x.shape[1],) != tuple(self.normalized_shape):
             raise RuntimeError(f"input: expected {tuple(self.normalized_shape)} channels, got shape {tuple(x.shape)}")
@@ -246,11 +254,12 @@ class LayerNorm2d(convnext.LayerNorm2d):  # type: ignore[misc]
         return y.permute(0, 3, 1, 2)
 
 
-class GroupNorm(torch.nn.GroupNorm):
+class GroupNorm(Layer, torch.nn.GroupNorm):
     """``torch.nn.GroupNorm`` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise groups of channels of (N, C, ...)."""
+        bridge.expect_no_transform(input)
         if input.dim() < 2:
             raise RuntimeError(f"input: expected at least 2 axes, got shape {tuple(input.shape)}")
         _check_dtypes(input, self.weight)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cnn_lightning.layers import bridge
+from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import pool
 from cnn_lightning.ops._geometry import integers
 
@@ -100,7 +101,7 @@ class AdaptiveMaxPool2dFunction(torch.autograd.Function):
         return bridge.call(pool.adaptive_max_pool2d_backward, grad_y, *ctx.saved_tensors, output_size=ctx.size), None
 
 
-class MaxPool2d(torch.nn.MaxPool2d):
+class MaxPool2d(Layer, torch.nn.MaxPool2d):
     """``torch.nn.MaxPool2d`` in NumPy."""
 
     def forward(self, input: Tensor) -> Any:
@@ -111,7 +112,7 @@ class MaxPool2d(torch.nn.MaxPool2d):
         return _batched(input, 4, lambda x: function.apply(x, options))
 
 
-class MaxPool1d(torch.nn.MaxPool1d):
+class MaxPool1d(Layer, torch.nn.MaxPool1d):
     """``torch.nn.MaxPool1d`` in NumPy."""
 
     def forward(self, input: Tensor) -> Any:
@@ -122,7 +123,7 @@ class MaxPool1d(torch.nn.MaxPool1d):
         return _along_rows(input, lambda x: function.apply(x, options))
 
 
-class AvgPool2d(torch.nn.AvgPool2d):
+class AvgPool2d(Layer, torch.nn.AvgPool2d):
     """``torch.nn.AvgPool2d`` in NumPy."""
 
     def forward(self, input: Tensor) -> Any:
@@ -133,7 +134,7 @@ class AvgPool2d(torch.nn.AvgPool2d):
         return _batched(input, 4, lambda x: AvgPool2dFunction.apply(x, options))
 
 
-class AvgPool1d(torch.nn.AvgPool1d):
+class AvgPool1d(Layer, torch.nn.AvgPool1d):
     """``torch.nn.AvgPool1d`` in NumPy."""
 
     def forward(self, input: Tensor) -> Any:
@@ -143,7 +144,7 @@ class AvgPool1d(torch.nn.AvgPool1d):
         return _along_rows(input, lambda x: AvgPool2dFunction.apply(x, options))
 
 
-class AdaptiveAvgPool2d(torch.nn.AdaptiveAvgPool2d):
+class AdaptiveAvgPool2d(Layer, torch.nn.AdaptiveAvgPool2d):
     """``torch.nn.AdaptiveAvgPool2d`` in NumPy."""
 
     def forward(self, input: Tensor) -> Any:
@@ -153,7 +154,7 @@ class AdaptiveAvgPool2d(torch.nn.AdaptiveAvgPool2d):
         return _batched(input, 4, lambda x: AdaptiveAvgPool2dFunction.apply(x, size))
 
 
-class AdaptiveAvgPool1d(torch.nn.AdaptiveAvgPool1d):
+class AdaptiveAvgPool1d(Layer, torch.nn.AdaptiveAvgPool1d):
     """``torch.nn.AdaptiveAvgPool1d`` in NumPy."""
 
     def forward(self, input: Tensor) -> Any:
@@ -164,7 +165,7 @@ class AdaptiveAvgPool1d(torch.nn.AdaptiveAvgPool1d):
         return _along_rows(input, lambda x: AdaptiveAvgPool2dFunction.apply(x, (1, length)))
 
 
-class AdaptiveMaxPool2d(torch.nn.AdaptiveMaxPool2d):
+class AdaptiveMaxPool2d(Layer, torch.nn.AdaptiveMaxPool2d):
     """``torch.nn.AdaptiveMaxPool2d`` in NumPy."""
 
     def forward(self, input: Tensor) -> Any:
@@ -192,6 +193,7 @@ def _rows(options: Options) -> Options:
 
 def _size(module: Any, input: Tensor) -> tuple[int, int]:
     """``output_size``, where None stands for the size of the input."""
+    bridge.expect_no_transform(input)
     wanted, name = module.output_size, f"{type(module).__name__}: output_size"
     there = input.size()
     if isinstance(wanted, tuple | list):

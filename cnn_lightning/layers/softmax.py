@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cnn_lightning.layers import bridge
+from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import softmax
 
 
@@ -27,7 +28,7 @@ class SoftmaxFunction(torch.autograd.Function):
         return bridge.call(softmax.softmax_backward, grad_y, *ctx.saved_tensors, dim=ctx.dim), None
 
 
-class Softmax(torch.nn.Softmax):
+class Softmax(Layer, torch.nn.Softmax):
     """`torch.nn.Softmax` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ class LogSoftmaxFunction(torch.autograd.Function):
         return bridge.call(softmax.log_softmax_backward, grad_y, *ctx.saved_tensors, dim=ctx.dim), None
 
 
-class LogSoftmax(torch.nn.LogSoftmax):
+class LogSoftmax(Layer, torch.nn.LogSoftmax):
     """`torch.nn.LogSoftmax` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -66,6 +67,7 @@ class LogSoftmax(torch.nn.LogSoftmax):
 
 def _autocast(x: Tensor) -> Tensor:
     """In float32 where torch.autocast says so: on GPUs, but not on the CPU."""
+    bridge.expect_no_transform(x)
     if x.device.type != "cpu":
         x = bridge.autocast("float32", x)
     return x
