@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cnn_lightning import layers
+from cnn_lightning import build_net, layers, swap_layers
 from cnn_lightning.layers import fused as fused_layers
 from cnn_lightning.ops import fused
+from tests.test_layers import assert_same_fate
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
@@ -270,3 +272,33 @@ def test_copies_of_a_stage_fuse_too(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, modules = count(monkeypatch), copy.deepcopy(stage())
     fused_layers.run(modules, torch.randn(3, 2, 8, 8))
     assert calls == [1]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_change_in_place_before_the_backward_of_a_chain_is_taken_as_torch_takes_it(inplace: bool) -> None:
+    torch.manual_seed(0)
+    native = build_net("simple_cnn", image_size=8, channels=(2, 3), hidden=4, num_classes=2).double()
+    for module in native.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.inplace = inplace
+    chain = copy.deepcopy(native)
+    swap_layers(chain, "numpy")
+    names = ["0", *(name for name, _ in native.named_parameters())]
+    choices = [set(), {"0"}, *({name} for name in names), *(set(names) - {name} for name in names)]
+    seen = assert_same_fate(chain, native, (torch.randn(3, 1, 8, 8, dtype=torch.float64),), choices)
+    assert True in seen
+    assert False in seen
+
+
+def test_who_sees_operators_sees_those_of_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(args[0] if function is torch.ops.cnn_lightning.call.default else None)
+            return function(*args, **(kwargs or {}))
+
+    calls, modules, x = count(monkeypatch), stage(), torch.randn(3, 2, 8, 8)
+    seen: list[Any] = []
+    with Mode():
+        fused_layers.run(modules, x)
+    assert [name.rpartition(":")[2] for name in seen if name] == ["conv2d", "relu", "max_pool2d"]
+    assert calls == [0]

@@ -1,8 +1,9 @@
 """Every rule a layer keeps, over every row of the table of cases."""
 
 import copy
+import itertools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from cnn_lightning import layers
 from tests.cases import Case, Sample, load
 
 CASES = load()
@@ -162,27 +164,115 @@ def test_inputs_are_not_written(case: Case, sample: Sample) -> None:
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(("case", "sample"), FIRST)
-def test_output_may_be_changed_in_place_afterwards(case: Case, sample: Sample) -> None:
-    """Either the gradient is the native one, or torch's version counter refuses, as it does for the native layer."""
-    ours, native = build(case, sample, torch.float64)
-    inputs = sample.inputs(torch.float64)
+Change = tuple[str, int]
+"""What to change in place between forward and backward: an input or an output by its index, or a parameter."""
 
-    def changed(module: torch.nn.Module) -> Callable[..., Any]:
-        def call(*values: Any) -> Any:
-            output = tensors(module(*values))[0]
-            return output.mul_(2) if output.is_floating_point() else output
 
-        return call
+def changes(module: torch.nn.Module, inputs: tuple[Any, ...], outputs: int) -> list[Change]:
+    found = [("input", index) for index, value in enumerate(inputs) if isinstance(value, Tensor)]
+    found += [("output", index) for index in range(outputs)]
+    weights = [name for name, _ in module.named_parameters()] + [name for name, _ in module.named_buffers()]
+    return found + [(name, 0) for name in weights if not name.startswith(("running_", "num_batches"))]
 
+
+def backward_after(module: torch.nn.Module, inputs: tuple[Any, ...], frozen: Set[str], change: Change) -> Any:
+    """The gradients after ``change``, or "refused". ``frozen`` names parameters, and inputs by their index."""
+    torch.manual_seed(1)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    leaves = [
+        value.clone().requires_grad_(value.is_floating_point() and str(index) not in frozen)
+        if isinstance(value, Tensor)
+        else value
+        for index, value in enumerate(inputs)
+    ]
+    given = [value * 1 if isinstance(value, Tensor) else value for value in leaves]  # no leaf, which may not change
+    outputs = tensors(module(*given))
+    kind, index = change
+    found = {"input": given, "output": outputs}
+    target = (
+        found[kind][index] if kind in found else (dict(module.named_parameters()) | dict(module.named_buffers()))[kind]
+    )
+    with torch.no_grad():
+        target.mul_(0 if target.dtype == torch.int64 else 2)
+    wanted = [value for value in [*leaves, *module.parameters()] if isinstance(value, Tensor) and value.requires_grad]
+    floats = [output for output in outputs if output.requires_grad]
     try:
-        found = run(ours, inputs, changed(ours))
+        return torch.autograd.grad([y.sum() for y in floats], wanted, allow_unused=True) if floats and wanted else ()
     except RuntimeError as error:
         if "modified by an inplace operation" not in str(error):
             raise
-    else:
-        expected = run(native, inputs, lambda *values: tensors(native(*values))[0] * 2)
-        assert_equal(found, expected, TOLERANCE[torch.float64])
+        return "refused"
+
+
+def assert_same_fate(
+    ours: torch.nn.Module,
+    native: torch.nn.Module,
+    inputs: tuple[Any, ...],
+    choices: Sequence[Set[str]] = (frozenset(),),
+) -> list[bool]:
+    """For each choice of what is frozen and every change: refused alike, or equal gradients. True is refused."""
+    outputs = len(tensors(copy.deepcopy(native)(*copy.deepcopy(inputs))))
+    seen = []
+    for frozen in choices:
+        for change in changes(native, inputs, outputs):
+            found, expected = (backward_after(copy.deepcopy(each), inputs, frozen, change) for each in (ours, native))
+            what = f"{change} with {frozen or 'nothing'} frozen"
+            seen.append(isinstance(expected, str))
+            assert isinstance(found, str) == isinstance(expected, str), f"{what}: {found} for {expected}"
+            for a, b in zip(found, expected, strict=True) if not isinstance(expected, str) else ():
+                assert (a is None) == (b is None), what
+                if b is not None:
+                    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=lambda m, w=what: f"{w}: {m}")
+    return seen
+
+
+@pytest.mark.parametrize(("case", "sample"), SAMPLES)
+def test_a_change_in_place_before_the_backward_is_taken_as_torch_takes_it(case: Case, sample: Sample) -> None:
+    """Input, outputs and weights in turn: what a layer keeps for its backward is what torch's keeps."""
+    assert_same_fate(*build(case, sample, torch.float64), sample.inputs(torch.float64))
+
+
+def _kind(case: Case, sample: Sample) -> Any:
+    """What torch may decide by which tensors it keeps."""
+    options = sample.options
+    dtypes = tuple(value.dtype for value in sample.inputs() if isinstance(value, Tensor))
+    return case.name, dtypes, options.get("padding_mode"), options.get("label_smoothing", 0) > 0, len(options)
+
+
+KINDS = {
+    str(_kind(*row.values)): row  # type: ignore[arg-type]
+    for row in SAMPLES
+    if not row.values[1].options.get("inplace")  # which needs the gradient of its input, or is nothing
+}
+
+
+@pytest.mark.parametrize(("case", "sample"), KINDS.values())
+def test_so_it_is_where_some_need_no_gradient(case: Case, sample: Sample) -> None:
+    ours, native = build(case, sample, torch.float64)
+    inputs = sample.inputs(torch.float64)
+    names = [str(i) for i, value in enumerate(inputs) if isinstance(value, Tensor) and value.is_floating_point()]
+    names += [name for name, _ in native.named_parameters()]
+    choices = [set(some) for count in range(1, len(names)) for some in itertools.combinations(names, count)]
+    assert_same_fate(ours, native, inputs, choices)
+
+
+@pytest.mark.parametrize("layer", [layers.BatchNorm1d, layers.BatchNorm2d])
+@pytest.mark.parametrize("train", [True, False])
+def test_running_statistics_may_change_before_the_backward(layer: type[torch.nn.Module], train: bool) -> None:
+    """Torch refuses that by hand, though not by a forward in training, which gives its evaluation a wrong gradient.
+
+    Ours keeps what it normalised by, and its gradient is right after either.
+    """
+    torch.manual_seed(0)
+    module = layer(3).double().train(train)
+    x = torch.randn((4, 3, 2, 2)[: 4 if layer is layers.BatchNorm2d else 3], dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(module(x).square().sum(), x)
+    y = module(x)
+    with torch.no_grad():
+        module.running_var.mul_(2)
+        module.train()(x + 1)
+    torch.testing.assert_close(torch.autograd.grad(y.square().sum(), x)[0], expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("case", "sample"), FIRST)

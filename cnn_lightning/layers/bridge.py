@@ -564,19 +564,18 @@ def _zeros(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype)
 
 
 def _batch(tensors: Sequence[Tensor | None]) -> Any:
-    """The symbol that is the first size of some tensor and in no other size of any; None where there is no such one.
+    """The symbol that is a tensor's first size, and in no other size of any; None where there is no such one.
 
     Every other symbol is fixed at its number here.
     """
     given = [tensor for tensor in tensors if tensor is not None]
-    firsts: dict[str, Any] = {
-        str(size): size for tensor in given for size in tensor.shape[:1] if isinstance(size, torch.SymInt)
-    }
-    others = [size for tensor in given for size in tensor.shape[1:]]
-    if len(firsts) != 1:
+    firsts = [tensor.shape[0] for tensor in given if tensor.dim()]
+    batch: Any = next((size for size in firsts if isinstance(size, torch.SymInt)), None)
+    if batch is None or not batch.node.expr.is_symbol:
         return None
-    ((name, batch),) = firsts.items()
-    if not batch.node.expr.is_symbol or any(name in _symbols(size) for size in others):
+    (name,) = _symbols(batch)
+    others = [size for size in firsts if str(size) != name] + [size for tensor in given for size in tensor.shape[1:]]
+    if any(name in _symbols(size) for size in others):
         return None
     for size in others:
         int(size)

@@ -62,7 +62,8 @@ def run(modules: Iterable[torch.nn.Module], x: Tensor) -> Tensor:
         if stages:
             parameters = [value for conv, *_ in stages for value in (conv.weight, conv.bias)]
             paddings = tuple(_padding(conv) for conv, *_ in stages)
-            x = ConvReLUPoolFunction.apply(paddings, torch.is_grad_enabled(), x, *parameters)
+            keep = torch.is_grad_enabled() and _needs_gradient(x, stages[0])
+            x = ConvReLUPoolFunction.apply(paddings, keep, x, *parameters)
             place += 3 * len(stages)
         else:
             x = todo[place](x)
@@ -71,10 +72,15 @@ def run(modules: Iterable[torch.nn.Module], x: Tensor) -> Tensor:
 
 
 def _fusable_stages(modules: Sequence[Any], x: Tensor) -> list[Sequence[Any]]:
-    """The stages that ``modules`` begin with, as long as each can be fused."""
+    """The stages that ``modules`` begin with, as long as each can be fused.
+
+    Frozen ones before the first that has a gradient make a chain of their own: as in torch, nothing is kept of them.
+    """
     stages: list[Sequence[Any]] = []
     shape: Sequence[int] = x.shape
     while _fusable(stage := modules[3 * len(stages) : 3 * len(stages) + 3], shape, x):
+        if stages and _needs_gradient(x, stage) and not _needs_gradient(x, stages[0]):
+            break
         stages.append(stage)
         conv, padding = stage[0], 2 * _padding(stage[0])
         height, width = (
@@ -82,6 +88,11 @@ def _fusable_stages(modules: Sequence[Any], x: Tensor) -> list[Sequence[Any]]:
         )
         shape = (shape[0], conv.out_channels, height, width)
     return stages
+
+
+def _needs_gradient(x: Tensor, stage: Sequence[Any]) -> bool:
+    conv = stage[0]
+    return x.requires_grad or conv.weight.requires_grad or (conv.bias is not None and conv.bias.requires_grad)
 
 
 def _fusable(stage: Sequence[torch.nn.Module], shape: Sequence[int], x: Tensor) -> bool:
