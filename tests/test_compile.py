@@ -21,6 +21,7 @@ from cnn_lightning.classifier import Classifier
 from cnn_lightning.cli import main
 from cnn_lightning.layers import bridge
 from cnn_lightning.ops import activation
+from cnn_lightning.swap import native_type
 from tests.cases import Case, load
 from tests.test_layers import build, tensors
 
@@ -123,7 +124,7 @@ def test_one_graph_with_numpy_inside(name: str, sizes: tuple[int, ...], calls: C
 
 
 def _layers(net: nn.Module) -> list[type[nn.Module]]:
-    return [type(module).__mro__[1] for module in net.modules() if "cnn_lightning" in type(module).__module__]
+    return [native_type(module) for module in net.modules() if "cnn_lightning" in type(module).__module__]
 
 
 def test_without_the_bridge_the_compiler_leaves_numpy_out(calls: Counter[str]) -> None:
