@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, cast, get_args, get_origin, get_type_hint
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.plugins import DoublePrecision
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import ConfusionMatrix, Metric
@@ -19,7 +20,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from cnn_lightning.callbacks.nonfinite import StopAtNonFinite
 from cnn_lightning.checkpoints import FOR_TRAINER, read_checkpoint
-from cnn_lightning.errors import UserError
+from cnn_lightning.data.record import DataRecord
+from cnn_lightning.data.sides import Sides
+from cnn_lightning.errors import EverywhereError, UserError
 from cnn_lightning.model import build_net, total_loss
 from cnn_lightning.ops import _blocks
 from cnn_lightning.processes import from_all, leave_at_exit, sum_of_all
@@ -126,6 +129,7 @@ class Classifier(LightningModule):
         self.class_names = tuple(map(str, range(num_classes)))
         self.mean: tuple[float, ...] = ()
         self.std: tuple[float, ...] = ()
+        self._sides: Sides = {}
         for stage in STAGES:
             setattr(self, f"{stage}_loss", MeanLoss())
             setattr(self, f"{stage}_acc", MulticlassAccuracy(num_classes, average="micro"))
@@ -295,18 +299,39 @@ class Classifier(LightningModule):
 
     # ---- what a checkpoint knows of its data
 
+    @property
+    def data_record(self) -> DataRecord:
+        """What is known of the data that the network was trained with."""
+        return DataRecord(self.class_names if self.mean else (), self.mean, self.std, self._sides)
+
     def setup(self, stage: str) -> None:
-        """Take the names of the classes and the normalisation from the data; count from zero."""
+        """Take the names of the classes and the normalisation from the data, or hand them to it; count from zero."""
         leave_at_exit()
         for metric in (module for module in self.modules() if isinstance(module, Metric)):
             metric.reset()  # processes that were spawned share the memory of sums that are no parameters
         data = getattr(self.trainer, "datamodule", None)
-        if data is not None and stage == "fit":
+        if stage == "fit":
+            DataRecord(sides=self._sides).hand_to(data)  # the weights can come from an earlier training
+            self._take_from(data)
+        elif not self.data_record.differs_from(data):  # where it does, a checkpoint can still come that does not
+            self.data_record.hand_to(data)
+
+    def _take_from(self, data: Any) -> None:
+        if data is not None:
             self.class_names, self.mean, self.std = tuple(data.class_names), tuple(data.mean), tuple(data.std)
+            self._sides = getattr(data, "sides", {})
+
+    def on_validation_start(self) -> None:
+        """Refuse data of other classes than those that the network was trained with."""
+        difference = self.data_record.differs_from(getattr(self.trainer, "datamodule", None))
+        if difference:
+            raise EverywhereError(difference)
+
+    on_test_start = on_predict_start = on_validation_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the classes' names, the normalisation, and the sums of the epoch that is not over."""
-        checkpoint["data"] = {"class_names": self.class_names, "mean": self.mean, "std": self.std}
+        """Keep what is known of the data, and the sums of the epoch that is not over."""
+        checkpoint["data"] = self.data_record.plain()
         if not self.trainer.is_last_batch:
             own = [
                 {name: cast(Tensor, value).cpu().clone() for name, value in metric.metric_state.items()}
@@ -320,12 +345,18 @@ class Classifier(LightningModule):
             self.net.double()  # Lightning does it after it has read the weights, which would be rounded
         self._epoch_so_far = checkpoint.get("epoch_so_far", [])
         self._trained_with = {**checkpoint.get("hyper_parameters", {}), "steps": _steps(checkpoint)}
-        found = checkpoint.get("data")
-        if found:
-            self.class_names, self.mean, self.std = (tuple(found[key]) for key in ("class_names", "mean", "std"))
-            data = getattr(self._trainer, "datamodule", None)
-            if data is not None and self.mean:
-                data.mean, data.std = self.mean, self.std
+        record = DataRecord.of(checkpoint)
+        self.class_names, self.mean, self.std = record.class_names or self.class_names, record.mean, record.std
+        self._sides = record.sides
+        trainer = self._trainer
+        data = getattr(trainer, "datamodule", None)
+        if trainer is None or data is None:
+            return
+        record.hand_to(data)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._take_from(data)
+            if trainer.strategy.restore_checkpoint_after_setup:  # its loader was made before this was known
+                trainer.fit_loop._combined_loader = None
 
 
 def from_checkpoint(path: str | Path, layers: Layers = "torch") -> Classifier:

@@ -133,11 +133,10 @@ def _pixels(image: Tensor, model: Classifier) -> Tensor:
 
 def _from_data(options: Namespace, model: Classifier, path: Path) -> _Picture:
     module, name = _data(options, path)
+    model.data_record.hand_to(module)
     index = options.index or 0
     if index < 0:
         raise UserError(f"--index: expected a number from 0 on, got {index}")
-    if model.mean:
-        module.mean, module.std = model.mean, model.std  # those it was trained with
     seen = 0
     for images, labels in module.test_dataloader():
         if index < seen + len(labels):

@@ -48,6 +48,7 @@ from cnn_lightning.checkpoints import FOR_FIT, FOR_TRAINER, WholeFiles, go_on, n
 from cnn_lightning.classifier import Classifier, hyper_parameters
 from cnn_lightning.commands.messages import OneLine, check_name, checked, did_you_mean, made, original, readable
 from cnn_lightning.commands.run_folder import SaveConfig, expect_written
+from cnn_lightning.data.record import DataRecord
 from cnn_lightning.errors import EverywhereError, Stopped, UserError
 from cnn_lightning.files import unwritten
 
@@ -274,6 +275,7 @@ class CLI(LightningCLI):
             for key in FROM_DATA:
                 if key != "image_size" or self.model.hparams["net"] == "simple_cnn":
                     _same(f"data: {key}", self.model.hparams[key], self.checkpoint["hyper_parameters"].get(key))
+            DataRecord.of(self.checkpoint).hand_to(self.datamodule)  # before a run folder is made or written into
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """The Trainer with a folder for this run, and what writes into it."""

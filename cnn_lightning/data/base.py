@@ -13,6 +13,8 @@ from torch import Tensor
 from cnn_lightning.data.loader import Batches
 from cnn_lightning.data.pictures import PictureFiles, find_pictures, read_pictures
 from cnn_lightning.data.readers import ImageSet, Split
+from cnn_lightning.data.record import DataRecord
+from cnn_lightning.data.sides import SIDES, Sides, are_kept, merged
 from cnn_lightning.errors import EverywhereError, UserError
 from cnn_lightning.processes import from_all
 
@@ -51,8 +53,29 @@ class InMemory(LightningDataModule):
         if self.predict_dir is not None and not self.predict_dir.is_dir():
             raise UserError(f"data.predict_dir: expected a folder of pictures, got {predict_dir!r}")
         self.num_workers = 0
+        self._own: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        self._earlier = DataRecord()
+        self._now: Sides = {}
+        self._stage: str | None = None
         self._splits: dict[str, tuple[Tensor | PictureFiles, Tensor]] = {}
         self._predict_files: list[Path] = []
+
+    @property
+    def known(self) -> Sides:
+        """The sides of the pictures in the run that is gone on from, or whose checkpoint is tested; for `read`."""
+        return self._earlier.sides
+
+    @property
+    def sides(self) -> Sides:
+        """The side of every picture that is known from now or from then; empty for sets that give no keys."""
+        return merged(self._now, self.known)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The sides that the stage at work can't do without."""
+        if self._stage == "predict" and self.predict_dir is not None:
+            return ()
+        return {"validate": ("val",), "test": ("test",), "predict": ("test",)}.get(self._stage or "", SIDES)
 
     def read(self) -> ImageSet:
         """The whole set."""
@@ -60,10 +83,33 @@ class InMemory(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the set once, whatever the stage."""
+        self._stage = stage
         if not self._splits:
             found = self.read()
-            self.class_names, self.mean, self.std = found.class_names, found.mean, found.std
-            self._splits = {name: _tensors(getattr(found, name)) for name in ("train", "val", "test")}
+            self.class_names, self._own = found.class_names, (found.mean, found.std)
+            self._normalise()
+            splits = {name: getattr(found, name) for name in SIDES}
+            self._now = {name: split.keys for name, split in splits.items() if split.keys is not None}
+            self._splits = {name: _tensors(split) for name, split in splits.items()}
+
+    def go_on_from(self, earlier: DataRecord) -> None:
+        """Treat pictures as an earlier run did, on whose network this one builds: same sides, same normalisation.
+
+        Pictures that it did not know are divided among themselves. Without a normalisation in ``earlier`` that of these
+        pictures is taken.
+        """
+        before, self._earlier = self.known, earlier
+        self._normalise()
+        stay = are_kept(self._now, self.known) if self.known else not before
+        if self._splits and not stay:
+            self._splits = {}
+            self.setup(self._stage)
+
+    def _normalise(self) -> None:
+        if self._earlier.mean:
+            self.mean, self.std = self._earlier.mean, self._earlier.std
+        elif self._own is not None:
+            self.mean, self.std = self._own
 
     def train_dataloader(self) -> Batches:
         """Shuffled, and augmented where asked for."""

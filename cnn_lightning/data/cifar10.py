@@ -8,8 +8,8 @@ from torchvision import datasets
 
 from cnn_lightning.data.base import InMemory
 from cnn_lightning.data.mnist import fetch
-from cnn_lightning.data.order import stratified
-from cnn_lightning.data.readers import ImageSet, Split
+from cnn_lightning.data.readers import ImageSet, Split, cut
+from cnn_lightning.data.sides import array_keys
 from cnn_lightning.errors import UserError
 
 FOLDER = "cifar-10-batches-py"
@@ -57,8 +57,11 @@ class CIFAR10(InMemory):
         batches = [_read(folder / f"data_batch_{index}") for index in range(1, 6)]
         images = np.concatenate([batch.images for batch in batches])
         labels = np.concatenate([batch.labels for batch in batches])
-        train, val = (Split(images[part], labels[part]) for part in stratified(labels, (0.9, 0.1), 0))
-        return ImageSet(train, val, _read(folder / "test_batch"), CLASSES, MEAN, STD)
+        whole = Split(images, labels, array_keys("CIFAR10/data", len(labels)))
+        test = _read(folder / "test_batch")
+        test = test._replace(keys=array_keys("CIFAR10/test", len(test.labels)))
+        splits = cut(whole, (0.9, 0.1), 0, self.known)
+        return ImageSet(**splits, test=test, class_names=CLASSES, mean=MEAN, std=STD)
 
 
 _NUMPY = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")

@@ -25,4 +25,4 @@ class Digits(InMemory):
 
     def read(self) -> ImageSet:
         """From scikit-learn's package."""
-        return read_digits()
+        return read_digits(known=self.known)

@@ -1,18 +1,32 @@
 """A user's own pictures, in one folder a class."""
 
+import filecmp
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn_lightning.data.base import InMemory, channel_statistics
-from cnn_lightning.data.order import stratified
 from cnn_lightning.data.pictures import find_pictures, load_pictures
 from cnn_lightning.data.readers import ImageSet, Split
+from cnn_lightning.data.sides import Keys, divide, file_keys, trained
 from cnn_lightning.errors import UserError
+from cnn_lightning.notices import tell
 
 SAMPLE = 2000
 """Training pictures that the normalisation is computed from, drawn at random."""
+
+
+class _Listed(NamedTuple):
+    """Files with their labels and keys."""
+
+    files: list[Path]
+    labels: NDArray[np.int64]
+    keys: Keys
+
+    def part(self, indices: NDArray[np.int64]) -> "_Listed":
+        return _Listed([self.files[index] for index in indices], self.labels[indices], self.keys[indices])
 
 
 class ImageFolder(InMemory):
@@ -76,32 +90,47 @@ class ImageFolder(InMemory):
 
     def read(self) -> ImageSet:
         """Every picture, or where to find it."""
-        parts = {"train": self._list(self._train)}
-        for name in ("val", "test"):
-            if (self.root / name).is_dir():
-                parts[name] = self._list(self.root / name)
+        train = self._list(self._train)
+        listed = {name: self._list(self.root / name) for name in ("val", "test") if (self.root / name).is_dir()}
         shares = {"val": self.val_fraction, "test": self.test_fraction}
-        missing = {name: share for name, share in shares.items() if name not in parts}
-        if missing:
-            files, labels = parts["train"]
-            cut = stratified(labels, (1 - sum(missing.values()), *missing.values()), self.seed)
-            for name, part in zip(("train", *missing), cut, strict=True):
-                if not len(part):
-                    raise UserError(
-                        f"data.root: expected enough pictures in {self._train} to keep some for {name}, "
-                        f"found {len(labels)}"
-                    )
-                parts[name] = [files[index] for index in part], labels[part]
+        missing = {name: share for name, share in shares.items() if name not in listed}
+        cut = divide(train.labels, {"train": 1 - sum(missing.values()), **missing}, self.seed, train.keys, self.known)
+        parts = {name: train.part(indices) for name, indices in cut.items()}
+        for name in self.needed:
+            if name in parts and not len(parts[name].labels):
+                new = ", beside those that the checkpoint was trained with" if self.known else ""
+                raise UserError(
+                    f"data.root: expected enough pictures in {self._train} to keep some for {name}{new}, "
+                    f"found {len(train.labels)}"
+                )
+        parts |= {name: self._without_trained(name, part, train) for name, part in listed.items()}
         splits = {
-            name: Split(load_pictures(files, self.image_size, self.grey), labels)
-            for name, (files, labels) in parts.items()
+            name: Split(load_pictures(part.files, self.image_size, self.grey), part.labels, part.keys)
+            for name, part in parts.items()
         }
         seen = splits["train"].images[np.random.default_rng(0).permutation(len(splits["train"].labels))[:SAMPLE]]
         mean, std = channel_statistics(seen)
         std = [value or 1.0 for value in std]  # pictures that are all alike have no deviation to divide by
         return ImageSet(**splits, class_names=self.class_names, mean=tuple(mean), std=tuple(std))
 
-    def _list(self, folder: Path) -> tuple[list[Path], NDArray[np.int64]]:
+    def _without_trained(self, name: str, part: _Listed, train: _Listed) -> _Listed:
+        """A folder's pictures without those that the checkpoint was trained with, of which the user is told."""
+        there = dict(zip(train.keys.tolist(), train.files, strict=True))
+        out = trained(part.keys, name, self.known)
+        for index in np.flatnonzero(out):
+            same = there.get(int(part.keys[index]))
+            # Numbered pictures of one size can stand in both folders: they are different ones.
+            out[index] = same is None or filecmp.cmp(same, part.files[index], shallow=False)
+        if not out.any():
+            return part
+        if out.all() and name in self.needed:
+            raise UserError(
+                f"{self.root / name}: expected pictures that the checkpoint was not trained with, found none"
+            )
+        tell(f"{out.sum()} of {len(out)} pictures in {self.root / name} are left out: they were trained with")
+        return part.part(np.flatnonzero(~out))
+
+    def _list(self, folder: Path) -> _Listed:
         files: list[Path] = []
         labels: list[int] = []
         for path in sorted(path for path in folder.iterdir() if _is_class(path)):
@@ -113,7 +142,7 @@ class ImageFolder(InMemory):
                 raise UserError(f"{folder / name}: expected at least one picture of this class, found none")
             files += found
             labels += [label] * len(found)
-        return files, np.array(labels, np.int64)
+        return _Listed(files, np.array(labels, np.int64), file_keys(files, folder))
 
 
 def _is_class(path: Path) -> bool:

@@ -60,7 +60,7 @@ class MNIST(InMemory):
 
     def read(self) -> ImageSet:
         """From the IDX files."""
-        return read_mnist(self.root, self.name)
+        return read_mnist(self.root, self.name, known=self.known)
 
 
 class FashionMNIST(MNIST):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cnn_lightning.data.order import stratified
+from cnn_lightning.data.sides import NOTHING, SIDES, Keys, Sides, array_keys, divide
 from cnn_lightning.errors import UserError
 
 DIGITS_MEAN, DIGITS_STD = (0.3056,), (0.3764,)
@@ -37,10 +37,11 @@ FASHION_CLASSES = (
 
 
 class Split(NamedTuple):
-    """Images uint8 (N, C, H, W), or what gives them by number, and labels int64 (N,)."""
+    """Images uint8 (N, C, H, W), or what gives them by number, labels int64 (N,), and the pictures' `sides.Keys`."""
 
     images: Any
     labels: NDArray[np.int64]
+    keys: Keys | None = None
 
 
 class ImageSet(NamedTuple):
@@ -54,8 +55,10 @@ class ImageSet(NamedTuple):
     std: tuple[float, ...]
 
 
-def read_digits(seed: int = 0) -> ImageSet:
+def read_digits(seed: int = 0, known: Sides = NOTHING) -> ImageSet:
     """scikit-learn's 1,797 handwritten digits, 8x8, values 0 to 16 spread over 0 to 255; cut 70 : 10 : 20.
+
+    Pictures whose side is ``known`` keep it.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
     """
@@ -64,15 +67,15 @@ def read_digits(seed: int = 0) -> ImageSet:
     found = load_digits()
     images = np.rint(found.images * (255 / 16)).astype(np.uint8)[:, None]
     labels = found.target.astype(np.int64)
-    parts = stratified(labels, (0.7, 0.1, 0.2), seed)
-    train, val, test = (Split(images[part], labels[part]) for part in parts)
-    return ImageSet(train, val, test, tuple("0123456789"), DIGITS_MEAN, DIGITS_STD)
+    splits = cut(Split(images, labels, array_keys("digits", len(labels))), (0.7, 0.1, 0.2), seed, known)
+    return ImageSet(**splits, class_names=tuple("0123456789"), mean=DIGITS_MEAN, std=DIGITS_STD)
 
 
-def read_mnist(root: str | Path, name: str = "MNIST", seed: int = 0) -> ImageSet:
+def read_mnist(root: str | Path, name: str = "MNIST", seed: int = 0, known: Sides = NOTHING) -> ImageSet:
     """MNIST or FashionMNIST from IDX files in torchvision's layout, ``root/name/raw``.
 
-    5,000 of the 60,000 training images, the same share of each class, are kept for validation.
+    5,000 of the 60,000 training images, the same share of each class, are kept for validation. Pictures whose side is
+    ``known`` keep it.
 
     Raises:
         UserError: A file that is missing, truncated or no IDX file.
@@ -83,14 +86,24 @@ def read_mnist(root: str | Path, name: str = "MNIST", seed: int = 0) -> ImageSet
     whole = _read_pair(folder, "train")
     test = _read_pair(folder, "t10k")
     n = len(whole.labels)
-    parts = stratified(whole.labels, (1 - 1 / 12, 1 / 12), seed)
-    train, val = (Split(whole.images[part], whole.labels[part]) for part in parts)
-    if not len(train.labels) or not len(test.labels):
+    whole, test = (
+        split._replace(keys=array_keys(f"{name}/{file}", len(split.labels)))
+        for split, file in ((whole, "train"), (test, "t10k"))
+    )
+    splits = cut(whole, (1 - 1 / 12, 1 / 12), seed, known)
+    if not len(splits["train"].labels) or not len(test.labels):
         raise UserError(f"{folder}: expected images to train and test with, got {n} and {len(test.labels)}")
     fashion = name == "FashionMNIST"
     names = FASHION_CLASSES if fashion else tuple("0123456789")
     mean, std = (FASHION_MEAN, FASHION_STD) if fashion else (MNIST_MEAN, MNIST_STD)
-    return ImageSet(train, val, test, names, mean, std)
+    return ImageSet(**splits, test=test, class_names=names, mean=mean, std=std)
+
+
+def cut(whole: Split, shares: tuple[float, ...], seed: int, known: Sides = NOTHING) -> dict[str, Split]:
+    """Divide what was read as one, with keys, into ``train``, ``val`` and, with three shares, ``test``."""
+    assert whole.keys is not None
+    parts = divide(whole.labels, dict(zip(SIDES, shares, strict=False)), seed, whole.keys, known)
+    return {name: Split(whole.images[part], whole.labels[part], whole.keys[part]) for name, part in parts.items()}
 
 
 def _read_pair(folder: Path, prefix: str) -> Split:

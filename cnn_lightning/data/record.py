@@ -1,0 +1,94 @@
+"""What a checkpoint keeps of the data that its network was trained with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+import torch
+
+from cnn_lightning.data.sides import SIDES, Sides
+from cnn_lightning.errors import EverywhereError
+
+SHOWN = 8
+"""Classes that a message names one by one."""
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """The classes in their order, the normalisation, and the side of each picture; empty where that is not known.
+
+    Args:
+        class_names: One for each output of the network.
+        mean: Of each channel, of values from 0 to 1.
+        std: Likewise.
+        sides: The keys of the pictures of each side.
+    """
+
+    class_names: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    sides: Sides = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> "DataRecord":
+        """That of a checkpoint; nothing of the pictures in one of version 0.1, which keeps none.
+
+        Raises:
+            EverywhereError: Something else stands in its place.
+        """
+        found = checkpoint.get("data") or {}
+        try:
+            sides = found.get("pictures") or {}
+            if sides and (set(sides) != set(SIDES) or any(keys.dtype != torch.int64 for keys in sides.values())):
+                raise TypeError("pictures")
+            mean = tuple(map(float, found.get("mean", ())))
+            return cls(
+                # Without a normalisation the names are mere numbers: the network was trained with no data of ours.
+                tuple(map(str, found["class_names"])) if mean else (),
+                mean,
+                tuple(map(float, found.get("std", ()))),
+                {name: keys.cpu().numpy().reshape(-1) for name, keys in sides.items()},
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise EverywhereError(f"ckpt_path: expected what this program keeps of the data, got {error}") from None
+
+    def plain(self) -> dict[str, Any]:
+        """As a checkpoint keeps it: plain values and tensors."""
+        return {
+            "class_names": self.class_names,
+            "mean": self.mean,
+            "std": self.std,
+            "pictures": {name: torch.from_numpy(keys) for name, keys in self.sides.items()},
+        }
+
+    def differs_from(self, data: Any) -> str:
+        """How the classes of ``data``, or their order, differ: a sentence that names both, or nothing.
+
+        A network knows classes by their numbers. Data whose classes have no names differs in nothing.
+        """
+        kept, found = self.class_names, tuple(getattr(data, "class_names", ()))
+        if not kept or not found or kept == found:
+            return ""
+        if max(len(kept), len(found)) <= SHOWN:
+            return f"data: expected the checkpoint's classes in their order, {', '.join(kept)}, got {', '.join(found)}"
+        pairs = enumerate(zip_longest(kept, found, fillvalue="none"))
+        number, (expected, got) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+        return (
+            f"data: expected the checkpoint's {len(kept)} classes in their order, got {len(found)} which differ from "
+            f"number {number} on: expected {expected}, got {got}"
+        )
+
+    def hand_to(self, data: Any) -> None:
+        """Have pictures of ``data`` treated as those that the network was trained with.
+
+        Raises:
+            EverywhereError: ``data`` has other classes, or has them in another order.
+        """
+        difference = self.differs_from(data)
+        if difference:
+            raise EverywhereError(difference)
+        if hasattr(data, "go_on_from"):
+            data.go_on_from(self)
+        elif data is not None and self.mean:
+            data.mean, data.std = self.mean, self.std
