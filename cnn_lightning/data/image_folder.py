@@ -98,7 +98,7 @@ class ImageFolder(InMemory):
         parts = {name: train.part(indices) for name, indices in cut.items()}
         for name in self.needed:
             if name in parts and not len(parts[name].labels):
-                new = ", beside those that the checkpoint was trained with" if self.known else ""
+                new = " beside those that the checkpoint was trained with" if self.known else ""
                 raise UserError(
                     f"data.root: expected enough pictures in {self._train} to keep some for {name}{new}, "
                     f"found {len(train.labels)}"
@@ -124,9 +124,7 @@ class ImageFolder(InMemory):
         if not out.any():
             return part
         if out.all() and name in self.needed:
-            raise UserError(
-                f"{self.root / name}: expected pictures that the checkpoint was not trained with, found none"
-            )
+            raise UserError(f"{self.root / name}: expected pictures that were not trained with, found none")
         tell(f"{out.sum()} of {len(out)} pictures in {self.root / name} are left out: they were trained with")
         return part.part(np.flatnonzero(~out))
 
