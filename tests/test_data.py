@@ -384,7 +384,10 @@ def test_predictions_name_every_file_whatever_it_is_called(tmp_path: Path) -> No
     predictions = Predictions()
     predictions.rows = dict.fromkeys(range(len(names)), ("cat", 0.5))
     trainer = SimpleNamespace(
-        log_dir=str(tmp_path), is_global_zero=True, datamodule=SimpleNamespace(predict_files=lambda: names)
+        log_dir=str(tmp_path),
+        loggers=[None],
+        is_global_zero=True,
+        datamodule=SimpleNamespace(predict_files=lambda: names),
     )
     predictions.on_predict_end(trainer, Classifier())  # type: ignore[arg-type]
     with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
