@@ -9,6 +9,7 @@ import hashlib
 import io
 import zipfile
 import zlib
+from pathlib import Path
 from typing import IO
 
 from cnn_lightning import filetypes
@@ -19,6 +20,7 @@ _COMMENT = len(MARK) + _DIGITS
 _END = 22
 """Bytes of the record that ends a zip file without a comment; its last two are the comment's length."""
 _PIECE = 1 << 20
+_TEXT_MARK = b"# sha256 of the lines above: "
 
 
 class Damaged(ValueError):
@@ -63,6 +65,18 @@ def check(file: IO[bytes]) -> list[str]:
         names = _check_records(file, size)
     file.seek(0)
     return names
+
+
+def seal_text(path: Path) -> None:
+    """Add a digest to a YAML file, as a comment in its last line."""
+    content = path.read_bytes()
+    path.write_bytes(content + _TEXT_MARK + hashlib.sha256(content).hexdigest().encode() + b"\n")
+
+
+def is_changed_text(content: bytes) -> bool:
+    """Whether a YAML file has a digest and was changed since, by its owner or by damage."""
+    text, mark, digits = content.rpartition(_TEXT_MARK)
+    return bool(mark) and digits.strip() != hashlib.sha256(text).hexdigest().encode()
 
 
 def _digest(file: IO[bytes], size: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import io
 import random
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from cnn_lightning import digest
+from cnn_lightning.callbacks.metrics import read_rows
 from cnn_lightning.checkpoints import FOR_FIT, Unreadable, WholeFiles, load, read_checkpoint
 from cnn_lightning.cli import main
 from cnn_lightning.errors import UserError
@@ -240,7 +243,7 @@ STRANGERS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
-@pytest.mark.parametrize("command", ["fit", "test", "explain", "export"])
+@pytest.mark.parametrize("command", ["fit", "export"])
 @pytest.mark.parametrize("name", STRANGERS)
 def test_what_is_no_checkpoint_is_called_what_it_is(
     name: str, command: str, here: Path, capsys: pytest.CaptureFixture[str]
@@ -319,3 +322,102 @@ def test_what_is_missing_or_of_another_type_is_told_in_one_line(
             assert error[0].startswith("cnn-lightning: error: ckpt_path: changed.ckpt"), (place, error)
             told[place] = error[0]
     assert told.keys() >= {place for place in PLACES if len(place) == 1}, set(PLACES) - told.keys()
+
+
+# ---- texts: their owner may change them
+
+
+def _flips(content: bytes, n: int) -> Iterator[bytes]:
+    for place in random.Random(0).sample(range(8 * len(content)), n):
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        yield bytes(changed)
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "layers.csv"])
+def test_a_damaged_table_is_told_with_its_line(name: str, made: Path, here: Path) -> None:
+    text = "epoch,layer,mean\n0,conv1,0.5\n1,conv1,-0.25\n" if name == "layers.csv" else None
+    content = text.encode() if text else (made / name).read_bytes()
+    words = ["layer"] if text else []
+    path = here / name
+    path.write_bytes(content)
+    whole = read_rows(path, words, ["epoch"])
+    told = 0
+    for changed in _flips(content, 150):
+        path.write_bytes(changed)
+        refused, rows = _tried(lambda path: read_rows(path, words, ["epoch"]), path)
+        told += bool(refused)
+        assert refused.startswith(f"{path}: ") or not refused
+        assert refused or len(rows) <= len(whole)
+    assert told > 60
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("0,x,1\n", "metrics.csv: line 2 is damaged (expected a number for loss, got 'x'): mend it, or move the file"),
+        ("0,1\n", "metrics.csv: line 2 is damaged (expected 3 values, got 2)"),
+        ("inf,1,1\n", "metrics.csv: line 2 is damaged (expected a number for epoch, got 'inf')"),
+        ('0,"1,1\n', "metrics.csv: line 2 is damaged ("),
+        ("0,1,\xff\n", "metrics.csv: expected a table, but can't read it: it is no text in UTF-8"),
+    ],
+)
+def test_each_kind_of_damage_to_a_table(line: str, words: str, here: Path) -> None:
+    Path("metrics.csv").write_bytes(b"epoch,loss,step\n" + line.encode("latin1"))
+    with pytest.raises(UserError) as error:
+        read_rows(Path("metrics.csv"))
+    assert str(error.value).startswith(words)
+
+
+def test_metrics_that_changed_are_told_when_the_run_goes_on(
+    made: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made.parent.parent, "runs")
+    path = Path("runs/digits/version_0/metrics.csv")
+    content = path.read_text()
+    flags = [*FIT, "--pictures", "false", "--ckpt_path", "last"]
+    assert main(flags) == 0
+    assert "metrics.csv" not in capsys.readouterr().err
+    line = content.splitlines()[1]
+    digit = next(index for index, letter in enumerate(line) if letter in "12345678")
+    path.write_text(content.replace(line, line[:digit] + "9" + line[digit + 1 :]))
+    assert main(flags) == 0
+    words = "metrics.csv holds other rows than when the checkpoint was written; they are kept"
+    assert words in capsys.readouterr().err
+    path.write_text(content.replace("step", "stfp"))
+    assert main(flags) == 2
+    assert "metrics.csv: line 1 is damaged (expected a column step)" in capsys.readouterr().err
+
+
+def test_a_config_that_changed_is_told_where_it_is_read_back(
+    made: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, "run")
+    path = Path("run/config.yaml")
+    content = path.read_bytes()
+    assert not digest.is_changed_text(content)
+    mark = content.rindex(b"# sha256")
+    assert all(digest.is_changed_text(changed + content[mark:]) for changed in _flips(content[:mark], 200))
+    explain = ["explain", "--ckpt_path", "run/checkpoints/last.ckpt"]
+    assert main(explain) == 0
+    assert capsys.readouterr().err == ""
+    path.write_bytes(content.replace(b"  init_args:\n    batch_size: 256", b"  init_args:\n    batch_size: 252"))
+    assert main(explain) == 0
+    assert "config.yaml was changed since it was written; the picture may be another one" in capsys.readouterr().err
+    assert main(["test", "--config", "run/config.yaml", *explain[1:], "--trainer.enable_progress_bar", "false"]) == 0
+
+
+def test_a_damaged_snapshot_or_table_is_told_by_explain(
+    made: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(made, "run")
+    path = Path("run/snapshots/epoch_0001.pt")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    Path("run/metrics.csv").write_text("epoch,step\n0\n")
+    assert main(["explain", "--ckpt_path", "run/checkpoints/last.ckpt"]) == 0
+    first, second = capsys.readouterr().err.strip().splitlines()
+    assert first.startswith("cnn-lightning: run/snapshots/epoch_0001.pt is damaged (")
+    assert first.endswith("; passed over")
+    assert second.startswith("cnn-lightning: run/metrics.csv: line 2 is damaged (expected 2 values, got 1)")

@@ -156,6 +156,7 @@ def _killed_at_moments(options: list[str], here: Path, step: int, capsys: pytest
             assert "found no readable checkpoint" in error
             continue
         assert code == 0, (name, error)
+        assert "holds other rows" not in error, name
         assert differences(expected, result()) == [], name
         assert os.listdir("runs/digits") == ["version_0"]
         assert not list(Path("runs").rglob(".*.tmp*"))

@@ -1,7 +1,9 @@
 """``metrics.csv``: the numbers of a run, whole after every write and going on where a resumed run goes on."""
 
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from cnn_lightning.checkpoints import tell
 from cnn_lightning.errors import UserError
 from cnn_lightning.files import write_or_warn
 
@@ -26,11 +29,25 @@ class RunLogger(CSVLogger):
         assert isinstance(self._experiment, MetricsFile)
         return self._experiment
 
-    def go_on(self, step: int) -> None:
-        """Forget what was logged from ``step`` on, and the test: the run that goes on comes by there again."""
+    def go_on(self, step: int, digest: str | None = None) -> None:
+        """Forget what was logged from ``step`` on, and the test: the run that goes on logs both again.
+
+        Args:
+            step: Of the checkpoint.
+            digest: Of the rows before it, where the checkpoint knows it; other rows are told.
+
+        Raises:
+            UserError: A damaged file.
+        """
         file = MetricsFile(self.log_dir)
-        file.rows = [row for row in file.rows if _number(row.get("step")) < step and not any(map(_is_of_the_test, row))]
+        file.rows = _before(step, file.rows)
+        if digest not in (None, _digest(file.rows)):
+            tell(f"{file.metrics_file_path} holds other rows than when the checkpoint was written; they are kept")
         file.write()
+
+    def digest(self, step: int) -> str:
+        """Of the rows that `go_on` would keep."""
+        return _digest(_before(step, [*self.experiment.rows, *self.experiment.pending()]))
 
 
 class MetricsFile(ExperimentWriter):
@@ -42,7 +59,7 @@ class MetricsFile(ExperimentWriter):
 
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
-        self.rows = read_rows(Path(log_dir) / self.NAME_METRICS_FILE)
+        self.rows = read_rows(Path(log_dir) / self.NAME_METRICS_FILE, needed=["step"])
 
     def _check_log_dir_exists(self) -> None:
         """Lightning's own would delete the file of the run that goes on."""
@@ -50,9 +67,13 @@ class MetricsFile(ExperimentWriter):
     def save(self) -> None:
         """Write the rows; a full disk is said, and they are kept for the next time."""
         if self.metrics:
-            self.rows += [{key: str(value) for key, value in row.items()} for row in self.metrics]
+            self.rows += self.pending()
             self.metrics = []
             self.write()
+
+    def pending(self) -> list[dict[str, str]]:
+        """The rows that are not in the file yet."""
+        return [{key: str(value) for key, value in row.items()} for row in self.metrics]
 
     def write(self) -> None:
         """Replace the file by one with the rows."""
@@ -67,12 +88,13 @@ class MetricsFile(ExperimentWriter):
         write_or_warn(self.metrics_file_path, table)
 
 
-def read_rows(path: Path, words: Collection[str] = ()) -> list[dict[str, str]]:
+def read_rows(path: Path, words: Collection[str] = (), needed: Collection[str] = ()) -> list[dict[str, str]]:
     """The file's rows, each with the values it has; none where there is no file.
 
     Args:
         path: A table with a header.
-        words: Columns that hold words; all others hold numbers.
+        words: Columns that hold words; all others hold numbers, and ``epoch`` and ``step`` whole ones.
+        needed: Columns that the file must have.
 
     Raises:
         UserError: A damaged file; the line is named.
@@ -87,6 +109,9 @@ def read_rows(path: Path, words: Collection[str] = ()) -> list[dict[str, str]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = next(reader, [])
+        for name in needed:
+            if name not in names and any(names):
+                raise ValueError(f"expected a column {name}")
         return [_row(names, values, words) for values in reader]
     except (ValueError, csv.Error) as error:
         raise UserError(
@@ -99,7 +124,7 @@ def _row(names: list[str], values: list[str], words: Collection[str]) -> dict[st
         raise ValueError(f"expected {len(names)} values, got {len(values)}")
     row = {name: value for name, value in zip(names, values, strict=True) if name and value}
     for name, value in row.items():
-        if name not in words and not _is_number(value):
+        if name not in words and not _is_number(value, whole=name in ("epoch", "step")):
             raise ValueError(f"expected a number for {name[:40]}, got {value[:40]!r}")
     return row
 
@@ -123,12 +148,20 @@ def _is_of_the_test(name: str) -> bool:
     return name.startswith("test_")
 
 
-def _is_number(text: str) -> bool:
+def _before(step: int, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [row for row in rows if _number(row.get("step")) < step and not any(map(_is_of_the_test, row))]
+
+
+def _digest(rows: list[dict[str, str]]) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def _is_number(text: str, whole: bool) -> bool:
     try:
-        float(text)
+        number = float(text)
     except ValueError:
         return False
-    return True
+    return number.is_integer() or not whole
 
 
 def _number(text: Any) -> float:

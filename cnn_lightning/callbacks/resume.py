@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from cnn_lightning.callbacks.metrics import RunLogger
 from cnn_lightning.checkpoints import go_on
 from cnn_lightning.errors import Stopped
 from cnn_lightning.processes import from_all, nothing, sum_of_all
@@ -130,6 +131,11 @@ class Resumable(Checkpoint):
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(self.path)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep a digest of the metrics so far, by which the run that goes on knows its file of them."""
+        if trainer.is_global_zero and isinstance(trainer.logger, RunLogger):
+            checkpoint["metrics"] = trainer.logger.digest(trainer.global_step)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked == number == signal.SIGINT:

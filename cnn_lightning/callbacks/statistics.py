@@ -240,7 +240,8 @@ def _of_all(mine: dict[str, _Seen]) -> dict[str, _Seen]:
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     """Add the epoch's rows; those of an earlier try at the same epoch go."""
-    kept = [row for row in read_rows(path, ["layer"]) if int(row["epoch"]) < rows[0]["epoch"]] if rows else []
+    before = read_rows(path, words=["layer"], needed=["epoch", "layer"]) if rows else []
+    kept = [row for row in before if float(row.get("epoch", -1)) < rows[0]["epoch"]]
 
     def table(temporary: Path) -> None:
         with temporary.open("w", newline="") as file:

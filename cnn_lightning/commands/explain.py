@@ -17,12 +17,13 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from cnn_lightning import data
-from cnn_lightning.checkpoints import newest
+from cnn_lightning.checkpoints import newest, tell
 from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.commands import parser as parsers
 from cnn_lightning.commands.messages import did_you_mean
 from cnn_lightning.commands.trainer import RUNS
 from cnn_lightning.data.pictures import read_picture
+from cnn_lightning.digest import is_changed_text
 from cnn_lightning.errors import UserError
 from cnn_lightning.explain import page, training
 from cnn_lightning.explain.record import record
@@ -189,9 +190,13 @@ def _of_the_run(path: Path) -> tuple[str, dict[str, Any]]:
     """
     config = path.parent.parent / "config.yaml"
     try:
-        found = yaml.safe_load(config.read_text(encoding="utf-8"))
+        content = config.read_bytes()
+        found = yaml.safe_load(content.decode())
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         found = None
+    else:
+        if is_changed_text(content):
+            tell(f"{config} was changed since it was written; the picture may be another one")
     stated = found.get("data") if isinstance(found, dict) else None
     stated = {"class_path": stated} if isinstance(stated, str) else stated
     if not isinstance(stated, dict) or not isinstance(stated.get("class_path"), str):

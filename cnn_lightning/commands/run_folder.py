@@ -5,6 +5,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from cnn_lightning.callbacks.folder import folder_to_write
 from cnn_lightning.checkpoints import shown
+from cnn_lightning.digest import seal_text
 from cnn_lightning.errors import UserError
 from cnn_lightning.files import unwritten, whole
 
@@ -29,6 +30,7 @@ class SaveConfig(SaveConfigCallback):
             folder.mkdir(parents=True, exist_ok=True)
             with whole(path) as temporary:
                 self.parser.save(self.config, temporary, skip_none=False, overwrite=True, multifile=self.multifile)
+                seal_text(temporary)
         except OSError as error:
             raise UserError(f"{shown(path)}: not written: {error.strerror or error}") from error
 

@@ -361,7 +361,7 @@ class CLI(LightningCLI):
         if self.resumed is not None and self.checkpoint is not None and self.trainer.is_global_zero:
             step = int(self.checkpoint["global_step"])
             print(f"going on: {shown(self.resumed)}, after step {step}")
-            cast(RunLogger, self.trainer.logger).go_on(step)
+            cast(RunLogger, self.trainer.logger).go_on(step, self.checkpoint.get("metrics"))
         if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
             self._handlers = {
                 number: signal.signal(number, self._hand_on) for number in (signal.SIGINT, signal.SIGTERM)
