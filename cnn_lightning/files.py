@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+
+class NoFile(OSError):
+    """What stands in the place of a file is none."""
+
+
 unwritten: dict[Path, str] = {}
 """Files of a training that `write_or_warn` could not write since, by their absolute paths, with the reason."""
 
@@ -63,3 +68,14 @@ def write_or_warn(path: str | Path, writer: Callable[[Path], object]) -> None:
         unwritten[place.resolve()] = reason
         kept = "; the one before stays" if place.is_file() else ""
         warnings.warn(f"{place}: not written: {reason}{kept}", stacklevel=2)
+
+
+def ordinary(path: Path) -> Path:
+    """The path of a file to read; reading a pipe, a socket or a device can wait for ever.
+
+    Raises:
+        NoFile: One of those stands there.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise NoFile(errno.EINVAL, "it is a pipe, a socket or a device, no file")
+    return path

@@ -1,10 +1,15 @@
 """Image sets: the real file formats, every sample once, and one line for every damaged file."""
 
 import csv
+import os
+import pickle
+import signal
 import struct
+from collections.abc import Iterator
 from http.client import IncompleteRead
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +18,14 @@ from PIL import Image
 
 from cnn_lightning.callbacks.results import Predictions
 from cnn_lightning.classifier import Classifier
+from cnn_lightning.cli import main
 from cnn_lightning.data import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder, pictures
 from cnn_lightning.data.loader import Batches
 from cnn_lightning.data.order import permutation, stratified
 from cnn_lightning.data.pictures import read_picture, read_pictures
 from cnn_lightning.data.readers import read_digits, read_idx, read_mnist
 from cnn_lightning.errors import UserError
+from cnn_lightning.plain import weights
 from tests.stand_ins import write_cifar10, write_idx, write_idx_set, write_pictures
 
 
@@ -258,6 +265,83 @@ def test_a_damaged_or_dangerous_cifar_batch_is_named(content: bytes, tmp_path: P
     data = CIFAR10(str(tmp_path))
     with pytest.raises(UserError, match="data_batch_3: expected a batch of CIFAR-10, but it is damaged"):
         data.setup()
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        ("data", np.full((20, 3072), 0.5), r"expected data of uint8 \(n, 3072\), got float64 \(20, 3072\)"),
+        ("data", np.full((20, 3072), 300), r"expected data of uint8 \(n, 3072\), got int64"),
+        (
+            "data",
+            np.zeros((20, 3, 32, 32), np.uint8),
+            r"expected data of uint8 \(n, 3072\), got uint8 \(20, 3, 32, 32\)",
+        ),
+        ("data", [[0] * 3072] * 20, r"expected data of uint8 \(n, 3072\), got a list"),
+        ("labels", [0.5] * 20, r"expected labels of whole numbers \(n,\), got float64 \(20,\)"),
+        ("labels", [[1]] * 20, r"expected labels of whole numbers \(n,\), got int64 \(20, 1\)"),
+        ("labels", [True] * 20, r"expected labels of whole numbers \(n,\), got bool"),
+        ("labels", [1] * 19, r"expected a label from 0 to 9 for each of 20 images"),
+        ("labels", [11] * 20, r"expected a label from 0 to 9 for each of 20 images"),
+    ],
+)
+def test_a_cifar_batch_of_other_values_is_refused_not_cast(part: str, value: Any, words: str, tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    batch = {"data": np.zeros((20, 3072), np.uint8), "labels": [0] * 20, part: value}
+    with (tmp_path / "cifar-10-batches-py/data_batch_2").open("wb") as file:
+        pickle.dump(batch, file, protocol=2)
+    with pytest.raises(UserError, match=rf"data_batch_2: {words}"):
+        CIFAR10(str(tmp_path)).setup()
+
+
+@pytest.fixture
+def in_a_moment() -> Iterator[None]:
+    """End a test that waits for ever."""
+
+    def end(*_: Any) -> None:
+        raise TimeoutError("it waits for a pipe")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.usefixtures("in_a_moment")
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_device_in_place_of_a_file_is_refused(kind: str, tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    write_idx_set(tmp_path, "MNIST")
+    write_pictures(tmp_path / "pictures", n=10)
+    places = [
+        tmp_path / "cifar-10-batches-py/data_batch_2",
+        tmp_path / "MNIST/raw/train-labels-idx1-ubyte",
+        tmp_path / "weights.npz",
+        tmp_path / "pictures/cat/zero.png",
+    ]
+    for path in places:
+        path.unlink(missing_ok=True)
+        if kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero")
+    words = "it is a pipe, a socket or a device, no file"
+    with pytest.raises(UserError, match=rf"data_batch_2: can't be read: {words}"):
+        CIFAR10(str(tmp_path)).setup()
+    with pytest.raises(UserError, match=rf"train-labels-idx1-ubyte: can't be read: {words}"):
+        MNIST(str(tmp_path)).setup()
+    with pytest.raises(UserError, match=rf"--weights: .*{words}"):
+        weights.load(places[2], {})
+    with pytest.raises(UserError, match=rf"zero.png: expected a picture, but {words}"):
+        read_picture(places[3], 8, grey=False)
+    data = ImageFolder(str(tmp_path / "pictures"), image_size=8)
+    data.setup()
+    assert sum(len(labels) for _, labels in data._splits.values()) == 20
+    assert main(["explain", "--ckpt_path", str(places[2])]) == 2
+    assert main(["test", "--ckpt_path", str(places[2])]) == 2
+    assert main(["fit", "--config", str(places[2])]) == 2
 
 
 # ---- pictures of one's own

@@ -11,6 +11,7 @@ from cnn_lightning.data.mnist import fetch
 from cnn_lightning.data.readers import ImageSet, Split, cut
 from cnn_lightning.data.sides import array_keys
 from cnn_lightning.errors import UserError
+from cnn_lightning.files import ordinary
 
 FOLDER = "cifar-10-batches-py"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -80,15 +81,23 @@ class _Plain(pickle.Unpickler):
 
 def _read(path: Path) -> Split:
     try:
-        with path.open("rb") as file:
+        with ordinary(path).open("rb") as file:
             found = _Plain(file, encoding="latin1").load()
-        images = np.asarray(found["data"], np.uint8).reshape(-1, 3, 32, 32)
-        labels = np.asarray(found["labels"], np.int64)
+        data, labels = found["data"], np.asarray(found["labels"])
+        kind = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else f"a {type(data).__name__}"
+        if not kind.startswith("uint8 ") or data.shape != (len(data), 3072):
+            raise UserError(f"{path}: expected data of uint8 (n, 3072), got {kind}")
+        if labels.shape != (len(labels),) or (labels.size and labels.dtype.kind not in "iu"):
+            raise UserError(f"{path}: expected labels of whole numbers (n,), got {labels.dtype} {labels.shape}")
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: expected a batch of CIFAR-10, found none") from None
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror or error}") from None
     except Exception as error:
         # A damaged pickle fails in as many ways as there are instructions in it.
         raise UserError(f"{path}: expected a batch of CIFAR-10, but it is damaged: {error}") from None
-    if len(images) != len(labels) or (labels.size and not 0 <= labels.min() <= labels.max() <= 9):
-        raise UserError(f"{path}: expected a label from 0 to 9 for each of {len(images)} images")
-    return Split(images, labels)
+    if len(data) != len(labels) or (labels.size and not 0 <= labels.min() <= labels.max() <= 9):
+        raise UserError(f"{path}: expected a label from 0 to 9 for each of {len(data)} images")
+    return Split(data.reshape(-1, 3, 32, 32), labels.astype(np.int64))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn_lightning.data.base import InMemory, channel_statistics
+from cnn_lightning.data.folders import find_layout, visible_folders
 from cnn_lightning.data.pictures import find_pictures, load_pictures
 from cnn_lightning.data.readers import ImageSet, Split
 from cnn_lightning.data.sides import Keys, divide, file_keys, trained
@@ -32,9 +33,10 @@ class _Listed(NamedTuple):
 class ImageFolder(InMemory):
     """Pictures in class folders: ``root/train/CLASS/*`` with ``val`` and ``test`` beside it, or one ``root/CLASS/*``.
 
-    Where there is no ``val`` or ``test`` folder, a fixed share of every class is kept for it. Pictures are turned
-    upright (EXIF), laid on white where they are transparent, resized, and held in memory; where they take more than
-    2 GiB, worker processes read them as they are needed.
+    Splits are known in any case and under other usual names (``Training``, ``valid``, ``test_set``); what looks like
+    splits but can be read in two ways is refused. Where there is no folder for validation or test, a fixed share of
+    every class is kept for it. Pictures are turned upright (EXIF), laid on white where they are transparent, resized,
+    and held in memory; where they take more than 2 GiB, worker processes read them as they are needed.
 
     Args:
         root: The folder.
@@ -77,8 +79,8 @@ class ImageFolder(InMemory):
         self.mean = self.std = (0.5,) * self.in_channels
         if not self.root.is_dir():
             raise UserError(f"data.root: expected a folder of class folders, got {root!r}")
-        self._train = self.root / "train" if (self.root / "train").is_dir() else self.root
-        self.class_names = tuple(sorted(path.name for path in self._train.iterdir() if _is_class(path)))
+        self._train, self._own_folders = find_layout(self.root, self.predict_dir)
+        self.class_names = tuple(path.name for path in visible_folders(self._train))
         if not self.class_names:
             raise UserError(f"data.root: expected a folder for each class in {self._train}, found none")
         for name in self.class_names:
@@ -91,7 +93,7 @@ class ImageFolder(InMemory):
     def read(self) -> ImageSet:
         """Every picture, or where to find it."""
         train = self._list(self._train)
-        listed = {name: self._list(self.root / name) for name in ("val", "test") if (self.root / name).is_dir()}
+        listed = {name: self._list(folder) for name, folder in self._own_folders.items()}
         shares = {"val": self.val_fraction, "test": self.test_fraction}
         missing = {name: share for name, share in shares.items() if name not in listed}
         cut = divide(train.labels, {"train": 1 - sum(missing.values()), **missing}, self.seed, train.keys, self.known)
@@ -124,14 +126,14 @@ class ImageFolder(InMemory):
         if not out.any():
             return part
         if out.all() and name in self.needed:
-            raise UserError(f"{self.root / name}: expected pictures that were not trained with, found none")
-        tell(f"{out.sum()} of {len(out)} pictures in {self.root / name} are left out: they were trained with")
+            raise UserError(f"{self._own_folders[name]}: expected pictures that were not trained with, found none")
+        tell(f"{out.sum()} of {len(out)} pictures in {self._own_folders[name]} are left out: they were trained with")
         return part.part(np.flatnonzero(~out))
 
     def _list(self, folder: Path) -> _Listed:
         files: list[Path] = []
         labels: list[int] = []
-        for path in sorted(path for path in folder.iterdir() if _is_class(path)):
+        for path in visible_folders(folder):
             if path.name not in self.class_names:
                 raise UserError(f"{path}: expected one of the classes {', '.join(self.class_names)}")
         for label, name in enumerate(self.class_names):
@@ -141,7 +143,3 @@ class ImageFolder(InMemory):
             files += found
             labels += [label] * len(found)
         return _Listed(files, np.array(labels, np.int64), file_keys(files, folder))
-
-
-def _is_class(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")

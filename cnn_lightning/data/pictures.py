@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cnn_lightning.errors import UserError
+from cnn_lightning.files import NoFile, ordinary
 
 ENDINGS = frozenset(Image.registered_extensions())
 MEMORY = 2 * 2**30
@@ -39,11 +40,12 @@ class PictureFiles:
 
 def find_pictures(folder: Path) -> list[Path]:
     """Every file that is named like a picture; hidden files are left alone."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(".") and path.suffix.lower() in ENDINGS
-    )
+    return sorted(path for path in folder.rglob("*") if is_picture(path))
+
+
+def is_picture(path: Path) -> bool:
+    """Whether it is a file, not hidden, and named like a picture; pipes and devices are none."""
+    return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
 
 
 def load_pictures(files: list[Path], image_size: int, grey: bool) -> NDArray[np.uint8] | PictureFiles:
@@ -75,7 +77,7 @@ def read_pictures(files: list[Path], image_size: int, grey: bool) -> NDArray[np.
 def read_picture(path: Path, image_size: int, grey: bool) -> NDArray[np.uint8]:
     """One picture as uint8 (C, image_size, image_size): upright, on white, resized."""
     try:
-        with Image.open(path) as file:
+        with Image.open(ordinary(path)) as file:
             if Image.MAX_IMAGE_PIXELS is not None and file.width * file.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError
             upright = ImageOps.exif_transpose(file)
@@ -85,7 +87,8 @@ def read_picture(path: Path, image_size: int, grey: bool) -> NDArray[np.uint8]:
     except UnidentifiedImageError:
         raise UserError(f"{path}: expected a picture, but it is none that can be read") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise UserError(f"{path}: expected a picture, but it is damaged: {error}") from None
+        found = error.strerror if isinstance(error, NoFile) else f"it is damaged: {error}"
+        raise UserError(f"{path}: expected a picture, but {found}") from None
     white = Image.new("RGBA", picture.size, "white")
     flat = Image.alpha_composite(white, picture).convert("L" if grey else "RGB")
     resized = np.asarray(flat.resize((image_size, image_size), Image.Resampling.BILINEAR))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cnn_lightning.data.sides import NOTHING, SIDES, Keys, Sides, array_keys, divide
 from cnn_lightning.errors import UserError
+from cnn_lightning.files import ordinary
 
 DIGITS_MEAN, DIGITS_STD = (0.3056,), (0.3764,)
 """Of the digits' training split, computed by this project: ``images.mean() / 255`` and ``images.std() / 255``."""
@@ -124,7 +125,7 @@ def read_idx(path: Path, *, axes: int) -> NDArray[np.uint8]:
     The format: Y. LeCun, C. Cortes and C. Burges, The MNIST database of handwritten digits.
     """
     try:
-        content = path.read_bytes()
+        content = ordinary(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: expected an IDX file, found none") from None
     except OSError as error:

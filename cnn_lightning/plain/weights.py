@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cnn_lightning import digest, filetypes
 from cnn_lightning.errors import UserError
+from cnn_lightning.files import ordinary
 from cnn_lightning.outputs import written
 
 
@@ -22,7 +23,7 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray
         UserError: A file that is missing, damaged or of another network.
     """
     try:
-        with path.open("rb") as opened:
+        with ordinary(path).open("rb") as opened:
             _check(opened)
             file = np.load(opened, allow_pickle=False)
             found = {name: file[name] for name in file.files}
