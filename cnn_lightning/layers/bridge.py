@@ -141,18 +141,27 @@ def expect_no_transform(value: Any, name: str = "input") -> None:
     """
     if torch.compiler.is_compiling():
         return
-    if isinstance(value, torch.fx.Proxy):
-        raise TypeError(_no_tensor(name, value))
+    expect_no_proxy(value, name)
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(
             f"{name}: torch.func's transforms (grad, vmap, ...) can't see into NumPy layers; expected none of them "
             "(torch.autograd.grad and functional_call work), or native layers: swap_layers(net, 'torch') first"
         )
     if _is_dual(value):
-        raise RuntimeError(
-            f"{name}: NumPy layers have no forward-mode derivative; expected a tensor that is not dual, or native "
-            "layers: swap_layers(net, 'torch') first"
+        raise NotImplementedError(
+            f"{name}: NumPy layers have no derivative for forward mode AD; expected a tensor that is not dual, or "
+            "native layers: swap_layers(net, 'torch') first"
         )
+
+
+def expect_no_proxy(value: Any, name: str = "input") -> None:
+    """`expect_no_transform` for a layer that may return its input as it is, which any transform sees into.
+
+    Raises:
+        TypeError: ``value`` is the stand-in that ``torch.fx`` records with.
+    """
+    if isinstance(value, torch.fx.Proxy):
+        raise TypeError(_no_tensor(name, value))
 
 
 def is_plain(value: Any) -> bool:

@@ -50,13 +50,14 @@ class Dropout1d(Layer, torch.nn.Dropout1d):
         Raises:
             RuntimeError: An input that has neither two nor three dimensions.
         """
-        bridge.expect_no_transform(input)
+        bridge.expect_no_proxy(input)
         if input.dim() not in (2, 3):
             raise RuntimeError(f"dropout1d: input: expected (N, C, L) or (C, L), got shape {tuple(input.shape)}")
         if input.dim() == 2:
             bridge.overwrites(input, self.inplace)  # torch gives (C, L) its batch axis in place, whatever follows
         if not self.training or self.p == 0 or input.numel() == 0:
             return input
+        bridge.expect_no_transform(input)
         batched = input if input.dim() == 3 else input.unsqueeze(0)
         keep = _channels(batched, self.p).view(*input.shape[:-1], 1)
         return _dropped(input, keep, self.p, self.inplace)
@@ -73,11 +74,12 @@ class Dropout2d(Layer, torch.nn.Dropout2d):
         Raises:
             RuntimeError: An input with fewer than two dimensions, unless all of it is dropped.
         """
-        bridge.expect_no_transform(input)
+        bridge.expect_no_proxy(input)
         if input.dim() != 4:
             _warn_of_shape(input)
         if not self.training or self.p == 0 or input.numel() == 0:
             return input
+        bridge.expect_no_transform(input)
         if input.dim() < 2 and self.p < 1:
             raise RuntimeError(f"dropout2d: input: expected at least two dimensions, got shape {tuple(input.shape)}")
         return _dropped(input, _channels(input, self.p), self.p, self.inplace)
