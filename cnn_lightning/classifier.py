@@ -1,6 +1,7 @@
 """The LightningModule: any network, any implementation of its layers, one training step."""
 
 import inspect
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -82,6 +83,9 @@ class Classifier(LightningModule):
         label_smoothing: Share of the target spread over all classes while training.
         threads: Threads of the NumPy layers; None for this process's share of the cores.
         compile: Compile the network with ``torch.compile``.
+
+    Raises:
+        ValueError: A number out of its range, or a network or layers that there are not.
     """
 
     def __init__(
@@ -105,6 +109,15 @@ class Classifier(LightningModule):
     ) -> None:
         super().__init__()
         channels = tuple(channels)
+        if num_classes < 2:
+            raise ValueError(f"num_classes: expected at least 2 classes to tell apart, got {num_classes}")
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing: expected a number from 0 to 1, got {label_smoothing}")
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads: expected at least 1, got {threads}")
         self.save_hyperparameters(ignore=NOT_KEPT)
         self.net = build_net(
             net,

@@ -175,10 +175,16 @@ def least_image_size(name: str) -> int:
 # ---- names and numbers
 
 
+LARGEST = 2**31 - 1
+"""Of any size; a tensor's has 64 bits, and sizes are multiplied."""
+
+
 def _positive(**numbers: Any) -> None:
     for key, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{key}: expected a whole number of at least 1, got {value!r}")
+        if value > LARGEST:
+            raise ValueError(f"{key}: expected a whole number of at most {LARGEST}, got {value}")
 
 
 def _resolve(name: str) -> str:

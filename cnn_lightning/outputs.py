@@ -27,6 +27,8 @@ def expect_writable(flag: str, path: str | Path | None, suffixes: tuple[str, ...
     if path is None:
         return
     place = Path(path)
+    if "\0" in str(path):
+        raise UserError(f"{flag}: expected a name that a file can have, got {str(path)!r}")
     if suffixes and place.suffix.lower() not in suffixes:
         raise UserError(f"{flag}: expected a name that ends in {' or '.join(suffixes)}, got {str(path)!r}")
     if place.is_dir():

@@ -141,7 +141,7 @@ def test_markdown_json_and_png(known: list[Setting], tmp_path: Path, monkeypatch
         (["--rounds", "-1"], "--rounds: expected at least 1"),
         (["--data.batch_size", "0"], "--data.batch_size: expected at least 1"),
         (["--threads", "0"], "--threads: expected at least 1"),
-        (["--lr", "0"], "--lr, --seed: expected a rate above 0"),
+        (["--lr", "0"], "--lr: expected a rate above 0, got 0.0"),
         (["--json", "no/such/c.json"], "--json: expected a file in a folder that exists"),
         (["--data", "CIFAR10"], "--data: expected Digits or MNIST, got 'CIFAR10'"),
         (["--bogus"], "bogus"),

@@ -432,6 +432,9 @@ def test_mistakes_in_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="empty: expected at least one picture"):
         ImageFolder(str(tmp_path)).setup()
     (tmp_path / "empty").rmdir()
+    with pytest.raises(UserError, match=r"expected folders of at least two classes in .*, found only 'cat'"):
+        ImageFolder(str(tmp_path))
+    write_pictures(tmp_path, ("dog",), n=1)
     with pytest.raises(UserError, match="expected enough pictures"):
         ImageFolder(str(tmp_path)).setup()
     for options, words in (

@@ -9,6 +9,8 @@ import yaml
 
 from cnn_lightning.cli import main
 from cnn_lightning.commands.messages import near, near_option, original, words
+from cnn_lightning.data import pictures
+from tests.stand_ins import write_pictures
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +41,7 @@ CLASSES: list[tuple[str, str, str, Any, str]] = [
     ("trainer.callbacks", "ModelCheckpoint", "save_top_k", "x", "a whole number"),
     ("trainer.logger", "CSVLogger", "flush_logs_every_n_steps", "x", "a whole number"),
     ("trainer.strategy", "DDPStrategy", "start_method", "x", "popen, spawn, fork or forkserver"),
-    ("trainer.strategy", "SingleDeviceStrategy", "accelerator", 3, "an Accelerator by its name or import path"),
+    ("trainer.strategy", "SingleDeviceStrategy", "accelerator", 3, "an Accelerator or null"),
     ("trainer.plugins", "MixedPrecision", "precision", "x", "16-mixed or bf16-mixed"),
     ("trainer.profiler", "SimpleProfiler", "extended", "x", "true or false"),
     ("optimizer", "SGD", "momentum", "x", "a number"),
@@ -197,10 +199,29 @@ VALUES = [
     (
         "--trainer.logger",
         "yes please",
-        "trainer.logger: expected a Logger by its name or import path, ",
+        "a list of Loggers, true, false or null (a class by its name or import path), got 'yes please'",
     ),
     ("--ckpt_path", "nowhere.ckpt", "nowhere.ckpt"),
-    ("--seed_everything", "x", "seed_everything: expected true or false or a whole number, got 'x'"),
+    ("--data.seed", "null", "data.seed: expected a whole number, got null"),
+    ("--data", "{}", "data: expected Digits, MNIST, "),
+    ("--data", "null", "data: expected Digits, MNIST, "),
+    ("--model.num_classes", "3", "model.num_classes: expected no value, as data says it, got one"),
+    ("--model.num_classes", "x", "model.num_classes: expected no value, as data says it, got one"),
+    ("--model.lr", "-1", "model.lr: expected a finite number of at least 0, got -1.0"),
+    ("--model.lr", ".inf", "model.lr: expected a finite number of at least 0, got inf"),
+    ("--model.weight_decay", "-1", "model.weight_decay: expected a finite number of at least 0, got -1.0"),
+    ("--model.label_smoothing", "-1", "model.label_smoothing: expected a number from 0 to 1, got -1.0"),
+    ("--model.threads", "-1", "model.threads: expected at least 1, got -1"),
+    ("--model.hidden", "99999999999", "model.hidden: expected a whole number of at most 2147483647, got 99999999999"),
+    ("--model.net", "resnet81", "model.net: unknown network 'resnet81'; close to it: "),
+    ("--early_stopping", "-1", "early_stopping: expected at least 1, got -1"),
+    ("--trainer.devices", "99999999999999999999", "trainer: "),
+    ("--trainer.fast_dev_run", "-1", "trainer: fast_dev_run=-1 is not a valid configuration. It should be >= 0."),
+    ("--trainer.strategy", "dpp", "; did you mean ddp?"),
+    ("--trainer.accelerator", "cup", "; did you mean cpu?"),
+    ("--model.lr", "\udcff", "model.lr: expected a number, got bytes that are no UTF-8"),
+    ("--seed_everything", "-1", "seed_everything: expected a number from 0 to 4294967295, got -1"),
+    ("--seed_everything", "x", "seed_everything: expected true, false or a whole number, got 'x'"),
 ]
 
 
@@ -269,6 +290,10 @@ def test_what_was_meant(args: list[str], line: str, capsys: pytest.CaptureFixtur
 CONFIGS = [
     ("trainer: {max_epoch: 3}", "trainer.max_epoch: expected an option of fit; did you mean trainer.max_epochs?"),
     ("model: {lr: x}", "model.lr: expected a number, got 'x'"),
+    ("model: {lr: null}", "model.lr: expected a number, got null"),
+    ("model: {num_classes: 3}", "model.num_classes: expected no value, as data says it, got 3"),
+    ("data: {class_path: Digits, init_args: {batch_size: null}}", "data.batch_size: expected a whole number, got null"),
+    ("data: {}", "data: expected Digits, MNIST, "),
     ("fooo: 3", "fooo: expected an option of fit, which its --help lists"),
     ("trainer: 3", "trainer: expected a mapping of options in my.yaml, got 3"),
     ("model: [3]", "model: expected a mapping of options in my.yaml, got a list"),
@@ -293,13 +318,38 @@ def test_an_empty_section_says_nothing(content: str, capsys: pytest.CaptureFixtu
     assert "test_acc: " in capsys.readouterr().out
 
 
+# ---- pictures and processes
+
+
+def test_a_single_class_is_told_in_our_words(capsys: pytest.CaptureFixture[str]) -> None:
+    write_pictures(Path("pictures"), classes=("cat",))
+    line = said(["fit", "--data", "ImageFolder", "--data.root", "pictures"], capsys)
+    assert line == "data.root: expected folders of at least two classes in pictures, found only 'cat'"
+
+
+def test_a_damaged_picture_is_named_by_a_process_that_reads_ahead(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("train", "val", "test"):
+        write_pictures(Path("pictures") / part)
+    damaged = Path("pictures/val/dog/3.png")
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    monkeypatch.setattr(pictures, "MEMORY", 0)
+    args = ["fit", "--data", "ImageFolder", "--data.root", "pictures", "--model.channels", "[2]"]
+    args += ["--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "1"]
+    assert main(args) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("cnn-lightning: error: pictures/val/dog/3.png: expected a picture, but it is damaged: ")
+    assert "Traceback" not in line
+
+
 # ---- the parts
 
 
 def test_words_of_a_type() -> None:
     assert words(int | float | None) == "a whole number, a number or null"
     assert words(list[int]) == "a list of whole numbers"
-    assert words(dict[str, int] | bool) == "a mapping or true or false"
+    assert words(dict[str, int] | bool) == "a mapping, true or false"
 
 
 def test_near_names() -> None:

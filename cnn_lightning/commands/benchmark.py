@@ -57,11 +57,7 @@ def _parser() -> ArgumentParser:
 def main(args: list[str]) -> int:
     """Measure, print, and write what was asked for."""
     options = _parser().parse_args(args)
-    if options.rounds < 1 or options.threads < 1 or options.data.batch_size < 1:
-        raise UserError(
-            "--rounds, --threads and --data.batch_size: expected at least 1, got "
-            f"{options.rounds}, {options.threads} and {options.data.batch_size}"
-        )
+    parsers.expect_at_least_one(options, "rounds", "threads", "data.batch_size")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: expected a device of this machine, got cuda, which torch does not see here")
     expect_writable("--json", options.json)

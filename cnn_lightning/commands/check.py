@@ -20,7 +20,9 @@ from rich.table import Table
 
 from cnn_lightning.check import CheckReport, check_layer
 from cnn_lightning.commands import parser as parsers
+from cnn_lightning.commands.messages import readable
 from cnn_lightning.errors import UserError
+from cnn_lightning.model import LARGEST
 
 HELP = "grade a layer of your own"
 
@@ -43,6 +45,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the parameters and the input")
     parser.add_argument("--eval", action="store_true", help="grade it in evaluation mode")
     given = parser.parse_args(args)
+    parsers.expect_seed(given.seed)
     shapes = _shapes(given.shape)
     options = dict(_option("--options", text) for text in given.options)
     others = given.reference_options
@@ -52,7 +55,12 @@ def main(args: list[str]) -> int:
     if given.eval:
         layer.eval()
     generator = torch.Generator().manual_seed(given.seed)
-    sample = tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    try:
+        sample = tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    except RuntimeError as error:
+        raise UserError(
+            f"--shape: expected an input that memory holds, got {given.shape!r}: {readable(error)}"
+        ) from None
     try:
         report = check_layer(layer, sample, reference)
     except ValueError as error:
@@ -85,7 +93,7 @@ def _shapes(text: str) -> list[tuple[int, ...]]:
         shapes = [tuple(int(number) for number in part.split(",")) for part in text.split()]
     except ValueError:
         shapes = []
-    if not shapes or any(number < 1 for shape in shapes for number in shape):
+    if not shapes or any(not 1 <= number <= LARGEST for shape in shapes for number in shape):
         raise UserError(f"--shape: expected whole numbers of at least 1 such as 2,3,8,8, got {text!r}")
     return shapes
 

@@ -65,13 +65,10 @@ def main(args: list[str]) -> int:
 
 
 def _setting(options: Namespace) -> Setting:
-    for name in ("epochs", "rounds", "threads", "data.batch_size"):
-        if options[name] is not None and options[name] < 1:
-            raise UserError(f"--{name}: expected at least 1, got {options[name]}")
-    if not 0 < options.lr < float("inf") or not 0 <= options.seed < 2**32:
-        raise UserError(
-            f"--lr, --seed: expected a rate above 0 and a seed from 0 to 2**32 - 1, got {options.lr} and {options.seed}"
-        )
+    parsers.expect_at_least_one(options, "epochs", "rounds", "threads", "data.batch_size")
+    parsers.expect_seed(options.seed)
+    if not 0 < options.lr < float("inf"):
+        raise UserError(f"--lr: expected a rate above 0, got {options.lr}")
     for name in ("markdown", "json", "png"):
         expect_writable(f"--{name}", options[name], PICTURES if name == "png" else ())
     return Setting(

@@ -12,6 +12,7 @@ from cnn_lightning.commands.messages import did_you_mean
 from cnn_lightning.commands.trainer import RUNS
 from cnn_lightning.errors import UserError
 from cnn_lightning.export import TOLERANCE, Format, Unequal, export
+from cnn_lightning.model import LARGEST
 from cnn_lightning.outputs import expect_writable
 
 HELP = "write a trained network as ONNX or as a torch.export program"
@@ -38,6 +39,8 @@ def main(args: list[str]) -> int:
         known = get_args(Format)
         meant = did_you_mean(options.format, known)
         raise UserError(f"--format: expected one of {', '.join(known)}, got {options.format!r}{meant}")
+    if not options.tolerance >= 0:
+        raise UserError(f"--tolerance: expected a number of at least 0, got {options.tolerance}")
     kind = cast(Format, options.format)
     batch = _batch(str(options.batch))
     checkpoint = newest(RUNS) if options.ckpt_path == "last" else Path(options.ckpt_path)
@@ -61,6 +64,6 @@ def main(args: list[str]) -> int:
 def _batch(text: str) -> int | None:
     if text == "dynamic":
         return None
-    if not (text.isdecimal() and int(text) > 0):
+    if not (text.isdecimal() and 0 < int(text) <= LARGEST):
         raise UserError(f"--batch: expected dynamic or a whole number of at least 1, got {text!r}")
     return int(text)

@@ -7,6 +7,7 @@ hands it up through the text of the parsers around it.
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -154,13 +155,20 @@ class OneLine(argparse.ArgumentParser):
             content = yaml.safe_dump(checked(config, "the config"), sort_keys=False)
         return super().parse_string(content, *args, **options)  # type: ignore[misc]  # of the parser it is mixed into
 
+    def validate(self, namespace: Any, *args: Any, **options: Any) -> None:
+        """Check all values, null too, which jsonargparse takes for not given, whatever the type."""
+        super().validate(namespace, *args, **options)  # type: ignore[misc]  # of the parser it is mixed into
+        for action in self._actions:
+            hint = _hint(action)
+            if hint is None or action.default is None or action.required or {"null", "any value"} & {*_choices(hint)}:
+                continue
+            if namespace.get(action.dest, ...) is None:
+                raise TypeError(f'Parser key "{action.dest}": Got value: None')
+
     def slip(self, message: str, ex: Exception | None) -> Slip | None:
         """What the parser's message says; None where it says something that is not known here."""
-        for read in (self._inside_a_class, self._unknown, self._missing, self._without_a_value, self._wrong):
-            found = read(message, ex)
-            if found is not None:
-                return found
-        return None
+        readers = (self._inside_a_class, self._unknown, self._missing, self._linked, self._without_a_value, self._wrong)
+        return next((found for read in readers if (found := read(message, ex)) is not None), None)
 
     def options(self) -> list[str]:
         """The names of all options, for suggestions."""
@@ -190,7 +198,7 @@ class OneLine(argparse.ArgumentParser):
         if found is None:
             return None
         key = f"{found[1]}.{found[2]}" if f"Group '{found[1]}'" in message else found[2]
-        return self._no_option(key, self._of_the_command(found[1]), found[1] or self.prog.split()[-1])
+        return self._no_option(key, self._parser_of(found[1]).options(), found[1] or self.prog.split()[-1])
 
     def _no_option(self, key: str, known: list[str], command: str) -> Slip:
         if self.exit_on_error:
@@ -201,20 +209,31 @@ class OneLine(argparse.ArgumentParser):
         listed = f" ({', '.join(known)[:LONGEST]})" if known and not meant else ""
         return Slip(key, f"an option of {OWNER}{listed}", meant=meant or "")
 
-    def _of_the_command(self, command: str | None) -> list[str]:
+    def _parser_of(self, command: str | None) -> "OneLine":
         for action in self._actions:
             parser = action.choices.get(command) if isinstance(action.choices, Mapping) else None
             if isinstance(parser, OneLine):
-                return parser.options()
-        return self.options()
+                return parser
+        return self
 
     def _missing(self, message: str, _: Exception | None) -> Slip | None:
         found = re.search(r"arguments are required: ([\w.]+)", message)
         if found is None:
             return None
+        key, owner = found[1], self.prog.split()[-1] if self.exit_on_error else ""
+        command = key.partition(".")[0]
+        if self._parser_of(command) is not self:
+            key, owner = key.partition(".")[2], command
         hint = _hint(self._action(found[1]))
-        owner = self.prog.split()[-1] if self.exit_on_error else ""
-        return Slip(found[1], f"{words(hint) if hint else 'a value'}, which {OWNER} needs", "nothing", owner=owner)
+        expected = EXPECTED.get(key) or (words(hint) if hint else "a value")
+        return Slip(key, f"{expected}, which {OWNER} needs", "nothing", owner=owner)
+
+    def _linked(self, message: str, _: Exception | None) -> Slip | None:
+        found = re.search(r'Linked "([\w.]+)" must be given via "(\w+)|argument (\w+)[\w.]+ --> ([\w.]+):', message)
+        if found is None:
+            return None
+        key, source = (found[1], found[2]) if found[1] else (found[4], found[3])
+        return Slip(key, f"no value, as {source} says it", "one")
 
     def _without_a_value(self, _: str, ex: Exception | None) -> Slip | None:
         if not isinstance(ex, argparse.ArgumentError) or ex.argument_name is None:
@@ -235,6 +254,8 @@ class OneLine(argparse.ArgumentParser):
                 return slip
         given = re.findall(r"(?:Given|Got) value: (.*)", message)
         got = _shown(given[-1]) + did_you_mean(given[-1], _literals(hint)) if given else ""
+        if "codec can't encode" in message:
+            got = "bytes that are no UTF-8"
         return Slip(key, EXPECTED.get(key) or words(hint), got)
 
     def _action(self, key: str) -> argparse.Action | None:
@@ -243,9 +264,10 @@ class OneLine(argparse.ArgumentParser):
                 return action
             parsers = action.choices.values() if isinstance(action.choices, Mapping) else ()
             for parser in parsers:
-                found = parser._action(key.partition(".")[2]) if isinstance(parser, OneLine) else None
-                if found is not None:
-                    return found
+                for inner in (key, key.partition(".")[2]):
+                    found = parser._action(inner) if isinstance(parser, OneLine) else None
+                    if found is not None:
+                        return found
         return None
 
 
@@ -296,6 +318,17 @@ def _kind(value: Any) -> str:
 
 
 # ---- what is wrong without the parser's knowing it
+
+
+def check_number(key: str, value: Any, least: float, most: float = math.inf) -> None:
+    """Nothing for None or a number in the range.
+
+    Raises:
+        UserError: Another number.
+    """
+    if value is not None and not least <= value <= most:
+        expected = f"at least {least}" if most == math.inf else f"a number from {least} to {most}"
+        raise UserError(f"{key}: expected {expected}, got {value}")
 
 
 def check_name(key: str, value: Any, names: Iterable[str], base: type) -> None:
@@ -372,19 +405,19 @@ def words(hint: Any) -> str:
     """What a value of the type looks like."""
     choices = list(dict.fromkeys(_choices(hint)))
     shown = choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"
-    return _cut(shown)
+    return _cut(shown) + (" (a class by its name or import path)" if any(_classes(hint)) else "")
 
 
 UNIONS = (Union, UnionType)
 WORDS = {
     int: "a whole number",
     float: "a number",
-    bool: "true or false",
     str: "text",
     NoneType: "null",
-    type(None): "null",
+    Any: "any value",
+    object: "any value",
 }
-MANY = {int: "whole numbers", float: "numbers", bool: "true or false", str: "texts"}
+MANY = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def _choices(hint: Any) -> Iterator[str]:
@@ -392,6 +425,8 @@ def _choices(hint: Any) -> Iterator[str]:
     if origin in UNIONS:
         for each in args:
             yield from _choices(each)
+    elif hint is bool:
+        yield from ("true", "false")
     elif origin is Literal:
         yield from ("null" if value is None else str(value) for value in args)
     elif isinstance(origin, type) and issubclass(origin, Mapping):
@@ -402,7 +437,7 @@ def _choices(hint: Any) -> Iterator[str]:
     elif hint in WORDS:
         yield WORDS[hint]
     elif isinstance(hint, type):
-        yield f"{_a(hint.__name__)} by its name or import path" if list(_classes(hint)) else hint.__name__
+        yield _a(hint.__name__) if any(_classes(hint)) else hint.__name__
     else:
         yield str(hint)
 
@@ -449,8 +484,8 @@ def _hint(action: argparse.Action | None) -> Any:
 def _shown(text: str) -> str:
     """A value that was given as text, as it reads in YAML: only text in quotes."""
     text = text.strip()
-    if text == "None":
-        return "null"
+    if text in ("None", "True", "False"):
+        return {"None": "null"}.get(text, text.lower())
     if re.match(r"\w+\(", text):  # an object of the parser's
         return "a mapping"
     try:

@@ -23,7 +23,7 @@ from cnn_lightning import data
 from cnn_lightning.checkpoints import newest
 from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.commands import parser as parsers
-from cnn_lightning.commands.messages import did_you_mean
+from cnn_lightning.commands.messages import checked, did_you_mean, readable
 from cnn_lightning.commands.trainer import RUNS, named_configs
 from cnn_lightning.errors import UserError
 from cnn_lightning.model import build_net, least_image_size
@@ -88,10 +88,8 @@ def _parser() -> ArgumentParser:
 def main(args: list[str]) -> int:
     """Compare and print; 0 if both agree, 1 if a layer is wrong."""
     options = _parser().parse_args(_repeatable(parsers.data_by_name(named_configs(args))))
-    if options.steps < 1 or options.data.batch_size < 1:
-        raise UserError(
-            f"--steps, --data.batch_size: expected at least 1, got {options.steps} and {options.data.batch_size}"
-        )
+    parsers.expect_at_least_one(options, "steps", "data.batch_size")
+    parsers.expect_seed(options.seed)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: expected a device of this machine, got cuda, which torch does not see here")
     expect_writable("--json", options.json)
@@ -154,10 +152,9 @@ def _config(names: list[str]) -> dict[str, Any]:
             found = yaml.safe_load(Path(name).read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"--config: {name} can't be read: {' '.join(str(error).split())}") from error
-        if not isinstance(found, dict) or not isinstance(found.get("model") or {}, dict):
-            raise UserError(f"--config: expected a mapping with model and data in {name}")
-        merged["model"] |= found.get("model") or {}
-        merged["data"] = found.get("data") or merged["data"]
+        found = checked(found, name)
+        merged["model"] |= found.get("model", {})
+        merged["data"] = found.get("data", merged["data"])
     return merged
 
 
@@ -180,11 +177,19 @@ def _subject(options: Namespace, config: dict[str, Any]) -> _Subject:
         if "image_size" not in wanted:
             wanted["image_size"] = 28 if name == "simple_cnn" else max(64, least_image_size(name))
         net = _build(wanted) if classifier is None else classifier.net
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
-    batches = _noise(options, wanted) if module is None else _batches(module, options.steps)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        raise UserError(f"--model.{readable(error)}") from error
+    try:
+        batches = _noise(options, wanted) if module is None else _batches(module, options.steps)
+    except RuntimeError as error:
+        size = options.data.batch_size
+        raise UserError(
+            f"--data.batch_size: expected a batch that memory holds, got {size}: {readable(error)}"
+        ) from error
     batches = [(images.to(options.device), labels.to(options.device)) for images, labels in batches]
     smoothing = config["model"].get("label_smoothing", 0.0)
+    if not isinstance(smoothing, int | float):
+        raise UserError(f"--config: expected a number in model.label_smoothing, got {smoothing!r}")
     loss = nn.CrossEntropyLoss(label_smoothing=smoothing) if classifier is None else classifier.loss
     return _Subject(name, net.to(options.device).train(), loss.to(options.device), batches, source)
 
@@ -212,6 +217,8 @@ def _data(options: Namespace, stated: Any) -> tuple[Any, dict[str, int], str]:
     if options.data.name is not None:
         name, given = options.data.name, {}
     if name is None:
+        if asked:
+            raise UserError(f"--data.root: expected it with --data NAME, got {options.data.root!r} alone")
         return None, {}, "random pictures"
     name = str(name).rpartition(".")[2]
     if name not in data.__all__:
@@ -227,9 +234,9 @@ def _data(options: Namespace, stated: Any) -> tuple[Any, dict[str, int], str]:
         module = kind(**{key: value for key, value in given.items() if key in known})
         module.prepare_data()
         module.setup("fit")
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         if asked:
-            raise UserError(f"--data {name}: {error}") from error
+            raise UserError(f"--data {name}: {readable(error)}") from error
         shape = {key: given.get(key, getattr(kind, key, None)) for key in _SHAPE}
         known_shape = {key: value for key, value in shape.items() if isinstance(value, int)}
         return None, known_shape, f"random pictures ({name} is not here)"

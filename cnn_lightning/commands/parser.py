@@ -3,9 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from cnn_lightning.commands.messages import OneLine, Slip
+from cnn_lightning.errors import UserError
+from cnn_lightning.model import LARGEST
 
 
 class OneLineParser(OneLine, ArgumentParser):
@@ -21,6 +23,30 @@ def make(command: str, doc: str | None) -> ArgumentParser:
     """A parser for ``cnn-lightning command`` whose description is the module's docstring."""
     options: dict[str, Any] = {"prog": f"cnn-lightning {command}", "description": doc, "exit_on_error": True}
     return OneLineParser(**options)
+
+
+def expect_at_least_one(options: Namespace, *names: str) -> None:
+    """Nothing for counts that fit into what counts them.
+
+    Raises:
+        UserError: One that is below 1 or absurdly large; None is left alone.
+    """
+    for name in names:
+        value = options[name]
+        if value is not None and value < 1:
+            raise UserError(f"--{name}: expected at least 1, got {value}")
+        if value is not None and value > LARGEST:
+            raise UserError(f"--{name}: expected at most {LARGEST}, got {value}")
+
+
+def expect_seed(seed: int) -> None:
+    """Nothing for a seed that NumPy and torch take.
+
+    Raises:
+        UserError: Another number.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed: expected a whole number from 0 to {2**32 - 1}, got {seed}")
 
 
 def data_by_name(args: list[str]) -> list[str]:

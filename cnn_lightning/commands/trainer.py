@@ -46,7 +46,17 @@ from cnn_lightning.callbacks.snapshots import Snapshots
 from cnn_lightning.callbacks.sync import SyncBatchNorm
 from cnn_lightning.checkpoints import FOR_FIT, FOR_TRAINER, WholeFiles, go_on, newest, read_checkpoint, shown
 from cnn_lightning.classifier import Classifier, hyper_parameters
-from cnn_lightning.commands.messages import OneLine, check_name, checked, did_you_mean, made, original, readable
+from cnn_lightning.commands.messages import (
+    EXPECTED,
+    OneLine,
+    check_name,
+    check_number,
+    checked,
+    did_you_mean,
+    made,
+    original,
+    readable,
+)
 from cnn_lightning.commands.run_folder import SaveConfig, expect_written
 from cnn_lightning.data.record import DataRecord
 from cnn_lightning.errors import EverywhereError, Stopped, UserError
@@ -111,9 +121,11 @@ def main(args: list[str]) -> int:
         if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into 1
             return 128 + signal.SIGINT
         raise
-    except (MisconfigurationException, ImportError) as error:
-        raise UserError(f"trainer: expected what this machine and its libraries offer: {_one_line(error)}") from error
-    except (ValueError, TypeError, RuntimeError, OSError, IndexError, NotImplementedError) as error:
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {_one_line(error)}") from error
+    except ImportError as error:
+        raise UserError(f"trainer: expected a package that is not here: {_one_line(error)}") from error
+    except (ValueError, TypeError, RuntimeError, OSError, IndexError, NotImplementedError, OverflowError) as error:
         if os.environ.get("CNN_LIGHTNING_TRACEBACK"):
             raise
         raise UserError(readable(error)) from error
@@ -256,6 +268,10 @@ class CLI(LightningCLI):
             }
             self._subcommand_parsers[args[0]].set_defaults(defaults)
         super().parse_arguments(parser, args)
+        self._check_options()
+        for config in _configs(args):
+            for name in {*FROM_DATA} & {*config.get("model", {})}:  # which the parser would leave out unsaid
+                raise UserError(f"model.{name}: expected no value, as data says it, got {config['model'][name]!r}")
         options = self.config[self.config.subcommand]
         if self.checkpoint is not None:
             model = options.model
@@ -265,12 +281,34 @@ class CLI(LightningCLI):
         elif args[0] != "fit" and not options.model.get("weights") and not options.trainer.get("fast_dev_run"):
             raise UserError(_untrained(args[0], Path(_root(args))))
 
+    def _check_options(self) -> None:
+        """Refuse what the parser's types allow and what would be done silently or said obscurely later on."""
+        config = self.config[self.config.subcommand]
+        if config.data is None or config.data.class_path.rpartition(".")[2] == "LightningDataModule":
+            raise UserError(f"data: expected {EXPECTED['data']}")
+        check_number("early_stopping", config.early_stopping, 1)
+        if not isinstance(config.seed_everything, bool):
+            check_number("seed_everything", config.seed_everything, 0, 2**32 - 1)
+        for key, names, base in (
+            ("strategy", ["auto", *StrategyRegistry.available_strategies()], Strategy),
+            ("accelerator", ["auto", "gpu", *AcceleratorRegistry.available_accelerators()], Accelerator),
+            ("profiler", ["simple", "advanced", "pytorch", "xla"], Profiler),
+        ):
+            check_name(f"trainer.{key}", config.trainer.get(key), names, base)
+
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would put the checkpoint's hyper-parameters over the flags; `parse_arguments` did it."""
 
     def instantiate_classes(self) -> None:
         """Data, then a network that fits it, which a checkpoint must fit too."""
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except (UserError, MisconfigurationException):
+            raise
+        except (ValueError, TypeError, RuntimeError) as error:
+            line = readable(error)
+            of_model = line.partition(":")[0] in signature(Classifier).parameters
+            raise ValueError(f"model.{line}" if of_model else line) from error
         if self.checkpoint is not None:
             for key in FROM_DATA:
                 if key != "image_size" or self.model.hparams["net"] == "simple_cnn":
@@ -319,8 +357,8 @@ class CLI(LightningCLI):
             return super().instantiate_trainer(**options)
         except (UserError, MisconfigurationException):
             raise
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"trainer: {readable(error)}") from error
+        except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"trainer: {readable(error)}") from error
 
     def _logger(self, root: Path) -> RunLogger:
         if self.resumed is not None:
@@ -345,14 +383,7 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Have errors of the classes name the options that took them."""
-        config = self.config[self.config.subcommand]
-        self.parser.add_instantiator(made(config), object)
-        for key, names, base in (
-            ("strategy", ["auto", *StrategyRegistry.available_strategies()], Strategy),
-            ("accelerator", ["auto", "gpu", *AcceleratorRegistry.available_accelerators()], Accelerator),
-            ("profiler", ["simple", "advanced", "pytorch", "xla"], Profiler),
-        ):
-            check_name(f"trainer.{key}", config.trainer.get(key), names, base)
+        self.parser.add_instantiator(made(self.config[self.config.subcommand]), object)
 
     # ---- around Lightning's own
 

@@ -88,6 +88,11 @@ class ImageFolder(InMemory):
                 raise UserError(
                     f"data.root: expected class folders with printable names in {self._train}, got {name!r}"
                 )
+        if len(self.class_names) == 1:
+            raise UserError(
+                f"data.root: expected folders of at least two classes in {self._train}, found only "
+                f"{self.class_names[0]!r}"
+            )
         self.num_classes = len(self.class_names)
 
     def read(self) -> ImageSet:
