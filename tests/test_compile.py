@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnn_lightning import build_net, ops, swap_layers
+from cnn_lightning import build_net, layers, ops, swap_layers
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.cli import main
 from cnn_lightning.layers import bridge
@@ -322,3 +322,18 @@ def test_fit_compiled(
 
 def test_a_compiled_classifier_has_the_keys_of_any_other() -> None:
     assert list(Classifier(compile=True).state_dict()) == list(Classifier().state_dict())
+
+
+@pytest.mark.parametrize("frozen", ["x", "weight", "bias", ""])
+def test_what_a_frozen_layer_keeps_is_enough_when_compiled(frozen: str) -> None:
+    """What stands in for a frozen input or weight has its shape alone."""
+    torch.manual_seed(0)
+    layer, x = layers.Linear(3, 2), torch.randn(4, 3)
+    given = {"x": x, **dict(layer.named_parameters())}
+    for name, value in given.items():
+        value.requires_grad_(name != frozen)
+    wanted = [value for name, value in given.items() if name != frozen]
+    expected = torch.autograd.grad(layer(x).square().sum(), wanted)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for a, b in zip(torch.autograd.grad(compiled(x).square().sum(), wanted), expected, strict=True):
+        torch.testing.assert_close(a, b)
