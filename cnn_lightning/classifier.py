@@ -26,7 +26,7 @@ from cnn_lightning.data.sides import Sides
 from cnn_lightning.errors import EverywhereError, UserError
 from cnn_lightning.model import build_net, total_loss
 from cnn_lightning.ops import _blocks
-from cnn_lightning.processes import from_all, leave_at_exit, sum_of_all
+from cnn_lightning.processes import from_all, leave_at_exit, sum_of_all, unpadded
 from cnn_lightning.swap import SwapReport, swap_layers
 
 Layers = Literal["numpy", "torch"] | dict[str, str]
@@ -198,10 +198,11 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """Loss and logits of a batch."""
-        return self._step(batch, "val")
+        return self._step(unpadded(batch, index, self.trainer.val_dataloaders), "val")
 
     def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """Loss and logits of a batch, and its confusion."""
+        batch = unpadded(batch, index, self.trainer.test_dataloaders)
         outputs = self._step(batch, "test")
         self.confusion.update(outputs["logits"], batch[1])
         return outputs

@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other."""
+"""What the processes of one run tell each other, and what each leaves to another."""
 
 import atexit
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 
 
 def from_all(own: Any) -> list[Any]:
@@ -35,6 +36,26 @@ def sum_of_all(own: float | Tensor, device: torch.device) -> Callable[[], Tensor
         return total
 
     return result
+
+
+def unpadded(batch: tuple[Tensor, Tensor], index: int, loader: Any) -> tuple[Tensor, Tensor]:
+    """The batch without the pictures that are in it for a second time.
+
+    Where there are several processes Lightning gives a ``DataLoader`` a sampler that begins anew until all processes
+    have equally many: the last pictures of some are repeated, which a test or a validation must not count.
+
+    Args:
+        batch: Images and labels.
+        index: Of the batch.
+        loader: Where it comes from.
+    """
+    sampler = getattr(loader, "sampler", None)
+    if not isinstance(sampler, DistributedSampler) or not getattr(loader, "batch_size", None):
+        return batch
+    n: int = len(sampler.dataset)  # type: ignore[arg-type]  # a Sized one, as the sampler asks of it
+    own = len(range(sampler.rank, n, sampler.num_replicas)) - index * loader.batch_size
+    images, labels = batch
+    return images[: max(0, own)], labels[: max(0, own)]
 
 
 def leave_at_exit() -> None:

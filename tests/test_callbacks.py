@@ -109,6 +109,20 @@ def test_the_counts_are_those_of_the_validation(tmp_path: Path, monkeypatch: pyt
     assert all(fact[1] != fact[2] for fact in worst[-1].tolist())
 
 
+def test_of_equal_mistakes_the_first_in_the_split_come_first() -> None:
+    """Whatever process has seen them."""
+    facts = torch.tensor([[2.0, 0, 1, 0.5]]).repeat(40, 1)
+    facts[30, 0] = 3.0
+    places = torch.arange(40)
+    everything = facts, places[:, None, None, None].float(), places
+    expected = [30, *range(15)]
+    assert Pictures._first([everything])[2].tolist() == expected
+    for n in (2, 3):
+        shares = [tuple(each[rank::n] for each in everything) for rank in range(n)]
+        worst = [Pictures._first([share]) for share in reversed(shares)]  # type: ignore[list-item]
+        assert Pictures._first(worst)[2].tolist() == Pictures._first(worst)[1].flatten().tolist() == expected
+
+
 def test_a_confusion_is_dark_where_it_is_common() -> None:
     counts = np.array([[9, 1], [0, 10]])
     pixels = np.asarray(pictures.confusion(counts, ("cat", "dog")).convert("L")).astype(int)

@@ -30,6 +30,10 @@ WORST = 16
 """Mistakes shown."""
 TILE = 72
 """Pixels that a mistake's picture is shown at."""
+MOST_IN_A_BATCH = 1 << 32
+
+Mistakes = tuple[Tensor, Tensor, Tensor]
+"""Facts (N, 4), pictures (N, C, H, W) and places in the split (N,)."""
 
 
 class Pictures(Callback):
@@ -43,7 +47,7 @@ class Pictures(Callback):
 
     def __init__(self) -> None:
         self._counts = torch.zeros(0, 0)
-        self._worst: tuple[Tensor, Tensor, Tensor] | None = None
+        self._worst: Mistakes | None = None
         self._writer: Any = None
 
     # ---- what is seen
@@ -67,23 +71,25 @@ class Pictures(Callback):
         """Count, and keep the worst mistakes."""
         if not _draws(trainer, pl_module) or not len(batch[1]):
             return
-        pictures, labels = batch
         logits = outputs["logits"].float()
+        pictures, labels = (each[: len(logits)] for each in batch)  # without those that pad it
         predicted = logits.argmax(1)
         self._counts.index_put_((labels, predicted), torch.ones_like(labels, dtype=torch.float32), accumulate=True)
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
         losses = losses.masked_fill(predicted == labels, -torch.inf)
         facts = torch.stack([losses, labels.float(), predicted.float(), logits.softmax(1).amax(1)], 1)
-        order = losses.argsort(descending=True)[:WORST]
-        entry = facts[order], pictures[order].float()
-        if self._worst is not None:
-            entry = torch.cat([self._worst[0], entry[0]]), torch.cat([self._worst[1], entry[1]])
-        self._worst = self._first(*entry)
+        place = (batch_idx * trainer.world_size + trainer.global_rank) * MOST_IN_A_BATCH
+        places = place + torch.arange(len(labels), device=labels.device)
+        entries = [(facts, pictures.float(), places)]
+        self._worst = self._first(entries if self._worst is None else [self._worst, *entries])
 
     @staticmethod
-    def _first(facts: Tensor, pictures: Tensor) -> Any:
-        order = facts[:, 0].argsort(descending=True)[:WORST]
-        return facts[order], pictures[order]
+    def _first(entries: Sequence[Mistakes]) -> Mistakes:
+        """The worst; of equal ones those that come first in the split, whichever process has seen them."""
+        facts, pictures, places = (torch.cat(each) for each in zip(*entries, strict=True))
+        order = places.argsort()
+        order = order[facts[order, 0].argsort(descending=True, stable=True)][:WORST]
+        return facts[order], pictures[order], places[order]
 
     # ---- what is drawn
 
@@ -125,19 +131,18 @@ class Pictures(Callback):
 
     def _of_all(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The counts and the worst mistakes of all processes."""
-        facts, pictures = self._worst[:2] if self._worst is not None else (None, None)
+        counts, worst = self._counts, self._worst
         if trainer.world_size > 1:
-            everywhere = from_all([None if each is None else each.cpu() for each in (self._counts, facts, pictures)])
-            self._counts = sum(each[0] for each in everywhere)
-            seen = [each[1:] for each in everywhere if each[1] is not None]
-            if seen:
-                facts, pictures = self._first(
-                    torch.cat([each[0] for each in seen]), torch.cat([each[1] for each in seen])
-                )
-        if facts is None or pictures is None:
-            return self._counts, None, None
+            own = None if worst is None else tuple(each.cpu() for each in worst)
+            everywhere = from_all((counts.cpu(), own))
+            counts = torch.stack([each for each, _ in everywhere]).sum(0)
+            seen = [each for _, each in everywhere if each is not None]
+            worst = self._first(seen) if seen else None
+        if worst is None:
+            return counts, None, None
+        facts, pictures, _ = worst
         wrong = facts[:, 0] > -torch.inf
-        return self._counts, facts[wrong], pictures[wrong]
+        return counts, facts[wrong], pictures[wrong]
 
     def _writers(self, trainer: Trainer, folder: Path) -> list[Any]:
         found = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

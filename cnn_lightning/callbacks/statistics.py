@@ -150,7 +150,8 @@ class Statistics(Callback):
     def _take(self, name: str, module: nn.Module, output: Tensor) -> None:
         seen = self._seen.setdefault(name, _Seen())
         values = output.float()
-        sums = torch.stack([values.sum(), values.square().sum(), (values == 0).float().sum()])
+        exact = torch.float64  # so that the size and order of the batches, and the number of processes, don't show
+        sums = torch.stack([each.sum(dtype=exact) for each in (values, values.square(), values == 0)])
         total, squares, zeros = sums.tolist()
         alive = None
         if native_type(module).__name__ in RECTIFIERS and values.dim() > 1:
@@ -193,13 +194,18 @@ class Statistics(Callback):
             yield {
                 "epoch": epoch,
                 "layer": name,
-                "mean": each.mean if each.count else "",
-                "deviation": each.deviation if each.count else "",
-                "zeros": each.zeros / each.count if each.count else "",
+                "mean": _digits(each.mean) if each.count else "",
+                "deviation": _digits(each.deviation) if each.count else "",
+                "zeros": _digits(each.zeros / each.count) if each.count else "",
                 "dead": each.dead if each.alive is not None else "",
-                "gradient": statistics.median(norms) if norms else "",
-                "gradient_max": max(norms) if norms else "",
+                "gradient": _digits(statistics.median(norms)) if norms else "",
+                "gradient_max": _digits(max(norms)) if norms else "",
             }
+
+
+def _digits(value: float) -> float:
+    """Six of them: those that float32 values tell, without the noise of the order in which they were added."""
+    return float(f"{value:.6g}")
 
 
 def _fits(trainer: Trainer) -> bool:

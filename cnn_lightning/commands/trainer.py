@@ -84,6 +84,8 @@ NOISE = (
     ".*lr_scheduler.step.*before.*optimizer.step.*",
     ".*using the WeightAveraging callback, but loading a checkpoint outside.*",  # what is tested are the file's weights
     ".*ModelCheckpoint.monitor='val_acc'.* could not find the monitored key.*",  # no validation: val_acc: nan says so
+    ".*Using `DistributedSampler` with the dataloaders.*",  # what it repeats is not counted
+    ".*The ``compute`` method of metric .* was called before.*",  # by a process that has no picture of a small split
     ".*Glyph .* missing from .*font.*",  # Matplotlib draws a box; the tables beside the picture have the name
 )
 
