@@ -1,18 +1,19 @@
 """Two implementations of one network side by side, layer by layer, and which of them is wrong where they differ.
 
 Three copies take the same steps from equal weights on equal batches: torch's layers, the layers under test, and torch
-in float64, which counts as the truth. Everything a layer sees and says is kept: outputs, the gradients of its inputs
-and parameters, its buffers, and the parameters after each step of the optimizer.
+in float64, to show how far either is from it. Everything a layer sees and says is kept: outputs, the gradients of its
+inputs and parameters, its buffers, and the parameters after each step of the optimizer.
 
-Where two results differ by more than the tolerance, that layer alone is computed again by torch, in both precisions,
-from the very inputs and upstream gradients which the layer under test had. If it agrees with that, it only carries on a
-difference that was there before: rounding, amplified perhaps, or a ReLU or max-pool whose inputs were so nearly tied
-that rounding chose the other side. If it does not, the fault is its own.
+Where two results differ by more than the tolerance, that layer alone is computed again in float64, by torch and by the
+implementation under test, from the very inputs and upstream gradients that each of the two copies had. Where these two
+agree, or the judge says which is right (`judge`; torch is not, by rank), a copy that gave something else is at fault. A
+copy that gave the same only carries on a difference that was there before: rounding, amplified perhaps, or a ReLU or
+max-pool whose inputs were so nearly tied that rounding chose the other side.
 """
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cnn_lightning import judge
+from cnn_lightning.elementary import elementary
 from cnn_lightning.model import total_loss
-from cnn_lightning.swap import Spec, SwapReport, native_type, swap_layers
+from cnn_lightning.swap import LAYERS, Spec, SwapReport, native_type, swap_layers
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """The relative error beyond which a difference must be explained, per precision."""
@@ -29,11 +32,14 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torc
 WHOLE = "(network)"
 """The name under which the network stands as it trains, without anybody watching its layers."""
 
+FAULTS = ("fault", "fault of torch", "both at fault", "undecided")
+"""The verdicts that are no agreement: who is wrong."""
+
 _WHOLE_TOLERANCE = 1e-6
 _PART = 2**20
 """So many numbers of a tensor are compared at a time: VGG has 100 million weights in a layer."""
 _OWN_ROUNDING = 10.0
-"""What is this many times further from the truth than torch's own rounding takes it is a fault."""
+"""What is this many times further from the right value than rounding takes it is a fault."""
 
 Batch = tuple[Tensor, Tensor]
 Tick = Callable[[str], None]
@@ -44,9 +50,12 @@ Where = tuple[int, ...]
 class Row:
     """One comparison: the largest relative error of a tensor, and where in it.
 
-    ``error`` is between the two implementations, ``native`` and ``other`` are each one's own distance from float64.
+    ``error`` is between the two implementations. ``native`` and ``other`` are each one's own distance from torch in
+    float64; in a fault, from what the judge found right for the inputs that it had (NaN where it found nothing).
     ``what`` is ``output``, ``gradient of input``, ``gradient of NAME``, ``buffer NAME`` or ``NAME after the step``;
-    ``verdict`` is ``equal``, ``rounding``, ``flip``, ``follows`` (an earlier fault) or ``fault``.
+    ``verdict`` is ``equal``, ``rounding``, ``flip``, ``follows`` (an earlier fault) or one of `FAULTS`: ``fault`` of
+    the layer under test, ``fault of torch``, ``both at fault``, or ``undecided`` where the two differ and the judge
+    can't tell which is wrong. ``why`` says how a fault was judged, ``runs`` which class torch's side is.
     """
 
     step: int
@@ -59,6 +68,8 @@ class Row:
     other: float
     flips: int
     verdict: str
+    why: str = ""
+    runs: str = ""
 
     def __str__(self) -> str:
         call = f" (call {self.call + 1})" if self.call else ""
@@ -79,8 +90,13 @@ class Parity:
 
     @property
     def first(self) -> Row | None:
-        """The first layer and pass that is wrong by more than rounding."""
-        return next((row for row in self.rows if row.verdict == "fault"), None)
+        """The first layer and pass where one is wrong by more than rounding, whichever it is."""
+        return next(iter(self.faults), None)
+
+    @property
+    def faults(self) -> list[Row]:
+        """The rows whose verdict is one of `FAULTS`."""
+        return [row for row in self.rows if row.verdict in FAULTS]
 
     @property
     def ok(self) -> bool:
@@ -129,7 +145,7 @@ def compare(
     native = _Runner(net, "torch", loss, dtype, lr, momentum)
     other = _Runner(net, layers, loss, dtype, lr, momentum)
     truth = _Runner(net, "torch", loss, torch.float64, lr, momentum)
-    judge = _Judge(native, other, truth, TOLERANCE[dtype] if tolerance is None else tolerance, lr, momentum)
+    comparison = _Comparison(native, other, truth, TOLERANCE[dtype] if tolerance is None else tolerance)
     losses: list[dict[str, float]] = []
 
     def in_float64(*, watch: bool) -> _Runner:
@@ -143,14 +159,15 @@ def compare(
             values[name] = runner.backward(batch, seed + step)
             tick(f"step {step + 1}: {name}")
         losses.append(values)
-        judge.step(step)
+        comparison.step(step)
         if step == 0:
-            judge.whole(in_float64(watch=False), lambda: in_float64(watch=True))
+            comparison.whole(in_float64(watch=False), lambda: in_float64(watch=True))
         for runner in (native, other, truth):
             runner.update()
-        judge.updated(step)
+        comparison.updated(step)
     tick("done")
-    return Parity(judge.rows, other.report, str(dtype).removeprefix("torch."), judge.tolerance, len(batches), losses)
+    kind = str(dtype).removeprefix("torch.")
+    return Parity(comparison.rows, other.report, kind, comparison.tolerance, len(batches), losses)
 
 
 # ---- a copy of the network under observation
@@ -195,6 +212,9 @@ class _Runner:
         trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(trained, lr=lr, momentum=momentum) if trained else None
         self.calls: list[_Call] = []
+        self.changed: set[int] = set()
+        """Parameters that somebody else than the optimizer has changed since its last step."""
+        self._prints = self._fingerprints()
         for name, module in self.named() if watch else ():
             if next(module.children(), None) is None:
                 module.register_forward_pre_hook(self._before(name), with_kwargs=True)
@@ -221,8 +241,15 @@ class _Runner:
 
     def update(self) -> None:
         """One step of the optimizer."""
+        prints = self._fingerprints()
+        self.changed = {key for key, value in prints.items() if value != self._prints[key]}
         if self.optimizer is not None:
             self.optimizer.step()
+        self._prints = self._fingerprints()
+
+    def _fingerprints(self) -> dict[int, int]:
+        """A number for each parameter that changes when it does."""
+        return {id(parameter): _fingerprint(parameter) for parameter in self.net.parameters()}
 
     def _before(self, name: str) -> Callable[..., Any]:
         def hook(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
@@ -264,6 +291,12 @@ def _keep(place: dict[int, Tensor], index: int) -> Callable[[Tensor], None]:
     return hook
 
 
+def _fingerprint(x: Tensor) -> int:
+    """The sum of its bits, as whole numbers: rounding hides no change."""
+    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(x.element_size(), torch.uint8)
+    return int(x.detach().contiguous().view(kind).sum(dtype=torch.int64))
+
+
 def _kept(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
@@ -282,70 +315,99 @@ def _randomness(values: Iterable[Any]) -> list[Tensor]:
 
 # ---- one layer alone
 
+_Key = int | str
+_Local = tuple[str, Any]
+"""Which result of a call: the kind (a field of `_Alone`), and its index or name, or the parameter itself."""
+
 
 @dataclass
 class _Alone:
-    """What torch's layer makes of a recorded call."""
+    """What a layer makes of a recorded call."""
 
     outputs: list[Tensor]
     after: dict[str, Tensor]
-    grad_inputs: dict[int, Tensor]
-    grad_parameters: dict[str, Tensor]
+    gradients: dict[Any, Tensor | None]
+    """Of the inputs by their index, of the parameters by their name."""
+
+    def get(self, kind: str, key: Any) -> Tensor | None:
+        """A result, or None."""
+        if kind in ("grad_inputs", "parameter"):
+            return self.gradients.get(key)
+        found: Tensor = getattr(self, kind)[key]
+        return found
 
 
-def _alone(call: _Call, dtype: torch.dtype) -> _Alone:
-    """The recorded call of a layer, repeated by its native type in ``dtype``."""
+class _Replay:
+    """A recorded call, computed again by the class ``kind`` in ``dtype``, at any inputs and parameters.
 
-    def cast(value: Any) -> Any:
-        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+    With ``contiguous``, inputs and upstream gradients don't keep the order in memory that they had.
+    """
 
-    source = call.module
-    module: Any = object.__new__(native_type(source))
-    module.__dict__ = dict(source.__dict__) | {"training": call.training, "_backward_hooks": {}}
-    for key in [key for key in module.__dict__ if key.endswith(("_hooks", "_hooks_with_kwargs"))]:
-        module.__dict__[key] = type(source.__dict__[key])() if key in source.__dict__ else {}
-    module._parameters = {
-        key: None if value is None else cast(value.detach()).clone().requires_grad_()
-        for key, value in source._parameters.items()
-    }
-    module._buffers = {
-        key: None if value is None else cast(call.buffers[key]).clone() for key, value in source._buffers.items()
-    }
-    arguments = [
-        cast(value).clone().requires_grad_() if isinstance(value, Tensor) and value.is_floating_point() else value
-        for value in call.arguments
-    ]
-    inside = torch.device("cuda") if len(call.randomness) > 1 else None
-    with torch.random.fork_rng([torch.cuda.current_device()] if inside else []), torch.enable_grad():
-        torch.set_rng_state(call.randomness[0])
-        if inside:
-            torch.cuda.set_rng_state(call.randomness[1])
-        given = [value * 1 if isinstance(value, Tensor) and value.requires_grad else value for value in arguments]
-        outputs = _tensors(module(*given, **call.keywords))
-    parameters = {key: value for key, value in module._parameters.items() if value is not None}
-    leaves = [(index, value) for index, value in enumerate(arguments) if isinstance(value, Tensor)]
-    leaves = [(index, value) for index, value in leaves if value.requires_grad]
-    upstream = [(output, call.grad_outputs.get(index)) for index, output in enumerate(outputs)]
-    reached = [(output, cast(gradient)) for output, gradient in upstream if gradient is not None]
-    gradients: Sequence[Tensor | None] = ()
-    if reached and (leaves or parameters):
-        gradients = torch.autograd.grad(
-            [output for output, _ in reached],
-            [*(value for _, value in leaves), *parameters.values()],
-            [gradient for _, gradient in reached],
-            allow_unused=True,
+    def __init__(self, call: _Call, kind: type[nn.Module], dtype: torch.dtype, *, contiguous: bool = False) -> None:
+        self.call, self.kind, self.dtype, self.contiguous = call, kind, dtype, contiguous
+        self.point: dict[Any, Tensor] = {
+            index: self._cast(value)
+            for index, value in enumerate(call.arguments)
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }
+        self.point |= {
+            key: self._cast(value.detach()) for key, value in call.module._parameters.items() if value is not None
+        }
+        self.upstream = {index: self._cast(gradient) for index, gradient in call.grad_outputs.items()}
+        self.alone = self.run()
+
+    def _cast(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        value = value.to(self.dtype)
+        return value.contiguous() if self.contiguous else value
+
+    def forward(self, point: judge.Point) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Outputs, and buffers afterwards."""
+        call, source = self.call, self.call.module
+        module: Any = object.__new__(self.kind)
+        module.__dict__ = dict(source.__dict__) | {"training": call.training, "_backward_hooks": {}}
+        for key in [key for key in module.__dict__ if key.endswith(("_hooks", "_hooks_with_kwargs"))]:
+            module.__dict__[key] = type(source.__dict__[key])() if key in source.__dict__ else {}
+        module._parameters = {key: point.get(key) for key in source._parameters}
+        module._buffers = {
+            key: None if value is None else self._cast(call.buffers[key]).clone()
+            for key, value in source._buffers.items()
+        }
+        given = [point[i] * 1 if i in point else value for i, value in enumerate(call.arguments)]
+        inside = torch.device("cuda") if len(call.randomness) > 1 else None
+        with torch.random.fork_rng([torch.cuda.current_device()] if inside else []):
+            torch.set_rng_state(call.randomness[0])
+            if inside:
+                torch.cuda.set_rng_state(call.randomness[1])
+            outputs = _tensors(module(*given, **call.keywords))
+        return outputs, {key: value for key, value in module._buffers.items() if value is not None}
+
+    def run(self, point: judge.Point | None = None, upstream: Mapping[int, Tensor] | None = None) -> _Alone:
+        """Forward and backward."""
+        leaves = {key: x.clone().requires_grad_() for key, x in (self.point if point is None else point).items()}
+        with torch.enable_grad():
+            outputs, after = self.forward(leaves)
+        upstream = self.upstream if upstream is None else upstream
+        reached = [(y, upstream[index]) for index, y in enumerate(outputs) if index in upstream and y.requires_grad]
+        found: Sequence[Tensor | None] = ()
+        if reached and leaves:
+            ys, gradients = zip(*reached, strict=True)
+            found = torch.autograd.grad(ys, list(leaves.values()), gradients, allow_unused=True)
+        return _Alone([y.detach() for y in outputs], after, dict(zip(leaves, found, strict=False)))
+
+    def party(self) -> judge.Party:
+        """For the judge of a backward."""
+        upstream = [self.upstream.get(index) for index in range(len(self.alone.outputs))]
+        return judge.Party(
+            self.point,
+            upstream,
+            lambda point: self.forward(point)[0],
+            lambda point: self.alone.gradients if point is self.point else self.run(point).gradients,
         )
-    keys: list[Any] = [*(index for index, _ in leaves), *parameters]
-    found = {key: gradient for key, gradient in zip(keys, gradients, strict=False) if gradient is not None}
-    return _Alone(
-        [output.detach() for output in outputs],
-        {key: value for key, value in module._buffers.items() if value is not None},
-        {key: gradient for key, gradient in found.items() if isinstance(key, int)},
-        {key: gradient for key, gradient in found.items() if isinstance(key, str)},
-    )
 
 
-# ---- the judge
+# ---- the comparison
 
 
 def relative_error(found: Tensor, expected: Tensor, floor: float = 0.0) -> tuple[float, Where]:
@@ -385,20 +447,17 @@ def _farthest(found: Tensor, expected: Tensor) -> tuple[float, int, float]:
     return largest, place, size
 
 
-class _Judge:
+class _Comparison:
     """Compares three runners after each step."""
 
-    def __init__(
-        self, native: _Runner, other: _Runner, truth: _Runner, tolerance: float, lr: float, momentum: float
-    ) -> None:
+    def __init__(self, native: _Runner, other: _Runner, truth: _Runner, tolerance: float) -> None:
         self.native, self.other, self.truth, self.tolerance = native, other, truth, tolerance
-        self.lr, self.momentum = lr, momentum
-        self.drift: dict[int, tuple[float, float]] = {}
         self.rows: list[Row] = []
         self.flipped = False
         self.floor = 0.0
-        self.repeated: dict[tuple[int, torch.dtype], _Alone] = {}
-        self.swapped = {id(module) for _, module in other.named() if type(module) is not native_type(module)}
+        self.repeated: dict[Any, _Replay | None] = {}
+        self.rulings: dict[Any, _Ruling | None] = {}
+        self.twins = {name: type(module) for name, module in other.named() if type(module) is not native_type(module)}
         self.owners = {
             id(parameter): (name, key)
             for name, module in other.net.named_modules()
@@ -411,6 +470,7 @@ class _Judge:
     def step(self, step: int) -> None:
         """Forward in the order of the calls, backward in the opposite one."""
         self.repeated.clear()
+        self.rulings.clear()
         triples = list(zip(self.native.calls, self.other.calls, self.truth.calls, strict=True))
         gradients = [parameter.grad for parameter in self.truth.net.parameters() if parameter.grad is not None]
         gradients += [gradient for call in self.truth.calls for gradient in call.grad_inputs.values()]
@@ -422,19 +482,21 @@ class _Judge:
             self.flipped |= flips > 0
             for index, output in enumerate(b.outputs):
                 what = "output" if not index else f"output {index}"
-                self._judge(step, b, what, (a.outputs[index], output, c.outputs[index]), ("outputs", index), flips)
+                values = (a.outputs[index], output, c.outputs[index])
+                self._judge(step, (a, b), what, values, ("outputs", index), flips)
                 flips = 0
             for key, buffer in b.after.items():
-                self._judge(step, b, f"buffer {key}", (a.after[key], buffer, c.after[key]), ("after", key))
+                self._judge(step, (a, b), f"buffer {key}", (a.after[key], buffer, c.after[key]), ("after", key))
         parameters = self._parameters()
         for a, b, c in reversed(triples):
             for index in b.grad_inputs:
                 found = [call.grad_inputs.get(index) for call in (a, b, c)]
                 name = "gradient of input" if not index else f"gradient of input {index}"
-                self._judge(step, b, name, found, ("grad_inputs", index))
+                self._judge(step, (a, b), name, found, ("grad_inputs", index))
             for key, parameter in b.module._parameters.items():
                 if parameter is not None and id(parameter) in parameters:
-                    self._judge(step, b, f"gradient of {key}", parameters.pop(id(parameter)), ("parameter", parameter))
+                    grads = parameters.pop(id(parameter))
+                    self._judge(step, (a, b), f"gradient of {key}", grads, ("parameter", key))
         for identity, grads in parameters.items():
             name, key = self.owners[identity]
             self._judge(step, _nobody(name), f"gradient of {key}", grads, None)
@@ -443,15 +505,10 @@ class _Judge:
         """The parameters after the optimizer's step."""
         for native, other, truth in zip(*(runner.net.parameters() for runner in self._runners), strict=True):
             name, key = self.owners[id(other)]
-            # The step is linear in the gradients: their differences, added up, are all that may be between the copies.
-            velocity, distance = self.drift.get(id(other), (0.0, 0.0))
-            if native.grad is not None and other.grad is not None:
-                velocity = self.momentum * velocity + _farthest(other.grad, native.grad)[0]
-                distance += self.lr * velocity
-                self.drift[id(other)] = velocity, distance
-            difference, _, size = _farthest(other, native)
-            own = not difference <= distance + self.tolerance * size
-            self._judge(step, _nobody(name), f"{key} after the step", (native, other, truth), None, own=own)
+            # Beside the optimizer, which is torch's in both, who changes a parameter is at fault.
+            changed = (id(native) in self.native.changed, id(other) in self.other.changed)
+            wrong = (changed[0] and not changed[1], changed[1] and not changed[0])
+            self._judge(step, _nobody(name), f"{key} after the step", (native, other, truth), None, wrong=wrong)
 
     def whole(self, runner: _Runner, watched: Callable[[], _Runner]) -> None:
         """The network as it trains, which no hook keeps from computing layers together, in float64.
@@ -467,7 +524,8 @@ class _Judge:
             what = f"gradient of {name} in float64"
             if found is None or expected is None:
                 if found is not expected:
-                    self.rows.append(Row(0, WHOLE, 0, what, math.inf, (), 0, math.inf, 0, "fault"))
+                    verdict = "follows" if self.faults() else "fault"
+                    self.rows.append(Row(0, WHOLE, 0, what, math.inf, (), 0, math.inf, 0, verdict))
                 continue
             error, where = relative_error(found, expected, floor)
             amplified, verdict = 0.0, "equal"
@@ -479,79 +537,202 @@ class _Judge:
                 gradient = in_a_row[index].grad
                 amplified = 0.0 if gradient is None else relative_error(gradient, expected, floor)[0]
                 faulty = not error <= _OWN_ROUNDING * amplified
-                verdict = "follows" if self._faulty() else "fault" if faulty else "rounding"
-            self.rows.append(Row(0, WHOLE, 0, what, error, where, amplified, error, 0, verdict))
+                verdict = "follows" if self.faults() else "fault" if faulty else "rounding"
+            native_off, other_off = (math.nan, math.nan) if self._torch_is_wrong() else (amplified, error)
+            self.rows.append(Row(0, WHOLE, 0, what, error, where, native_off, other_off, 0, verdict))
 
     def _layers_in_float64(self, other: _Runner) -> None:
-        judge = _Judge(self.truth, other, self.truth, TOLERANCE[torch.float64], self.lr, self.momentum)
-        judge.step(0)
-        self.rows += [replace(row, what=f"{row.what} in float64") for row in judge.rows if row.verdict == "fault"]
+        layers = _Comparison(self.truth, other, self.truth, TOLERANCE[torch.float64])
+        layers.step(0)
+        self.rows += [replace(row, what=f"{row.what} in float64") for row in layers.faults()]
 
     # -- one tensor
 
     def _judge(
         self,
         step: int,
-        call: _Call,
+        calls: tuple[_Call, _Call],
         what: str,
         values: Sequence[Tensor | None],
-        local: tuple[str, Any] | None,
+        local: _Local | None,
         flips: int = 0,
-        own: bool = False,
+        wrong: tuple[bool, bool] = (False, False),
     ) -> None:
+        """Compare what two calls gave. ``wrong``: which of them is known to be wrong, where there is no ``local``."""
         floor = self.floor if "gradient" in what else 0.0
-        if any(value is None for value in values):
-            missing = not all(value is None for value in values)
-            if missing:
-                self.rows.append(Row(step, call.name, call.index, what, math.inf, (), 0, math.inf, 0, "fault"))
+        call = calls[1]
+        native, other, truth = values
+        if native is None and other is None:
             return
-        native, other, truth = (value for value in values if value is not None)
-        error, where = relative_error(other, native, floor)
-        native_off, other_off = (relative_error(value, truth, floor)[0] for value in (native, other))
-        verdict = "equal"
-        if flips:
-            verdict = "flip"
-        if not error <= self.tolerance or other.dtype != native.dtype:
-            explained = "follows" if self._faulty() else "flip" if self.flipped else "rounding"
-            faulty = own if local is None else id(call.module) in self.swapped and self._own_fault(call, local, floor)
-            faulty |= other.dtype != native.dtype and id(call.module) in self.swapped
-            verdict = "fault" if faulty else explained
-        self.rows.append(Row(step, call.name, call.index, what, error, where, native_off, other_off, flips, verdict))
+        error, native_off, other_off = math.inf, math.nan, math.nan
+        where: Where = ()
+        explained = "undecided"
+        if native is not None and other is not None and truth is not None:
+            error, where = relative_error(other, native, floor)
+            native_off, other_off = (relative_error(value, truth, floor)[0] for value in (native, other))
+            explained = "follows" if self.faults() else "flip" if self.flipped else "rounding"
+        kinds = {value.dtype for value in (native, other) if value is not None}
+        verdict, why, runs = "flip" if flips else "equal", "", ""
+        if not error <= self.tolerance or len(kinds) > 1:
+            found = [_Found(known) for known in wrong]
+            if local is not None:
+                parties = zip((self.native, self.other), calls, (native, other), strict=True)
+                found = [self._examine(runner, each, value, local, floor) for runner, each, value in parties]
+            if len(kinds) > 1 and call.name in self.twins:  # the wrong dtype is a fault, whatever the numbers
+                pairs = zip(found, (native, other), strict=True)
+                found = [
+                    replace(each, wrong=each.wrong or (value is not None and value.dtype != self.other.dtype))
+                    for each, value in pairs
+                ]
+            verdict = self._blame(call, *(each.wrong for each in found)) or explained
+            if verdict in FAULTS and local is not None:
+                runs = _name(native_type(call.module))
+                why = next((each.why for each in found if each.why and each.wrong is not False), "")
+                native_off, other_off = (each.off for each in found)
+            if verdict == "follows" and self._torch_is_wrong():
+                native_off = other_off = math.nan  # float64, too, is torch's
+        self.rows.append(
+            Row(step, call.name, call.index, what, error, where, native_off, other_off, flips, verdict, why, runs)
+        )
 
-    def _own_fault(self, call: _Call, local: tuple[str, Any], floor: float) -> bool:
-        """Whether the layer differs from torch's own with the same inputs, by more than torch's own rounding."""
+    def _blame(self, call: _Call, native: bool | None, other: bool | None) -> str:
+        """The verdict on two copies of which each is wrong, right or (None) unsettled; empty where both are right."""
+        if native and other:
+            return "both at fault" if call.name in self.twins else "fault of torch"  # which both run
+        if native or other:
+            return "fault" if other and call.name in self.twins else "fault of torch"
+        return "undecided" if native is None or other is None else ""
+
+    def _torch_is_wrong(self) -> bool:
+        return any(row.verdict in ("fault of torch", "both at fault") for row in self.rows)
+
+    def _examine(self, runner: _Runner, call: _Call, found: Tensor | None, local: _Local, floor: float) -> "_Found":
+        """Whether a copy gave something else than is right for the inputs that this very layer had in it."""
         kind, key = local
-        dtype = self.other.dtype
-        # No format is finer than float64. There the rounding of float32 tells, scaled down.
-        coarse = torch.float32 if dtype == torch.float64 else dtype
+        dtype = runner.dtype
+        users = [(call, key)]
         if kind == "parameter":
-            found, none = key.grad, torch.zeros_like(key, dtype=torch.float64)
+            parameter = call.module._parameters[key]
             users = [
                 (other, name)
-                for other in self.other.calls
-                for name, parameter in other.module._parameters.items()
-                if parameter is key
+                for other in runner.calls
+                for name, value in other.module._parameters.items()
+                if value is parameter
             ]
-            exact, rounded = (
-                sum(
-                    (self._repeat(other, precision).grad_parameters.get(name, none).double() for other, name in users),
-                    start=none,
-                )
-                for precision in (torch.float64, coarse)
-            )
-        else:
-            found = getattr(call, kind)[key]
-            exact, rounded = (
-                getattr(self._repeat(call, precision), kind)[key] for precision in (torch.float64, coarse)
-            )
-        error = relative_error(found, exact, floor)[0]
-        rounding = relative_error(rounded, exact, floor)[0] * torch.finfo(dtype).eps / torch.finfo(coarse).eps
-        return not error <= max(self.tolerance, _OWN_ROUNDING * rounding)
+        rulings = [self._rule(other, kind, name, floor) for other, name in users]
+        if any(ruling is None for ruling in rulings):
+            return _Found(None if call.name in self.twins else False, why="the layer does not run alone in float64")
+        settled = [ruling for ruling in rulings if ruling is not None]
+        lost = next((ruling for ruling in settled if ruling.value is None), None)
+        if lost is not None:
+            return _Found(True if lost.right == "neither" else None, why=lost.why)
+        right = sum((value for ruling in settled if (value := ruling.value) is not None), start=torch.zeros(()))
+        error = relative_error(torch.zeros_like(right) if found is None else found, right, floor)[0]
+        why = next((ruling.why for ruling in settled if ruling.right != "both"), settled[0].why)
+        if error <= self.tolerance:
+            return _Found(False, error, why)
+        # No format is finer than float64. There the rounding of float32 tells, scaled down.
+        coarse = torch.float32 if dtype == torch.float64 else dtype
+        rounding = max(
+            self._amplified(self._two(other)[ruling.right == "second"], kind, name, floor, coarse)
+            for ruling, (other, name) in zip(settled, users, strict=True)
+        )
+        if runner is self.other:
+            rounding = min(rounding, self._torch_rounds(users, kind, right, floor, coarse))
+        rounding *= torch.finfo(dtype).eps / torch.finfo(coarse).eps
+        return _Found(not error <= max(self.tolerance, _OWN_ROUNDING * rounding), error, why)
 
-    def _repeat(self, call: _Call, dtype: torch.dtype) -> _Alone:
-        key = (id(call), dtype)
+    def _torch_rounds(
+        self, users: list[tuple[_Call, Any]], kind: str, right: Tensor, floor: float, coarse: torch.dtype
+    ) -> float:
+        """How far the native layers' own rounding in ``coarse`` takes them."""
+        rounded = torch.zeros(())
+        for call, name in users:
+            replay = self._repeat(call, native_type(call.module), coarse)
+            value = None if replay is None else replay.alone.get(kind, name)
+            rounded = rounded + (torch.zeros_like(right) if value is None else value.double())
+        return relative_error(rounded, right, floor)[0]
+
+    def _amplified(self, replay: "_Replay | None", kind: str, key: Any, floor: float, coarse: torch.dtype) -> float:
+        """How far rounding of the inputs in ``coarse`` takes the exact result."""
+        exact = None if replay is None else replay.alone.get(kind, key)
+        if replay is None or exact is None:
+            return 0.0
+        worst = 0.0
+        for seed in (1, 2):
+            point = {name: _rounded(x, seed, coarse) for name, x in replay.point.items()}
+            upstream = {index: _rounded(x, seed, coarse) for index, x in replay.upstream.items()}
+            moved = replay.run(point, upstream).get(kind, key)
+            worst = max(worst, 0.0 if moved is None else relative_error(moved, exact, floor)[0])
+        return worst
+
+    # -- what is right for the inputs of a call
+
+    def _rule(self, call: _Call, kind: str, key: Any, floor: float) -> "_Ruling | None":
+        """The right value of one result in float64; None where the layer can't be computed alone."""
+        place = (id(call), kind, key)
+        if place not in self.rulings:
+            first, second = self._two(call)
+            self.rulings[place] = None if first is None else self._ruling(first, second, kind, key, floor)
+        return self.rulings[place]
+
+    def _ruling(self, first: _Replay, second: "_Replay | None", kind: str, key: Any, floor: float) -> "_Ruling":
+        a = first.alone.get(kind, key)
+        b = a if second is None else second.alone.get(kind, key)
+        if a is None and b is None:
+            a = b = torch.zeros_like(first.point[key])
+        a, b = (torch.zeros_like(other) if x is None and other is not None else x for x, other in ((a, b), (b, a)))
+        assert a is not None
+        assert b is not None
+        apart = max(relative_error(a, b, floor)[0], relative_error(b, a, floor)[0])
+        agreed = _Ruling(a, "both", "two float64 results agree")
+        if second is None or apart <= self.tolerance / 10:
+            return agreed
+        rounding = self._amplified(first, kind, key, floor, torch.float32)
+        if apart <= _OWN_ROUNDING * rounding * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps:
+            return agreed
+        values = {"first": a, "second": b}
+        if kind in ("outputs", "after"):
+            with torch.no_grad(), elementary():
+                outputs, after = first.forward(first.point)
+            right = judge.of_forwards(a, b, outputs[key] if kind == "outputs" else after[key])
+            why = "of three float64 results that by elementary tensor operations agrees with "
+            why += {"first": "torch's", "second": "the layer's"}.get(right, "neither")
+            return _Ruling(values.get(right), right, why)
+        forwards = [self._rule(first.call, "outputs", index, 0.0) for index in range(len(first.alone.outputs))]
+        lost = [ruling.right for ruling in forwards if ruling is not None and ruling.right != "both"]
+        right, beside = judge.of_backwards(first.party(), second.party(), key)
+        why = "central differences in float64 of each one's own forward"
+        if right == "both" and lost:  # each is the gradient of its own forward, and one of those is wrong
+            right = lost[0]
+        elif right == "both" and beside:
+            return _Ruling(a, "first", "they differ at tied inputs alone, where torch's choice is the rule")
+        elif right in values and lost and right != lost[0]:
+            right = "neither"
+        if right not in values:
+            why += {"neither": " agree with neither", "both": " agree with both"}.get(right, " don't settle")
+        return _Ruling(values.get(right), "unclear" if right == "both" else right, why)
+
+    def _two(self, call: _Call) -> "tuple[_Replay | None, _Replay | None]":
+        """The call in float64 by torch's layer, and by a second implementation."""
+        native, twin = native_type(call.module), self.twins.get(call.name)
+        if twin is None and not native.__module__.startswith(("torch.", "torchvision.")):
+            return None, None  # both copies run it, and who knows what state it has
+        first = self._repeat(call, native, torch.float64)
+        second = self._repeat(call, twin or LAYERS.get(native, native), torch.float64)
+        if twin is None and (second is None or second is first):
+            second = self._repeat(call, native, torch.float64, contiguous=True)
+        return first, second
+
+    def _repeat(
+        self, call: _Call, kind: type[nn.Module], dtype: torch.dtype, *, contiguous: bool = False
+    ) -> "_Replay | None":
+        key = (id(call), kind, dtype, contiguous)
         if key not in self.repeated:
-            self.repeated[key] = _alone(call, dtype)
+            try:
+                self.repeated[key] = _Replay(call, kind, dtype, contiguous=contiguous)
+            except Exception:  # a layer of anybody's, in another precision, may raise anything
+                self.repeated[key] = None
         return self.repeated[key]
 
     def _parameters(self) -> dict[int, Sequence[Tensor | None]]:
@@ -564,13 +745,44 @@ class _Judge:
     def _runners(self) -> tuple[_Runner, _Runner, _Runner]:
         return self.native, self.other, self.truth
 
-    def _faulty(self) -> bool:
-        return any(row.verdict == "fault" for row in self.rows)
+    def faults(self) -> list[Row]:
+        """The rows so far where one is wrong."""
+        return [row for row in self.rows if row.verdict in FAULTS]
 
 
-def _nobody(name: str) -> _Call:
+@dataclass(frozen=True)
+class _Found:
+    """Whether a copy is wrong (None: who knows), how far it is from the right value, and how that was judged."""
+
+    wrong: bool | None
+    off: float = math.nan
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class _Ruling:
+    """The right value of a result, None where neither implementation has it; and which one has it."""
+
+    value: Tensor | None
+    right: judge.Right
+    why: str
+
+
+def _rounded(x: Tensor, seed: int, dtype: torch.dtype) -> Tensor:
+    """``x``, each number off by up to the rounding of ``dtype``; equal numbers stay equal, in the same memory order."""
+    noise = torch.cos(x * 12345678.9 + seed)
+    return x.detach().clone().addcmul_(noise, x, value=torch.finfo(dtype).eps)
+
+
+def _name(kind: type[nn.Module]) -> str:
+    short = getattr(nn, kind.__name__, None) is kind
+    return f"torch.nn.{kind.__name__}" if short else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _nobody(name: str) -> tuple[_Call, _Call]:
     """Stands for a layer where no call is at stake."""
-    return _Call(name, 0, None, (), {}, {}, [], True)
+    call = _Call(name, 0, None, (), {}, {}, [], True)
+    return call, call
 
 
 # ---- what rounding may turn over

@@ -28,7 +28,7 @@ from cnn_lightning.commands.trainer import RUNS, named_configs
 from cnn_lightning.errors import UserError
 from cnn_lightning.model import build_net, least_image_size
 from cnn_lightning.outputs import PICTURES, expect_writable, written
-from cnn_lightning.parity import Batch, Parity, Row, compare
+from cnn_lightning.parity import FAULTS, Batch, Parity, Row, compare
 
 HELP = "prove that two implementations of a network agree, layer by layer, or name the layer and pass that is wrong"
 
@@ -86,7 +86,7 @@ def _parser() -> ArgumentParser:
 
 
 def main(args: list[str]) -> int:
-    """Compare and print; 0 if both agree, 1 if a layer is wrong."""
+    """Compare and print; 0 if both agree, 1 if they don't, whichever is wrong."""
     options = _parser().parse_args(_repeatable(parsers.data_by_name(named_configs(args))))
     parsers.expect_at_least_one(options, "steps", "data.batch_size")
     parsers.expect_seed(options.seed)
@@ -289,6 +289,10 @@ def _worst(rows: Iterable[Row], passed: str) -> float | None:
     return max((row.error for row in rows if _pass(row) == passed), default=None)
 
 
+def _largest(errors: Iterable[float]) -> float | None:
+    return max((error for error in errors if not math.isnan(error)), default=None)
+
+
 def _cell(error: float | None) -> str:
     return "" if error is None else "0" if error == 0 else f"{error:.0e}"
 
@@ -301,8 +305,8 @@ def _table(found: Parity, width: int) -> Table:
         (
             runs.get(name, ""),
             *(_cell(_worst(rows, passed)) for passed in _PASSES),
-            _cell(max(row.native for row in rows)),
-            _cell(max(row.other for row in rows)),
+            _cell(_largest(row.native for row in rows)),
+            _cell(_largest(row.other for row in rows)),
             _verdict(rows),
         )
         for name, rows in layers.items()
@@ -318,7 +322,7 @@ def _table(found: Parity, width: int) -> Table:
         number = heading not in (headings[0], headings[-1])
         table.add_column(heading, justify="right" if number else "left", no_wrap=number)
     for name, row in zip(layers, cells, strict=True):
-        style = "bold red" if row[-1].startswith("fault") else ""
+        style = "bold red" if any(each.verdict in FAULTS for each in layers[name]) else ""
         table.add_row(_folded(name or "(itself)", width - taken), *row, style=style)
     return table
 
@@ -335,10 +339,13 @@ def _folded(name: str, width: int) -> str:
     return "\n".join(lines)
 
 
+_SHOUTED = {"fault of torch": "fault OF TORCH", "both at fault": "BOTH at fault", "undecided": "UNDECIDED"}
+
+
 def _verdict(rows: list[Row]) -> str:
-    faults = [row for row in rows if row.verdict == "fault"]
+    faults = {row.verdict: row.what for row in reversed(rows) if row.verdict in FAULTS}
     if faults:
-        return f"fault: {faults[0].what}"
+        return "; ".join(f"{_SHOUTED.get(verdict, verdict)}: {what}" for verdict, what in reversed(faults.items()))
     flips = sum(row.flips for row in rows)
     verdicts = {row.verdict for row in rows}
     if "follows" in verdicts:
@@ -375,9 +382,29 @@ def _summary(found: Parity) -> list[str]:
     else:
         lines.append(
             f"parity: DIFFERENT, first in step {first.step + 1}, layer {first}: relative error {first.error:.1e} at "
-            f"{list(first.where)}; from float64 torch is {first.native:.1e} away and this layer {first.other:.1e}"
+            f"{list(first.where)}; {_blamed(first)}"
         )
+        others = {row.verdict: row for row in reversed(found.faults) if row.verdict != first.verdict}
+        lines += [f"parity: also in step {row.step + 1}, layer {row}: {_blamed(row)}" for row in others.values()]
     return lines
+
+
+def _blamed(row: Row) -> str:
+    """Who is at fault, and how that was judged."""
+    far = [
+        f"{who} is {off:.1e} away"
+        for who, off in (("torch", row.native), ("this layer", row.other))
+        if not math.isnan(off)
+    ]
+    from_right = f"; from the right value {' and '.join(far)}" if far else ""
+    judged = f" ({row.why})" if row.why else ""
+    blame = {
+        "fault": "this layer is wrong",
+        "fault of torch": f"TORCH IS WRONG here, not this layer: {row.runs}",
+        "both at fault": "torch and this layer are BOTH WRONG",
+        "undecided": "one of them is wrong, UNDECIDED which",
+    }[row.verdict]
+    return f"{blame}{judged}{from_right}"
 
 
 def _plain(subject: _Subject, found: Parity) -> dict[str, Any]:
@@ -393,6 +420,7 @@ def _plain(subject: _Subject, found: Parity) -> dict[str, Any]:
         "steps": found.steps,
         "equal": found.ok,
         "flips": found.flips,
+        "fault": None if first is None else first.verdict,
         "first": None if first is None else {key: plain(value) for key, value in asdict(first).items()},
         "losses": [{key: plain(value) for key, value in losses.items()} for losses in found.losses],
         "layers": [asdict(row) for row in found.layers.rows],
@@ -415,17 +443,14 @@ def _draw(subject: _Subject, found: Parity, path: str) -> None:
             ("layers to float64", "other", "x"),
             ("layers to torch", "error", "_"),
         ):
-            heights = [
-                max((getattr(row, field) for row in rows if _pass(row) in kinds), default=math.nan)
-                for rows in layers.values()
-            ]
-            shown = [height if math.isnan(height) else min(max(height, least), 1e3) for height in heights]
+            heights = [_largest(getattr(row, field) for row in rows if _pass(row) in kinds) for rows in layers.values()]
+            shown = [math.nan if height is None else min(max(height, least), 1e3) for height in heights]
             axes.plot(range(len(names)), shown, marker, label=label)
         axes.axhline(found.tolerance, color="grey", linestyle="--", label="tolerance")
         axes.set_yscale("log")
         axes.set_ylabel(f"{title}: largest relative error")
         axes.grid(axis="y", alpha=0.3)
-        faults = [index for index, rows in enumerate(layers.values()) if any(row.verdict == "fault" for row in rows)]
+        faults = [index for index, rows in enumerate(layers.values()) if any(row.verdict in FAULTS for row in rows)]
         for index in faults:
             axes.axvspan(index - 0.5, index + 0.5, color="red", alpha=0.15)
     panels[0].legend(loc="upper left", ncols=4, fontsize="small")
