@@ -7,7 +7,6 @@ a product of matrices and an average pooling have none: they stand here as sums 
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,23 +15,35 @@ from torch._decomp import decomposition_table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-@contextmanager
-def elementary() -> Iterator[None]:
-    """Compute torch's operators elementarily inside, forward and backward; slow, and as precise as the tensors are."""
-    with _Elementary():  # type: ignore[no-untyped-call]
-        yield
+class Elementary(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own class says no types
+    """Inside, torch's operators are computed elementarily, forward and backward: slow, and in the tensors' dtype."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._computed = self._foreign = False
 
-class _Elementary(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own class says no types
+    @property
+    def is_second_opinion(self) -> bool:
+        """Whether all that was computed inside is torch's: no operator of somebody else's, and not NumPy alone."""
+        return self._computed and not self._foreign
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute one operator."""
         options = kwargs or {}
+        if func.overloadpacket in _COPIES:
+            return func(*args, **options)
         formula = _FORMULAS.get(func) or decomposition_table.get(func)
+        self._computed = True
+        self._foreign |= func.namespace not in ("aten", "prims")
         if formula is not None:
             with self:
                 result = formula(*args, **options)
             if result is not NotImplemented:
                 return result
         return func(*args, **options)
+
+
+_COPIES = {getattr(torch.ops.aten, name) for name in ("alias", "clone", "copy_", "detach", "lift_fresh", "_to_copy")}
 
 
 # ---- sums over the taps of a kernel

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cnn_lightning import judge
-from cnn_lightning.elementary import elementary
+from cnn_lightning.elementary import Elementary
 from cnn_lightning.model import total_loss
 from cnn_lightning.swap import LAYERS, Spec, SwapReport, native_type, swap_layers
 
@@ -374,7 +374,8 @@ class _Replay:
             key: None if value is None else self._cast(call.buffers[key]).clone()
             for key, value in source._buffers.items()
         }
-        given = [point[i] * 1 if i in point else value for i, value in enumerate(call.arguments)]
+        # What works in place may not write into the point, nor into a leaf.
+        given = [point[i].clone() if i in point else value for i, value in enumerate(call.arguments)]
         inside = torch.device("cuda") if len(call.randomness) > 1 else None
         with torch.random.fork_rng([torch.cuda.current_device()] if inside else []):
             torch.set_rng_state(call.randomness[0])
@@ -693,8 +694,10 @@ class _Comparison:
             return agreed
         values = {"first": a, "second": b}
         if kind in ("outputs", "after"):
-            with torch.no_grad(), elementary():
+            with torch.no_grad(), Elementary() as elementary:
                 outputs, after = first.forward(first.point)
+            if not elementary.is_second_opinion:
+                return _Ruling(None, "unclear", "torch's side is not made of torch's operators, so there is no third")
             right = judge.of_forwards(a, b, outputs[key] if kind == "outputs" else after[key])
             why = "of three float64 results that by elementary tensor operations agrees with "
             why += {"first": "torch's", "second": "the layer's"}.get(right, "neither")
@@ -705,6 +708,8 @@ class _Comparison:
         why = "central differences in float64 of each one's own forward"
         if right == "both" and lost:  # each is the gradient of its own forward, and one of those is wrong
             right = lost[0]
+        elif right == "both" and beside and not all(torch.isfinite(x).all() for x in first.point.values()):
+            return _Ruling(None, "unclear", "they differ at numbers alone that are not finite")
         elif right == "both" and beside:
             return _Ruling(a, "first", "they differ at tied inputs alone, where torch's choice is the rule")
         elif right in values and lost and right != lost[0]:

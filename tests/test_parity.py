@@ -1,7 +1,7 @@
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -294,6 +294,278 @@ def test_the_wrong_dtype_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     found = compare(net, {"1": Wide}, batches=batches(1, (4, 2, 8, 8)))
     assert found.first is not None
     assert (found.first.layer, found.first.what) == ("1", "output")
+
+
+# ---- torch is wrong
+
+
+class Tokens(nn.Module):
+    """(N, C, H, W) to (N, H W, C), as a transformer does; the gradient comes back with transposed memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).transpose(1, 2)
+
+
+def tokens() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), Tokens(), nn.Flatten(), nn.Linear(144, 10))
+
+
+def is_broken() -> bool:
+    """Whether this torch has the fault: the gradient of a batch of 1 depends on strides that mean nothing."""
+    x = torch.randn(1, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    gradient = torch.randn(144, dtype=torch.float64).as_strided((1, 4, 6, 6), (4, 1, 24, 4))
+    y = nn.BatchNorm2d(4).double()(x)
+    found, right = (torch.autograd.grad(y, x, g, retain_graph=True)[0] for g in (gradient, gradient.contiguous()))
+    return not torch.allclose(found, right)
+
+
+broken = pytest.mark.skipif(not is_broken(), reason="this torch computes it right")
+
+
+@broken
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torchs_own_batch_norm_is_blamed(dtype: torch.dtype) -> None:
+    found = compare(tokens(), batches=batches(1, (1, 2, 8, 8)), dtype=dtype)
+    first = found.first
+    assert first is not None
+    assert not found.ok
+    assert (first.layer, first.what, first.verdict) == ("1", INPUT, "fault of torch")
+    assert first.runs == "torch.nn.BatchNorm2d"
+    assert "central differences" in first.why
+    assert first.native > 0.1
+    assert first.other < found.tolerance / 10
+    assert {(row.layer, row.verdict) for row in found.faults} == {("1", "fault of torch")}
+    assert {row.what for row in found.faults} >= {INPUT, WEIGHT, BIAS}
+    follows = [row for row in found.rows if row.verdict == "follows"]
+    assert follows
+    assert all(math.isnan(row.native) and math.isnan(row.other) for row in follows)
+
+
+@broken
+def test_torchs_own_batch_norm_is_blamed_where_both_run_it() -> None:
+    """The two copies differ there by rounding alone, and the exact gradient is another one."""
+    net = tokens()
+    net.insert(3, nn.LayerNorm(4))
+    found = compare(net, {"0": "numpy"}, batches=batches(1, (1, 2, 8, 8)))
+    assert {row.verdict for row in found.faults} <= {"fault of torch"}
+
+
+@broken
+@pytest.mark.parametrize(("index", "what"), [(0, INPUT), (1, WEIGHT), (2, BIAS)])
+def test_a_bug_where_torch_is_wrong_too(index: int, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, norm, "batch_norm_backward", index)
+    found = compare(tokens(), batches=batches(1, (1, 2, 8, 8)))
+    verdicts = {row.what: row.verdict for row in found.faults if row.layer == "1"}
+    assert verdicts[what] == "both at fault"
+    assert {verdicts[other] for other in (INPUT, WEIGHT, BIAS) if other != what} == {"fault of torch"}
+    twice = compare(tokens(), batches=batches(1, (2, 2, 8, 8)))
+    assert {(row.layer, row.verdict) for row in twice.faults} == {("1", "fault")}
+
+
+@broken
+def test_a_bug_elsewhere_is_named_beside_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, conv, "conv2d_backward", 1)
+    found = compare(tokens(), batches=batches(1, (1, 2, 8, 8)))
+    blamed = {(row.layer, row.verdict) for row in found.faults if row.layer != WHOLE}
+    assert blamed == {("1", "fault of torch"), ("0", "fault")}
+    assert next(row.what for row in found.faults if row.verdict == "fault") == WEIGHT
+
+
+@pytest.fixture
+def override() -> Iterator[Callable[..., None]]:
+    """Let a kernel of torch be wrong, in one dtype or in all, until the test is over."""
+    libraries = []
+
+    def plant(operator: str, index: int = 0, dtype: Any = None, factor: float = 1.001) -> None:
+        kernel = torch.library.get_kernel(f"aten::{operator}", "CPU")
+        keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+
+        def wrong(*args: Any) -> Any:
+            results = kernel.call_boxed(keys, *args)
+            if dtype not in (None, args[0].dtype):
+                return results
+            if isinstance(results, Tensor):
+                return results * factor
+            return tuple(r * factor if i == index and r is not None else r for i, r in enumerate(results))
+
+        library = torch.library.Library("aten", "IMPL")
+        library.impl(operator, wrong, "CPU")
+        libraries.append(library)
+
+    yield plant
+    for library in libraries:
+        library._destroy()
+
+
+KERNELS = [
+    (nn.Sigmoid, "sigmoid", 0, "output"),
+    (nn.Sigmoid, "sigmoid_backward", 0, INPUT),
+    (nn.GELU, "gelu", 0, "output"),
+    (nn.GELU, "gelu_backward", 0, INPUT),
+    (lambda: nn.Softmax(1), "_softmax", 0, "output"),
+    (lambda: nn.Softmax(1), "_softmax_backward_data", 0, INPUT),
+    (lambda: nn.Conv2d(2, 3, 3), "convolution", 0, "output"),
+    (lambda: nn.Conv2d(2, 3, 3), "convolution_backward", 0, INPUT),
+    (lambda: nn.Conv2d(2, 3, 3), "convolution_backward", 1, WEIGHT),
+    (lambda: nn.Conv2d(2, 3, 3), "convolution_backward", 2, BIAS),
+    (lambda: nn.MaxPool2d(2), "max_pool2d_with_indices", 0, "output"),
+    (lambda: nn.MaxPool2d(2), "max_pool2d_with_indices_backward", 0, INPUT),
+    (lambda: nn.AvgPool2d(2), "avg_pool2d", 0, "output"),
+    (lambda: nn.AvgPool2d(2), "avg_pool2d_backward", 0, INPUT),
+    (lambda: nn.BatchNorm2d(2), "native_batch_norm", 0, "output"),
+    (lambda: nn.BatchNorm2d(2), "native_batch_norm_backward", 0, INPUT),
+    (lambda: nn.BatchNorm2d(2), "native_batch_norm_backward", 1, WEIGHT),
+    (lambda: nn.LayerNorm(8), "native_layer_norm", 0, "output"),
+    (lambda: nn.LayerNorm(8), "native_layer_norm_backward", 2, BIAS),
+    (nn.PReLU, "_prelu_kernel_backward", 1, WEIGHT),
+]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32], ids=["any", "float32"])
+@pytest.mark.parametrize(("layer", "operator", "index", "what"), KERNELS, ids=lambda value: str(value))
+def test_a_bug_in_a_kernel_of_torch_is_blamed_on_torch(
+    layer: Callable[[], nn.Module], operator: str, index: int, what: str, dtype: Any, override: Callable[..., None]
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Identity(), layer(), nn.Identity(), Head())
+    override(operator, index, dtype)
+    found = compare(net, batches=batches(1, (4, 2, 8, 8)))
+    first = found.first
+    assert first is not None, "the bug was not seen"
+    assert (first.layer, first.what, first.verdict) == ("1", what, "fault of torch")
+    assert first.native > 5e-4
+    assert first.other < 1e-5
+    assert {row.verdict for row in found.faults} == {"fault of torch"}
+
+
+class TwiceFunction(torch.autograd.Function):
+    """Of a native layer of somebody's: its gradient is wrong by a thousandth."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * 2.002
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = TwiceFunction.apply(x)
+        return result
+
+
+class RightTwice(Twice):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x
+
+
+class ThriceTwice(Twice):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 3
+
+
+def test_the_native_layer_may_be_anybodys() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), Twice(), Head())
+    first = compare(net, {"1": RightTwice}, batches=batches(1, (4, 2, 8, 8))).first
+    assert first is not None
+    assert (first.layer, first.what, first.verdict) == ("1", INPUT, "fault of torch")
+    assert first.runs.endswith("test_parity.Twice")
+    first = compare(net, {"1": ThriceTwice}, batches=batches(1, (4, 2, 8, 8))).first
+    assert first is not None
+    assert (first.layer, first.what, first.verdict) == ("1", "output", "fault")
+
+
+class NumPySine(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(np.sin(x.detach().numpy()))
+
+
+class OtherSine(NumPySine):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 1.001
+
+
+def test_what_nobody_can_tell_is_said_to_be_undecided() -> None:
+    net = nn.Sequential(nn.Flatten(), NumPySine(), nn.Linear(64, 10))
+    found = compare(net, {"1": OtherSine}, batches=batches())
+    first = found.first
+    assert first is not None
+    assert not found.ok
+    assert (first.layer, first.what, first.verdict) == ("1", "output", "undecided")
+    assert "no third" in first.why
+
+
+class OneAtZero(nn.ReLU):
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.where(input >= 0, input, 0)
+
+
+def test_at_ties_torchs_choice_is_the_rule() -> None:
+    ((images, target),) = batches()
+    net = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(64, 10))
+    first = compare(net, {"0": OneAtZero}, batches=[(images.round(), target)]).first
+    assert first is not None
+    assert (first.layer, first.what, first.verdict) == ("0", INPUT, "fault")
+    assert "torch's choice is the rule" in first.why
+
+
+class ZeroAtNaN(nn.ReLU):
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.where(input.isnan(), input.detach(), super().forward(input))
+
+
+class NoNaNFunction(torch.autograd.Function):
+    """0 in place of NaN, with the gradient of the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.nan_to_num()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+class NoNaN(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = NoNaNFunction.apply(x)
+        return result
+
+
+def test_a_gradient_at_nan_is_undecided() -> None:
+    """torch's own kernels differ there among themselves."""
+    ((images, target),) = batches()
+    images[0, 0, 0, 0] = math.nan
+    net = nn.Sequential(nn.ReLU(), NoNaN(), nn.Flatten(), nn.Linear(64, 10))
+    found = compare(net, {"0": ZeroAtNaN}, batches=[(images, target)])
+    assert [(row.layer, row.what, row.verdict) for row in found.faults] == [("0", INPUT, "undecided")]
+
+
+@broken
+def test_command_says_that_torch_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("cnn_lightning.commands.parity._build", lambda wanted: tokens())
+    size = ("--model.in_channels", "2", "--model.image_size", "8", "--steps", "1", "--data.batch_size", "1")
+    code, out, _ = run(capsys, *size, "--json", str(tmp_path / "p.json"), "--png", str(tmp_path / "p.png"))
+    assert code == 1
+    (line,) = (line for line in out if line.startswith("parity: DIFFERENT"))
+    assert line.startswith("parity: DIFFERENT, first in step 1, layer 1, gradient of input: ")
+    assert "; TORCH IS WRONG here, not this layer: torch.nn.BatchNorm2d (central differences" in line
+    assert not any("this layer is wrong" in line for line in out)
+    (row,) = (line.split() for line in out if line.startswith("1 "))
+    assert "TORCH:" in row
+    assert row[1] == "numpy"
+    found = json.loads((tmp_path / "p.json").read_text())
+    assert (found["equal"], found["fault"], found["first"]["layer"]) == (False, "fault of torch", "1")
+    plant(monkeypatch, conv, "conv2d_backward", 1)
+    code, out, _ = run(capsys, *size)
+    assert code == 1
+    (line,) = (line for line in out if line.startswith("parity: also"))
+    assert line.startswith("parity: also in step 1, layer 0, gradient of weight: this layer is wrong")
 
 
 # ---- rounding that turns something over
