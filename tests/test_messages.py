@@ -1,5 +1,7 @@
 """What a command says about bad input: the true reason, in one line, about the very option."""
 
+import pickle
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ import pytest
 import yaml
 
 from cnn_lightning.cli import main
-from cnn_lightning.commands.messages import near, near_option, original, words
+from cnn_lightning.commands.messages import Made, near, near_option, original, words
 from cnn_lightning.data import pictures
 from tests.stand_ins import write_pictures
 
@@ -153,6 +155,9 @@ def test_an_option_of_a_class_of_ones_own(
         "    def __init__(self, size: int = 1) -> None: ...\n"
         "class Mine(Callback):\n"
         "    def __init__(self, inner: Inner | None = None) -> None: ...\n"
+        "class Package(Callback):\n"
+        "    def __init__(self) -> None:\n"
+        "        import no_such_package\n"
         "class Data(LightningDataModule):\n"
         "    def __init__(self, share: float = 0.5) -> None:\n"
         "        raise KeyError('share')\n"
@@ -164,6 +169,9 @@ def test_an_option_of_a_class_of_ones_own(
         f"trainer.callbacks.inner.sise: expected an option of Inner; did you mean {meant}?"
     )
     assert said(["fit", "--data", "mine_for_messages.Data"], capsys) == "data: KeyError: 'share'"
+    assert said(["fit", "--trainer.callbacks", "mine_for_messages.Package"], capsys) == (
+        "trainer.callbacks: expected a package that is not here: No module named 'no_such_package'"
+    )
     sys.modules.pop("mine_for_messages")
 
 
@@ -217,6 +225,9 @@ VALUES = [
     ("--early_stopping", "-1", "early_stopping: expected at least 1, got -1"),
     ("--trainer.devices", "99999999999999999999", "trainer: "),
     ("--trainer.fast_dev_run", "-1", "trainer: fast_dev_run=-1 is not a valid configuration. It should be >= 0."),
+    ("--trainer.check_val_every_n_epoch", "0", "trainer.check_val_every_n_epoch: expected at least 1, got 0"),
+    ("--trainer.gradient_clip_val", "-1", "trainer.gradient_clip_val: expected at least 0, got -1"),
+    ("--trainer.val_check_interval", "0", "trainer.val_check_interval: expected above 0, got 0"),
     ("--trainer.strategy", "dpp", "; did you mean ddp?"),
     ("--trainer.accelerator", "cup", "; did you mean cpu?"),
     ("--model.lr", "\udcff", "model.lr: expected a number, got bytes that are no UTF-8"),
@@ -341,6 +352,28 @@ def test_a_damaged_picture_is_named_by_a_process_that_reads_ahead(
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("cnn-lightning: error: pictures/val/dog/3.png: expected a picture, but it is damaged: ")
     assert "Traceback" not in line
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_an_error_of_a_spawned_process_is_its_own_line() -> None:
+    for part in ("train", "val", "test"):
+        write_pictures(Path("pictures") / part)
+    damaged = Path("pictures/val/dog/3.png")
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    args = ["fit", "--data", "ImageFolder", "--data.root", "pictures", "--trainer.enable_progress_bar", "false"]
+    args += ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cnn_lightning", *args], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("cnn-lightning: error: pictures/val/dog/3.png: expected a picture, but it is damaged: ")
+
+
+def test_what_names_an_option_reaches_spawned_processes() -> None:
+    made = pickle.loads(pickle.dumps(Made({"data": 1})))
+    assert made.config == {"data": 1}
 
 
 # ---- the parts

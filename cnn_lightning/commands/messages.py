@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from types import NoneType, UnionType
@@ -343,19 +343,34 @@ def check_name(key: str, value: Any, names: Iterable[str], base: type) -> None:
         raise UserError(f"{key}: expected {expected}, got {value!r}{meant}")
 
 
-def made(config: Any) -> Callable[..., Any]:
-    """For jsonargparse, to make the objects of classes that options take: their errors name the option."""
+class Made:
+    """For jsonargparse, to make the objects of classes that options take: their errors name the option.
 
-    def make(kind: type, *args: Any, **options: Any) -> Any:
+    Args:
+        config: Holds the options.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def __call__(self, kind: type, *args: Any, **options: Any) -> Any:
+        """The object.
+
+        Raises:
+            ValueError: The class raises, or needs a package that is not here; `readable` has the words for it.
+        """
         try:
             return kind(*args, **options)
         except Exception as error:
             if isinstance(error, UserError) or MARKED.search(str(error)):
                 raise
-            key = next(_places(config, kind.__name__), kind.__name__)
-            raise ValueError(_marked(Slip(key, f"options that {kind.__name__} takes: {readable(error)}"))) from error
-
-    return make
+            key = next(_places(self.config, kind.__name__), kind.__name__)
+            what = (
+                "a package that is not here"
+                if isinstance(error, ImportError)
+                else f"options that {kind.__name__} takes"
+            )
+            raise ValueError(_marked(Slip(key, f"{what}: {readable(error)}"))) from error
 
 
 def _places(value: Any, name: str, key: str = "") -> Iterator[str]:

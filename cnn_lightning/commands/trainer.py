@@ -48,12 +48,12 @@ from cnn_lightning.checkpoints import FOR_FIT, FOR_TRAINER, WholeFiles, go_on, n
 from cnn_lightning.classifier import Classifier, hyper_parameters
 from cnn_lightning.commands.messages import (
     EXPECTED,
+    Made,
     OneLine,
     check_name,
     check_number,
     checked,
     did_you_mean,
-    made,
     original,
     readable,
 )
@@ -289,6 +289,11 @@ class CLI(LightningCLI):
         if config.data is None or config.data.class_path.rpartition(".")[2] == "LightningDataModule":
             raise UserError(f"data: expected {EXPECTED['data']}")
         check_number("early_stopping", config.early_stopping, 1)
+        check_number("trainer.check_val_every_n_epoch", config.trainer.get("check_val_every_n_epoch"), 1)
+        # One below 0 would turn the gradients round.
+        check_number("trainer.gradient_clip_val", config.trainer.get("gradient_clip_val"), 0)
+        if config.trainer.get("val_check_interval") in (0, "0"):
+            raise UserError("trainer.val_check_interval: expected above 0, got 0")
         if not isinstance(config.seed_everything, bool):
             check_number("seed_everything", config.seed_everything, 0, 2**32 - 1)
         for key, names, base in (
@@ -314,7 +319,7 @@ class CLI(LightningCLI):
         if self.checkpoint is not None:
             for key in FROM_DATA:
                 if key != "image_size" or self.model.hparams["net"] == "simple_cnn":
-                    _same(f"data: {key}", self.model.hparams[key], self.checkpoint["hyper_parameters"].get(key))
+                    _same(f"data.{key}", self.model.hparams[key], self.checkpoint["hyper_parameters"].get(key))
             DataRecord.of(self.checkpoint).hand_to(self.datamodule)  # before a run folder is made or written into
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
@@ -385,7 +390,7 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Have errors of the classes name the options that took them."""
-        self.parser.add_instantiator(made(self.config[self.config.subcommand]), object)
+        self.parser.add_instantiator(Made(self.config[self.config.subcommand]), object)
 
     # ---- around Lightning's own
 
