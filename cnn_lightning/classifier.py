@@ -27,6 +27,7 @@ from cnn_lightning.errors import EverywhereError, UserError
 from cnn_lightning.model import build_net, total_loss
 from cnn_lightning.ops import _blocks
 from cnn_lightning.processes import from_all, leave_at_exit, sum_of_all, unpadded
+from cnn_lightning.schedule import steps_of_training
 from cnn_lightning.swap import SwapReport, swap_layers
 
 Layers = Literal["numpy", "torch"] | dict[str, str]
@@ -34,6 +35,7 @@ Batch = tuple[Tensor, Tensor]
 STAGES = ("train", "val", "test")
 NOT_KEPT = ("layers", "threads", "compile")
 """Options of `Classifier` that say how a network runs, not what it is: no checkpoint holds them or may choose them."""
+SCHEDULES = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CosineAnnealingLR)
 
 
 class MeanLoss(Metric):
@@ -245,18 +247,21 @@ class Classifier(LightningModule):
             optimizer = kind(parameters, eps=epsilon, **options)
         if h["schedule"] == "none":
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "step"}}
+        scheduler = self._scheduler(optimizer, self._schedule_steps())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        steps = int(self.trainer.estimated_stepping_batches)
+    def _schedule_steps(self) -> int:
+        return max(2, steps_of_training(self.trainer, self.hparams["schedule"]))  # one cycle goes up and down
+
+    def _scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
         if self.hparams["schedule"] == "cosine":
-            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, self.hparams["lr"], total_steps=max(2, steps))
+            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, self.hparams["lr"], total_steps=steps)
 
     def _apply_options(self) -> None:
         """Optimizer and schedule come back from a checkpoint with their options; those of this run replace them.
 
-        Where the schedule is another one now, or longer, training goes on at its place in the new one.
+        Where the schedule is another one now, or of another length, training goes on at its place in the new one.
         """
         known, self._trained_with = self._trained_with, {}
         if not known:
@@ -269,13 +274,15 @@ class Classifier(LightningModule):
                 group["lr"] = h["lr"]
             if h["schedule"] != known.get("schedule"):  # one_cycle moves them, too
                 group.update({key: optimizer.defaults[key] for key in ("betas", "momentum") if key in group})
-        now = (h["lr"], h["schedule"], max(2, int(self.trainer.estimated_stepping_batches)))
-        if not self.trainer.lr_scheduler_configs or now == (known.get("lr"), known.get("schedule"), known["steps"]):
+        if not any(isinstance(config.scheduler, SCHEDULES) for config in self.trainer.lr_scheduler_configs):
+            return  # none, or that of Lightning's LearningRateFinder, which is training for itself
+        steps = self._schedule_steps()
+        if (h["lr"], h["schedule"], steps) == (known.get("lr"), known.get("schedule"), known["steps"]):
             return
         for group in optimizer.param_groups:
             group.pop("initial_lr", None)
             group["lr"] = h["lr"]
-        scheduler = self._scheduler(optimizer)
+        scheduler = self._scheduler(optimizer, steps)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that the optimizer should step as often: it has
             for _ in range(self.trainer.global_step):

@@ -15,16 +15,20 @@ import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from cnn_lightning.callbacks.loops import install
 from cnn_lightning.callbacks.metrics import RunLogger
 from cnn_lightning.checkpoints import go_on
 from cnn_lightning.errors import Stopped
 from cnn_lightning.processes import from_all, nothing, sum_of_all
+from cnn_lightning.schedule import accumulated
 
 EVERY_N_STEPS = 500
 EVERY_SECONDS = 60.0
+NOT_STOPPED = EarlyStoppingReason.NOT_STOPPED.value
 
 
 class Resumable(Checkpoint):
@@ -33,6 +37,8 @@ class Resumable(Checkpoint):
     With each process's random states in it and the loader's place in the epoch, the run that goes on from it ends with
     the very weights of the run that was never stopped. Every checkpoint but the last is of a moment after an optimizer
     step, or of the validation that follows it, in the middle of an epoch: there is but one kind of place to go on from.
+    A run that stops inside an epoch (``max_steps``, ``max_time``, early stopping between validations) keeps such a
+    place, too: the epoch is not over, so that nothing is validated or logged that the whole epoch would not have.
     Being a `Checkpoint`, it comes after all other callbacks, whose states it keeps.
 
     SIGTERM and Ctrl-C are answered after the step or the validation at work: with a checkpoint, closed files and
@@ -64,6 +70,7 @@ class Resumable(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the first process's folder: the others can't know its number."""
         self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
+        install(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the loader in its place, count from here, and listen; a run that was stopped early stays so."""
@@ -75,8 +82,10 @@ class Resumable(Checkpoint):
             loader.load_state_dict(place)
         self._step = self._seen = trainer.global_step
         self._time = time.monotonic()
-        for early in (callback for callback in _callbacks(trainer) if isinstance(callback, EarlyStopping)):
-            trainer.should_stop |= early.wait_count >= early.patience
+        for callback in _callbacks(trainer):
+            if isinstance(callback, EarlyStopping):
+                trainer.should_stop |= callback.wait_count >= callback.patience
+        trainer.accumulate_grad_batches = accumulated(trainer, trainer.current_epoch)  # this epoch's start may be past
         environment = trainer._accelerator_connector.cluster_environment
         if threading.current_thread() is threading.main_thread() and not isinstance(environment, SLURMEnvironment):
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -99,6 +108,7 @@ class Resumable(Checkpoint):
 
     def _save_or_stop(self, trainer: Trainer) -> None:
         due = trainer.global_step - self._step >= self.every_n_steps or trainer.current_epoch != self._epoch
+        due |= install(trainer).is_stopped
         if due or (self._wants() if trainer.world_size == 1 else self._number_wanting()):
             self.save(trainer)
             self._stop_if_asked(trainer)
@@ -112,8 +122,8 @@ class Resumable(Checkpoint):
             raise Stopped(self._asked or signal.SIGTERM, text)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the finished run, unless it was finished in the checkpoint already."""
-        if not self._is_there:
+        """Save the finished run, unless it was finished in the checkpoint already or stopped inside an epoch."""
+        if not self._is_there and not install(trainer).is_inside_an_epoch:
             self.save(trainer)
         self._stop_if_asked(trainer)
 
@@ -161,6 +171,8 @@ class Resumable(Checkpoint):
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, EarlyStopping):
                 state["patience"] = callback.patience
+                if state["wait_count"] < callback.patience:  # it stopped the run, and would not do so now
+                    state.update(stopped_epoch=0, stopping_reason=NOT_STOPPED, stopping_reason_message=None)
             elif state and isinstance(callback, ModelCheckpoint):
                 _move(state, loaded.parent)
         if trainer.state.fn == TrainerFn.TESTING:
