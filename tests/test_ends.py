@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,17 @@ DIGITS = ["--data", "Digits", "--data.batch_size", "256"]
 """Five batches an epoch."""
 
 
+class Often(Resumable):
+    """Checkpoints after every second step."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, every_n_steps=2)
+
+
 @pytest.fixture(autouse=True)
 def _prepared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints after every second step, and a network with batch normalisation and dropout."""
-    monkeypatch.setattr(cnn_lightning.commands.trainer, "Resumable", partial(Resumable, every_n_steps=2))
+    """Those checkpoints, and a network with batch normalisation and dropout."""
+    monkeypatch.setattr(cnn_lightning.commands.trainer, "Resumable", Often)
     monkeypatch.setattr(cnn_lightning.classifier, "build_net", build)
 
 

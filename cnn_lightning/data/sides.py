@@ -78,9 +78,12 @@ def are_kept(now: Sides, known: Sides) -> bool:
 
 
 def merged(now: Sides, known: Sides) -> Sides:
-    """What is known after a run: the sides of now, those of pictures that are gone, and all that was trained with."""
+    """What is known after a run: the sides of now, those of pictures that are gone, and all that was trained with.
+
+    In the order of the keys, whether the run was gone on with or not.
+    """
     if not now or not known:
-        return now or known
+        return {name: np.unique(keys) for name, keys in (now or known).items()}
     present = np.concatenate(list(now.values()))
     result = {name: np.union1d(keys[~np.isin(keys, present)], now[name]) for name, keys in known.items()}
     return result | {"train": np.union1d(now["train"], known["train"])}
