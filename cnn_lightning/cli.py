@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from cnn_lightning.commands.messages import did_you_mean
 from cnn_lightning.errors import UserError
+from cnn_lightning.streams import lasting_streams, told
 
 TRAINER = {
     "fit": "train a network, test it, and say where everything is",
@@ -27,11 +28,16 @@ INTERRUPTED = 130
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0, 1 (a check failed), 2 (a mistake, told in one line)."""
+    ends = args is None
     if args is None:
         args = sys.argv[1:]
         if not sys.flags.safe_path and "" not in sys.path:
             sys.path.append("")  # layers of one's own lie in the current folder, as with python -m
-    args = list(args)
+    with lasting_streams() as streams:
+        return told(streams, _main(list(args)), ends)
+
+
+def _main(args: list[str]) -> int:
     command = args[0] if args else "--help"
     try:
         if command in TRAINER:

@@ -2,11 +2,15 @@
 
 import errno
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\..+\.tmp(\.\w+)?")
+"""The names that `whole` gives, and those that version 0.1 gave."""
 
 
 class NoFile(OSError):
@@ -79,3 +83,14 @@ def ordinary(path: Path) -> Path:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise NoFile(errno.EINVAL, "it is a pipe, a socket or a device, no file")
     return path
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed inside `whole` left in a folder and those in it.
+
+    Nobody else may write there meanwhile.
+    """
+    for path in folder.rglob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            with suppress(OSError):
+                path.unlink()

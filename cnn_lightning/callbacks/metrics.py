@@ -5,10 +5,12 @@ import hashlib
 import io
 import json
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
@@ -63,6 +65,12 @@ class MetricsFile(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         """Lightning's own would delete the file of the run that goes on."""
+
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Write ``hparams.yaml``."""
+        self.hparams.update(params)
+        path = Path(self.log_dir) / self.NAME_HPARAMS_FILE
+        write_or_warn(path, partial(save_hparams_to_yaml, hparams=self.hparams))
 
     def save(self) -> None:
         """Write the rows; a full disk is said, and they are kept for the next time."""

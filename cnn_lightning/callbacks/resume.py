@@ -1,11 +1,13 @@
 """Checkpoints to go on from: often enough, whole, and with every random state."""
 
+import os
 import random
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +27,7 @@ from cnn_lightning.checkpoints import go_on
 from cnn_lightning.errors import Stopped
 from cnn_lightning.processes import from_all, nothing, sum_of_all
 from cnn_lightning.schedule import accumulated
+from cnn_lightning.signals import heard
 
 EVERY_N_STEPS = 500
 EVERY_SECONDS = 60.0
@@ -54,7 +57,7 @@ class Resumable(Checkpoint):
         self.folder, self.every_n_steps, self.every_seconds = folder, every_n_steps, every_seconds
         self._step, self._time, self._epoch = 0, time.monotonic(), -1
         self._seen, self._whole, self._is_there = 0, False, False
-        self._asked = 0
+        self._asked, self._process = 0, os.getpid()
         self._handlers: dict[int, Any] = {}
         self._states: list[dict[str, Any]] = []
         self._places: list[dict[str, Any]] = []
@@ -88,8 +91,7 @@ class Resumable(Checkpoint):
         trainer.accumulate_grad_batches = accumulated(trainer, trainer.current_epoch)  # this epoch's start may be past
         environment = trainer._accelerator_connector.cluster_environment
         if threading.current_thread() is threading.main_thread() and not isinstance(environment, SLURMEnvironment):
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._ask)
+            self._handlers = {number: signal.signal(number, self._ask) for number in heard()}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -148,15 +150,21 @@ class Resumable(Checkpoint):
             checkpoint["metrics"] = trainer.logger.digest(trainer.global_step)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a process that was forked from this one to read data goes on as long as this one does
         if self._asked == number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = number
         if _is_first():
-            print("\nstopping after this step", file=sys.stderr, flush=True)
+            with suppress(OSError, RuntimeError):  # the terminal may be closed, or this step just printing
+                print("\nstopping after this step", file=sys.stderr, flush=True)
 
     def _deaf(self) -> None:
         while self._handlers:
-            signal.signal(*self._handlers.popitem())
+            number, handler = self._handlers.popitem()
+            # Where training went well Lightning has put back those of before its own, which ours replaced.
+            if signal.getsignal(number) == self._ask:
+                signal.signal(number, handler)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the loader's place in the epoch until there is a loader; let flags win, and a folder be moved."""

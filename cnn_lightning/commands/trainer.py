@@ -1,7 +1,5 @@
 """``cnn-lightning fit | validate | test | predict``: LightningCLI with our data, defaults and manners."""
 
-import contextlib
-import itertools
 import logging
 import os
 import re
@@ -20,13 +18,14 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO, LayerSync
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy, StrategyRegistry
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
@@ -35,6 +34,7 @@ import cnn_lightning.data.digits
 import cnn_lightning.data.image_folder
 import cnn_lightning.data.mnist  # noqa: F401 -- jsonargparse finds a data set by its short name once it is imported
 from cnn_lightning import data
+from cnn_lightning.callbacks.best import BestModelCheckpoint
 from cnn_lightning.callbacks.curves import LearningCurves
 from cnn_lightning.callbacks.metrics import RunLogger
 from cnn_lightning.callbacks.pictures import Pictures
@@ -57,16 +57,19 @@ from cnn_lightning.commands.messages import (
     original,
     readable,
 )
-from cnn_lightning.commands.run_folder import SaveConfig, expect_written
+from cnn_lightning.commands.run_folder import OneWriter, RunFolder, SaveConfig, expect_written
 from cnn_lightning.data.record import DataRecord
 from cnn_lightning.errors import EverywhereError, Stopped, UserError
 from cnn_lightning.files import unwritten
+from cnn_lightning.signals import heard, process_kept
 
 RUNS = Path("runs")
 CONFIG_FLAGS = ("--config", "-c")
 FROM_DATA = ("num_classes", "in_channels", "image_size")
 OF_THE_NETWORK = ("net", "channels", "hidden")
 EPOCHS = 30
+LOG_EVERY_N_STEPS = 10
+OWN_CHECKPOINTS = "own_checkpoints"
 
 # Lightning's advice for other situations than ours; what is left is worth reading.
 NOISE = (
@@ -79,6 +82,7 @@ NOISE = (
     ".*Experiment logs directory.*exists and is not empty.*",
     ".*Checkpoint directory.*exists and is not empty.*",
     ".*Consider setting.*sync_dist.*",
+    ".*trying to `self.log\\(\\)` but `Trainer\\(barebones=True\\)`.*",
     ".*`Trainer.fit_loop` was signaled to stop.*",
     ".*GPU available but not used.*",
     ".*lr_scheduler.step.*before.*optimizer.step.*",
@@ -103,7 +107,12 @@ def _rank() -> int:
 
 def main(args: list[str]) -> int:
     """Run one of Lightning's four commands."""
-    _quiet()
+    with process_kept():
+        _quiet()
+        return _main(args)
+
+
+def _main(args: list[str]) -> int:
     try:
         CLI(named_configs(args))
     except EverywhereError:
@@ -119,6 +128,8 @@ def main(args: list[str]) -> int:
         if _rank() == 0:
             print(f"cnn-lightning: {stop}", file=sys.stderr)
         return 128 + stop.number
+    except SIGTERMException:  # which Lightning raises outside training, with exit code 0
+        return 128 + signal.SIGTERM
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into 1
             return 128 + signal.SIGINT
@@ -202,11 +213,12 @@ class CLI(LightningCLI):
     def __init__(self, args: list[str]) -> None:
         self.checkpoint: dict[str, Any] | None = None
         self.resumed: Path | None = None
-        self.claimed: Path | None = None
-        self.best: ModelCheckpoint | None = None
+        self.folder = RunFolder()
+        self.best: BestModelCheckpoint | None = None
         self._handlers: dict[int, Any] = {}
         self._signal = int(signal.SIGTERM)
         unwritten.clear()
+        done = False
         try:
             super().__init__(
                 Classifier,
@@ -220,21 +232,19 @@ class CLI(LightningCLI):
                     "devices": 1,
                     "enable_model_summary": False,
                     "num_sanity_val_steps": 0,
-                    "log_every_n_steps": 10,
+                    "log_every_n_steps": LOG_EVERY_N_STEPS,
                 },
             )
+            done = True
             expect_written()
         except BaseException as error:
-            if self.claimed is not None:
-                with contextlib.suppress(OSError):  # a folder with something in it stays
-                    for folder in (self.claimed, *self.claimed.parents[:2]):
-                        folder.rmdir()
             told = self._told(error)
             if told is None:
                 raise
             raise told from error
         finally:
             self._let_go()
+            self.folder.leave(empty=not done)
 
     def init_parser(self, **options: Any) -> LightningArgumentParser:
         """Our parser with Lightning's default options."""
@@ -261,7 +271,10 @@ class CLI(LightningCLI):
         if path is not None:
             if path == "last":
                 path = str(newest(Path(_root(args)), _data(args) if args[0] == "fit" else None))
-                self.resumed = Path(path).parent.parent if args[0] == "fit" else None
+                if args[0] == "fit":
+                    self.resumed = Path(path).parent.parent
+                    if _rank() == 0:
+                        self.folder.take(self.resumed)
                 args = _with_flag(args, "--ckpt_path", path)
             self.checkpoint = read_checkpoint(path, FOR_FIT if args[0] == "fit" else FOR_TRAINER)
             known = self.checkpoint["hyper_parameters"] = hyper_parameters(self.checkpoint, path)
@@ -325,31 +338,37 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """The Trainer with a folder for this run, and what writes into it."""
         config = self._get(self.config_init, "trainer", default={})
-        callbacks: list[Callback] = [Quiet(), LayerReport(), Confusion(), Predictions()]
-        if config.get("enable_progress_bar") is not False:
+        accumulated = config.get("accumulate_grad_batches")
+        if isinstance(accumulated, int) and accumulated < 1:
+            raise UserError(f"trainer.accumulate_grad_batches: expected at least 1, got {accumulated}")
+        own = _list(config.get("callbacks"))
+        barebones = bool(config.get("barebones"))
+        callbacks: list[Callback] = [Quiet(), OneWriter(self.folder.refused), LayerReport(), Confusion(), Predictions()]
+        others_bar = any(isinstance(callback, ProgressBar) for callback in own)
+        if config.get("enable_progress_bar") is not False and not barebones and not others_bar:
             callbacks.append(Progress())
+        if barebones and config.get("log_every_n_steps") == LOG_EVERY_N_STEPS:
+            options["log_every_n_steps"] = None  # any number is refused with it
         plugins = _list(config.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             options["plugins"] = [*plugins, WholeFiles()]
         if config.get("sync_batchnorm") and not any(isinstance(plugin, LayerSync) for plugin in plugins):
             options["plugins"] = [*options.get("plugins", plugins), SyncBatchNorm()]
         others = config.get("logger")
-        if others is not False and not config.get("fast_dev_run"):
+        if others is not False and not config.get("fast_dev_run") and not barebones:
             logger = self._logger(Path(config.get("default_root_dir") or RUNS))
             options["logger"] = [logger, *([] if others is True else _list(others))]
         elif others is True or others is None:
             options["logger"] = False  # which Lightning would look for TensorBoard to fill
         if self.subcommand == "fit" and options.get("logger"):
-            folder = Path(options["logger"][0].log_dir) / "checkpoints"
-            self.best = ModelCheckpoint(
-                folder,
-                "best",
-                monitor="val_acc",
-                mode="max",
-                enable_version_counter=False,
-                auto_insert_metric_name=False,
-            )
-            callbacks += [LearningCurves(), self.best, Resumable(folder)]
+            run = Path(options["logger"][0].log_dir)
+            callbacks.append(LearningCurves())
+            if config.get("enable_checkpointing") is not False:
+                self.best = BestModelCheckpoint(run / "checkpoints")
+                callbacks += [self.best, Resumable(run / "checkpoints")]
+                for callback in own:
+                    if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                        callback.dirpath = str(run / OWN_CHECKPOINTS)  # so that its files replace none of ours
             if self._get(self.config_init, "pictures"):
                 callbacks += [Pictures(), Snapshots()]
         patience = self._get(self.config_init, "early_stopping")
@@ -357,36 +376,32 @@ class CLI(LightningCLI):
             from lightning.pytorch.callbacks import EarlyStopping
 
             callbacks.append(EarlyStopping("val_acc", mode="max", patience=patience))
+        if (
+            config.get("enable_checkpointing") is None
+            and self.best is None
+            and not any(isinstance(callback, Checkpoint) for callback in own)
+        ):
+            options["enable_checkpointing"] = False  # Lightning's would write into the current folder
         self.trainer_defaults["callbacks"] = callbacks
         if self.resumed is not None:
             self.config[self.subcommand].ckpt_path = None  # in config.yaml, which describes the run from its start
         try:
-            return super().instantiate_trainer(**options)
+            trainer = super().instantiate_trainer(**options)
         except (UserError, MisconfigurationException):
             raise
         except (ValueError, TypeError, RuntimeError, OverflowError) as error:
             raise ValueError(f"trainer: {readable(error)}") from error
+        environment = trainer._accelerator_connector.cluster_environment
+        if self.folder.refused and not (trainer.world_size > 1 and environment.creates_processes_externally):
+            raise UserError(self.folder.refused)  # no other process waits for this one
+        return trainer
 
     def _logger(self, root: Path) -> RunLogger:
         if self.resumed is not None:
             return RunLogger(self.resumed.parent.parent, self.resumed.parent.name, self.resumed.name)
         data = type(self.datamodule).__name__.lower()
         name = data if self.subcommand == "fit" else f"{data}-{self.subcommand}"
-        if _rank() != 0:
-            return RunLogger(root, name)
-        for number in itertools.count():
-            try:
-                (root / name / f"version_{number}").mkdir(parents=True)
-            except FileExistsError:
-                if not (root / name).is_dir():
-                    raise UserError(f"trainer.default_root_dir: expected a folder, got {root / name}") from None
-            except OSError as error:
-                reason = error.strerror or error
-                raise UserError(f"trainer.default_root_dir: can't write to {root / name}: {reason}") from None
-            else:
-                self.claimed = root / name / f"version_{number}"
-                return RunLogger(root, name, number)
-        raise AssertionError
+        return RunLogger(root, name, self.folder.make(root, name) if _rank() == 0 else None)
 
     def before_instantiate_classes(self) -> None:
         """Have errors of the classes name the options that took them."""
@@ -396,14 +411,13 @@ class CLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Keep the metrics of the run that goes on, and hand signals on to processes that are started here."""
-        if self.resumed is not None and self.checkpoint is not None and self.trainer.is_global_zero:
+        goes_on = self.resumed is not None and not self.folder.refused and self.trainer.is_global_zero
+        if goes_on and self.resumed is not None and self.checkpoint is not None:
             step = int(self.checkpoint["global_step"])
             print(f"going on: {shown(self.resumed)}, after step {step}")
             cast(RunLogger, self.trainer.logger).go_on(step, self.checkpoint.get("metrics"))
         if isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher):
-            self._handlers = {
-                number: signal.signal(number, self._hand_on) for number in (signal.SIGINT, signal.SIGTERM)
-            }
+            self._handlers = {number: signal.signal(number, self._hand_on) for number in heard()}
 
     def _hand_on(self, number: int, frame: FrameType | None) -> None:
         """Ask the processes to stop; Ctrl-C in a terminal reaches them by itself, and SIGTERM is no second Ctrl-C."""
@@ -471,7 +485,7 @@ class CLI(LightningCLI):
             return self._last(), self.trainer.callback_metrics.get("val_acc")
         # Processes that were started for the training alone hand back no score.
         score = best.best_model_score
-        return path, read_checkpoint(path)["callbacks"][best.state_key]["best_model_score"] if score is None else score
+        return path, best.state_in(read_checkpoint(path))["best_model_score"] if score is None else score
 
     def _last(self) -> str | None:
         """The checkpoint of the training's end, if it could be written."""

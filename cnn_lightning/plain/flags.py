@@ -11,6 +11,7 @@ from rich.progress import track
 
 from cnn_lightning.errors import UserError
 from cnn_lightning.outputs import expect_writable
+from cnn_lightning.streams import lasting_streams, told
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,18 +56,19 @@ def progress(batches: Any, epoch: int) -> Iterable[Any]:
 
 def run(train: Callable[[Sequence[str] | None], object], args: Sequence[str] | None = None) -> NoReturn:
     """Call ``train`` and leave: with 0, with 2 after a mistake, with 130 when interrupted."""
+    with lasting_streams() as streams:
+        sys.exit(told(streams, _run(train, args), ends=True))
+
+
+def _run(train: Callable[[Sequence[str] | None], object], args: Sequence[str] | None) -> int:
     try:
         train(args)
     except UserError as error:
-        sys.exit(_told(error))
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0)
-
-
-def _told(error: UserError) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+        return 130
+    return 0
 
 
 def _at_least_one(text: str) -> int:

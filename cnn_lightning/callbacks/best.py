@@ -1,0 +1,35 @@
+"""``checkpoints/best.ckpt``: the epoch of the highest accuracy in validation."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class BestModelCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt``; a `ModelCheckpoint` of one's own may stand beside it, with the same options, too.
+
+    Args:
+        folder: Of the checkpoints.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder,
+            "best",
+            monitor="val_acc",
+            mode="max",
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+        )
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Find the state also where version 0.1 put it: under the name of the class that this one extends."""
+        checkpoint["callbacks"].setdefault(self.state_key, self.state_in(checkpoint))
+
+    def state_in(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """This callback's state in a checkpoint; empty where there is none."""
+        states: dict[str, dict[str, Any]] = checkpoint["callbacks"]
+        before = self.state_key.replace(type(self).__name__, ModelCheckpoint.__name__, 1)
+        return states.get(self.state_key) or states.get(before) or {}
