@@ -1,5 +1,6 @@
 """The command line: Lightning's fit, validate, test and predict, and commands of our own beside them."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -7,6 +8,7 @@ from importlib.util import find_spec
 
 from cnn_lightning.commands.messages import did_you_mean
 from cnn_lightning.errors import UserError
+from cnn_lightning.signals import process_kept
 from cnn_lightning.streams import lasting_streams, told
 
 TRAINER = {
@@ -41,9 +43,9 @@ def _main(args: list[str]) -> int:
     command = args[0] if args else "--help"
     try:
         if command in TRAINER:
-            return int(import_module("cnn_lightning.commands.trainer").main(args))
+            return _run("trainer", args)
         if command in COMMANDS and find_spec(f"cnn_lightning.commands.{command}"):
-            return int(import_module(f"cnn_lightning.commands.{command}").main(args[1:]))
+            return _run(command, args[1:])
         if command in ("-h", "--help"):
             print(_help())
             return 0
@@ -58,10 +60,21 @@ def _main(args: list[str]) -> int:
         # One line also where a file's name has several.
         print(f"cnn-lightning: error: {error}".replace("\n", "\\n"), file=sys.stderr)
         return 2
+    except MemoryError as error:  # NumPy's says how much
+        reason = " ".join(str(error).split()) or "it is used up"
+        print(f"cnn-lightning: error: memory: {reason}; a smaller --data.batch_size takes less", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+
+
+def _run(command: str, args: list[str]) -> int:
+    module = import_module(f"cnn_lightning.commands.{command}")
+    with process_kept():
+        os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's use of it
+        return int(module.main(args))
 
 
 def _help() -> str:

@@ -61,7 +61,7 @@ from cnn_lightning.commands.run_folder import OneWriter, RunFolder, SaveConfig, 
 from cnn_lightning.data.record import DataRecord
 from cnn_lightning.errors import EverywhereError, Stopped, UserError
 from cnn_lightning.files import unwritten
-from cnn_lightning.signals import heard, process_kept
+from cnn_lightning.signals import heard
 
 RUNS = Path("runs")
 CONFIG_FLAGS = ("--config", "-c")
@@ -107,12 +107,7 @@ def _rank() -> int:
 
 def main(args: list[str]) -> int:
     """Run one of Lightning's four commands."""
-    with process_kept():
-        _quiet()
-        return _main(args)
-
-
-def _main(args: list[str]) -> int:
+    _quiet()
     try:
         CLI(named_configs(args))
     except EverywhereError:
@@ -146,7 +141,6 @@ def _main(args: list[str]) -> int:
 
 
 def _quiet() -> None:
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's use of it
     for pattern in NOISE:
         warnings.filterwarnings("ignore", pattern)
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
