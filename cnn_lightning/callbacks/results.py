@@ -107,6 +107,8 @@ class Predictions(Callback):
         everybodys = from_all((self.rows, self.images))
         folder = folder_to_write(trainer)
         if folder is None:
+            if trainer.is_global_zero:
+                print("predictions: not written, because without a logger there is no folder for them", flush=True)
             return
         rows = {index: row for each, _ in everybodys for index, row in each.items()}
         images = {index: image for _, each in everybodys for index, image in each.items()}

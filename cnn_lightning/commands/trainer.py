@@ -209,6 +209,7 @@ class CLI(LightningCLI):
         self.resumed: Path | None = None
         self.folder = RunFolder()
         self.best: BestModelCheckpoint | None = None
+        self.resumable: Resumable | None = None
         self._handlers: dict[int, Any] = {}
         self._signal = int(signal.SIGTERM)
         unwritten.clear()
@@ -359,7 +360,8 @@ class CLI(LightningCLI):
             callbacks.append(LearningCurves())
             if config.get("enable_checkpointing") is not False:
                 self.best = BestModelCheckpoint(run / "checkpoints")
-                callbacks += [self.best, Resumable(run / "checkpoints")]
+                self.resumable = Resumable(run / "checkpoints")
+                callbacks += [self.best, self.resumable]
                 for callback in own:
                     if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                         callback.dirpath = str(run / OWN_CHECKPOINTS)  # so that its files replace none of ours
@@ -454,6 +456,8 @@ class CLI(LightningCLI):
         found: Sequence[Any] = ()
         if is_overridden("test_dataloader", self.datamodule):
             found = trainer.test(self.model, self.datamodule, ckpt_path=tested, verbose=False, weights_only=True)
+        if found and "test_acc" not in found[0]:  # trainer.barebones logs nothing; all processes take part
+            found = [{"test_acc": self.model.test_acc.compute()}]
         log_dir = trainer.log_dir  # asks the first process, so that every process has to come by here
         if not trainer.is_global_zero:
             return
@@ -483,8 +487,7 @@ class CLI(LightningCLI):
 
     def _last(self) -> str | None:
         """The checkpoint of the training's end, if it could be written."""
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        path = next((callback.path for callback in callbacks if isinstance(callback, Resumable)), None)
+        path = self.resumable.path if self.resumable is not None else None
         is_there = path is not None and path.resolve() not in unwritten and path.is_file()
         return str(path) if self.trainer.strategy.broadcast(is_there) else None
 
