@@ -298,6 +298,7 @@ class CLI(LightningCLI):
             raise UserError(f"data: expected {EXPECTED['data']}")
         check_number("early_stopping", config.early_stopping, 1)
         check_number("trainer.check_val_every_n_epoch", config.trainer.get("check_val_every_n_epoch"), 1)
+        check_number("trainer.accumulate_grad_batches", config.trainer.get("accumulate_grad_batches"), 1)
         # One below 0 would turn the gradients round.
         check_number("trainer.gradient_clip_val", config.trainer.get("gradient_clip_val"), 0)
         if config.trainer.get("val_check_interval") in (0, "0"):
@@ -333,9 +334,6 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """The Trainer with a folder for this run, and what writes into it."""
         config = self._get(self.config_init, "trainer", default={})
-        accumulated = config.get("accumulate_grad_batches")
-        if isinstance(accumulated, int) and accumulated < 1:
-            raise UserError(f"trainer.accumulate_grad_batches: expected at least 1, got {accumulated}")
         own = _list(config.get("callbacks"))
         barebones = bool(config.get("barebones"))
         callbacks: list[Callback] = [Quiet(), OneWriter(self.folder.refused), LayerReport(), Confusion(), Predictions()]
