@@ -243,6 +243,9 @@ def test_a_value_of_a_wrong_type(flag: str, value: str, line: str, capsys: pytes
 
 def test_an_option_without_its_value(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(["fit", "--model.lr"], capsys) == "model.lr: expected a number, got nothing"
+    assert said(["fit", "--data.root"], capsys) == "data.root: expected one value, got nothing"
+    assert said(["fit", "--config"], capsys) == "config: expected one value, got nothing"
+    assert said(["fit", "--trainer.callbacks"], capsys).startswith("trainer.callbacks: expected a list of Callbacks, ")
     assert said(["parity", "--lr"], capsys) == "--lr: expected a number, got nothing"
     assert said(["export"], capsys).startswith("--ckpt_path: expected text, which export needs, got nothing")
     assert said(["check"], capsys).startswith("layer: expected a value, which check needs, got nothing")
@@ -285,6 +288,11 @@ MEANT = [
     (["compare", "--max_epochs", "3"], "--max_epochs: expected an option of compare; did you mean --epochs?"),
     (["compare", "--data", "mnist"], "--data: expected Digits or MNIST, got 'mnist'; did you mean MNIST?"),
     (["explain", "--imgae", "a.png"], "--imgae: expected an option of explain; did you mean --image?"),
+    (
+        ["check", "torch.nn.Relu"],
+        "expected torch.nn to define Relu, found no torch.nn.Module; did you mean ReLU?",
+    ),
+    (["parity", "--model.layers", "nunpy"], "--model.layers: unknown implementation 'nunpy'"),
     (["check", "a.py:A", "--shpae", "3"], "--shpae: expected an option of check; did you mean --shape?"),
     (["export", "--ckpt_path", "a", "--ouput", "b"], "--ouput: expected an option of export; did you mean --output?"),
     (["export", "--ckpt_path", "a", "--format", "onx"], "--format: expected one of onnx, pt2, got 'onx'"),
@@ -304,6 +312,13 @@ CONFIGS = [
     ("model: {lr: null}", "model.lr: expected a number, got null"),
     ("model: {num_classes: 3}", "model.num_classes: expected no value, as data says it, got 3"),
     ("data: {class_path: Digits, init_args: {batch_size: null}}", "data.batch_size: expected a whole number, got null"),
+    ("model: {image_size: x}", "model.image_size: expected no value, as data says it, got 'x'"),
+    ("data: {class_path: Digits, init_args: 3}", "data.init_args: expected a mapping of options in my.yaml, got 3"),
+    (
+        "trainer: {callbacks: [{class_path: EarlyStopping, init_args: [1]}]}",
+        "trainer.callbacks.init_args: expected a mapping of options in my.yaml, got a list",
+    ),
+    ("fit: {trainer: {max_epochs: 1}}", "fit.trainer.max_epochs: expected an option of fit; did you mean trainer.max"),
     ("data: {}", "data: expected Digits, MNIST, "),
     ("fooo: 3", "fooo: expected an option of fit, which its --help lists"),
     ("trainer: 3", "trainer: expected a mapping of options in my.yaml, got 3"),

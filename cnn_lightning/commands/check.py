@@ -20,7 +20,7 @@ from rich.table import Table
 
 from cnn_lightning.check import CheckReport, check_layer
 from cnn_lightning.commands import parser as parsers
-from cnn_lightning.commands.messages import readable
+from cnn_lightning.commands.messages import did_you_mean, readable
 from cnn_lightning.errors import UserError
 from cnn_lightning.model import LARGEST
 
@@ -160,7 +160,9 @@ def _find(flag: str, target: str) -> Any:
     if not hasattr(module, name):
         here = [key for key, value in vars(module).items() if _is_module(value) and value.__module__ == module.__name__]
         named = ", ".join(here[:_NAMED]) + (f" and {len(here) - _NAMED} more" if len(here) > _NAMED else "")
-        raise UserError(f"{flag}: expected {place} to define {name}, found {named or 'no torch.nn.Module'}")
+        known = [key for key, value in vars(module).items() if _is_module(value)]
+        found = f"found {named or 'no torch.nn.Module'}{did_you_mean(name, known)}"
+        raise UserError(f"{flag}: expected {place} to define {name}, {found}")
     return getattr(module, name)
 
 

@@ -238,7 +238,10 @@ class OneLine(argparse.ArgumentParser):
     def _without_a_value(self, _: str, ex: Exception | None) -> Slip | None:
         if not isinstance(ex, argparse.ArgumentError) or ex.argument_name is None:
             return None
-        key = ex.argument_name.split("/")[-1].lstrip("-")
+        names = [name for name in ex.argument_name.split("/") if not name.endswith("+")]
+        key = max(names, key=len).lstrip("-")
+        last = ["", *getattr(self, "args", ())][-1].lstrip("-")
+        key = last if last.startswith(f"{key}.") else key  # the option of a class
         hint = _hint(self._action(key))
         return Slip(key, words(hint) if hint else "one value", "nothing" if "expected" in ex.message else ex.message)
 
@@ -256,7 +259,7 @@ class OneLine(argparse.ArgumentParser):
         got = _shown(given[-1]) + did_you_mean(given[-1], _literals(hint)) if given else ""
         if "codec can't encode" in message:
             got = "bytes that are no UTF-8"
-        return Slip(key, EXPECTED.get(key) or words(hint), got)
+        return Slip(key, EXPECTED.get(key) or (words(hint) if hint else "another value"), got)
 
     def _action(self, key: str) -> argparse.Action | None:
         for action in self._actions:
@@ -310,7 +313,22 @@ def checked(config: Any, path: str) -> dict[str, Any]:
     for section in ("trainer", "model"):
         if not isinstance(found.get(section, {}), dict):
             raise UserError(f"{section}: expected a mapping of options in {path}, got {_kind(found[section])}")
+    for key, value in _init_args(found):
+        if not isinstance(value or {}, dict):
+            raise UserError(f"{key}.init_args: expected a mapping of options in {path}, got {_kind(value)}")
     return found
+
+
+def _init_args(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The options of every class in a config, with the option that takes the class."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _init_args(each, key)
+    elif isinstance(value, dict):
+        if "class_path" in value:
+            yield key, value.get("init_args")
+        for name, each in value.items():
+            yield from _init_args(each, key if name == "init_args" else f"{key}.{name}".lstrip("."))
 
 
 def _kind(value: Any) -> str:

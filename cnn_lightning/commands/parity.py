@@ -115,7 +115,7 @@ def main(args: list[str]) -> int:
                 tick=lambda what: progress.update(task, description=what, advance=1),
             )
         except (ValueError, TypeError) as error:
-            raise UserError(str(error)) from error
+            raise UserError(f"--model.{error}" if str(error).startswith("layers: ") else str(error)) from error
     console.print(
         f"{subject.name}: largest relative errors against torch, {found.dtype}, {found.steps} "
         f"step{'s' * (found.steps > 1)} on {subject.source}",

@@ -277,11 +277,11 @@ class CLI(LightningCLI):
                 f"model.{key}": value for key, value in known.items() if key not in FROM_DATA and key != "weights"
             }
             self._subcommand_parsers[args[0]].set_defaults(defaults)
-        super().parse_arguments(parser, args)
-        self._check_options()
         for config in _configs(args):
             for name in {*FROM_DATA} & {*config.get("model", {})}:  # which the parser would leave out unsaid
                 raise UserError(f"model.{name}: expected no value, as data says it, got {config['model'][name]!r}")
+        super().parse_arguments(parser, args)
+        self._check_options()
         options = self.config[self.config.subcommand]
         if self.checkpoint is not None:
             model = options.model
