@@ -55,7 +55,7 @@ def of_backwards(first: Party, second: Party, name: Hashable) -> tuple[Right, bo
     if right in ("first", "second"):
         return right, False
     generator = torch.Generator().manual_seed(23)
-    moved = {key: _moved(x, generator) for key, x in first.point.items()}
+    moved = {key: _moved(x, generator) for key, x in {**second.point, **first.point}.items()}
     parties = [Party(moved, party.upstream, party.forward, party.backward) for party in (first, second)]
     if _distance(*(party.backward(moved).get(name) for party in parties)) <= 1e-9:
         return "both", True
@@ -130,8 +130,8 @@ def central_difference(party: Party, name: Hashable, direction: Tensor, step: fl
     x = party.point[name]
     with torch.no_grad():
         ahead, behind = (
-            party.forward({**party.point, name: x.detach().clone().add_(direction, alpha=sign * step)})
-            for sign in (1, -1)
+            [y.clone() for y in party.forward({**party.point, name: x.detach().clone().add_(direction, alpha=h)})]
+            for h in (step, -step)
         )
         # Differences of outputs first: their sums, weighted, would cancel fewer digits.
         return sum(

@@ -13,9 +13,11 @@ from torch import Tensor
 from cnn_lightning import check_layer, layers
 from cnn_lightning.check import CheckReport
 from cnn_lightning.cli import main
+from cnn_lightning.ops import norm
 from tests import broken_layers as broken
 from tests.cases import Case, Sample, load
 from tests.test_layers import build
+from tests.wrong_torch import with_broken_batch_norm, wrong_kernel
 
 FILE = Path(broken.__file__)
 SHAPE = (3, 4)
@@ -136,6 +138,125 @@ def test_one_entry_wrong_by_a_hundredth_is_found_and_named(
     monkeypatch.setattr(broken.Square, "op_backward", staticmethod(backward))
     finding = grade(broken.Square, shape=(8, 8)).findings[0]
     assert f"1 of 64 entries looked at are wrong, the worst at {entry}" in finding.where
+
+
+# ---- the reference is wrong, or torch
+
+
+class TokenNorm(layers.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).flatten(2).transpose(1, 2)
+
+
+class NativeTokenNorm(torch.nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).flatten(2).transpose(1, 2)
+
+
+def of_one(kind: type[torch.nn.Module], reference: type[torch.nn.Module]) -> CheckReport:
+    torch.manual_seed(0)
+    return check_layer(kind(4), torch.randn(1, 4, 5, 5), reference(4))
+
+
+@with_broken_batch_norm
+def test_torchs_own_batch_norm_is_blamed() -> None:
+    report = of_one(TokenNorm, NativeTokenNorm)
+    assert report.failed == ("reference",)
+    assert {finding.blames for finding in report.findings} == {"torch"}
+    first = report.findings[0]
+    assert first.wrong.startswith("the gradient of input 'input' is off by")
+    assert (
+        "TORCH is wrong there, not the layer (the reference is made of its operators; central differences"
+        in first.wrong
+    )
+    assert first.where.startswith("the reference, NativeTokenNorm (test_check.py:")
+    assert "NativeBatchNormBackward0" in first.where
+    assert report.verdict == "TokenNorm passed 17 rules; not the layer but torch failed: reference"
+
+
+@with_broken_batch_norm
+def test_torchs_own_batch_norm_in_a_layer_is_blamed() -> None:
+    report = of_one(NativeTokenNorm, TokenNorm)
+    assert report.failed == ("reference", "gradient")
+    assert {finding.blames for finding in report.findings} == {"torch"}
+    assert "the layer is made of its operators" in report.findings[0].wrong
+    alone = check_layer(NativeTokenNorm(4), torch.randn(1, 4, 5, 5))
+    assert alone.failed == ("gradient",)
+    assert {finding.blames for finding in alone.findings} == {"torch"}
+
+
+@with_broken_batch_norm
+@pytest.mark.parametrize(("index", "name"), [(0, "input 'input'"), (1, "parameter 'weight'"), (2, "parameter 'bias'")])
+def test_a_layer_that_is_wrong_where_torch_is_wrong_too(index: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = norm.batch_norm_backward
+
+    def wrong(*arrays: Any, **options: Any) -> Any:
+        return tuple(g if i != index or g is None else g * 1.001 for i, g in enumerate(original(*arrays, **options)))
+
+    monkeypatch.setattr(norm, "batch_norm_backward", wrong)
+    report = of_one(TokenNorm, NativeTokenNorm)
+    assert report.failed == ("reference", "gradient")
+    blames = {finding.wrong.partition(" is off")[0]: finding.blames for finding in report.findings}
+    assert blames.pop(f"the gradient of {name}") == "both"
+    assert blames.pop(f"the gradient of {name} is 1.001 times the right one") == "layer"
+    assert set(blames.values()) == {"torch"}
+
+
+@pytest.mark.parametrize("operator", ["sigmoid", "sigmoid_backward"])
+def test_a_kernel_of_torch_is_blamed(operator: str) -> None:
+    with wrong_kernel(operator):
+        report = grade(layers.Sigmoid, torch.nn.Sigmoid())
+        native = grade(torch.nn.Sigmoid, layers.Sigmoid())
+    assert report.failed == ("reference",)
+    assert {finding.blames for finding in report.findings} == {"torch"}
+    assert all("the reference is made of its operators" in finding.wrong for finding in report.findings)
+    assert native.failed == ("reference", "gradient")
+    assert {finding.blames for finding in native.findings} == {"torch"}
+    assert all("the layer is made of" in finding.wrong for finding in native.findings if finding.rule == "reference")
+
+
+class RightReLU(torch.nn.ReLU):
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.where(input.isnan() | (input > 0), input, 0)
+
+
+def test_a_wrong_reference_is_told_so() -> None:
+    report = grade(broken.Square, broken.MissingFactor())
+    assert report.failed == ("reference",)
+    (finding,) = report.findings
+    assert finding.blames == "reference"
+    assert "from the reference's in float64: the REFERENCE is wrong there, not the layer (central diff" in finding.wrong
+    assert finding.where.startswith("the reference, MissingFactor (broken_layers.py:")
+    assert "the layer need not change" in finding.mend
+    assert report.verdict == "Square passed 17 rules; not the layer but reference failed: reference"
+
+
+def test_a_reference_that_is_not_what_the_layer_subclasses_is_told_so() -> None:
+    report = grade(RightReLU, lambda x: torch.nn.functional.leaky_relu(x, 0.001))
+    assert report.failed == ("reference",)
+    assert {finding.blames for finding in report.findings} == {"reference"}
+    assert "the layer gives what torch.nn.modules.activation.ReLU gives" in report.findings[0].wrong
+    # The layer is wrong where it differs from both.
+    assert {finding.blames for finding in grade(broken.OneAtZero, torch.nn.ReLU()).findings} == {"layer"}
+
+
+def test_a_reference_with_an_impossible_gradient_at_ties_is_told_so() -> None:
+    report = grade(broken.LastWinner, broken.EveryWinner())
+    assert report.failed == ("ties",)
+    (finding,) = report.findings
+    assert finding.blames == "reference"
+    assert "the REFERENCE is wrong there, not the layer" in finding.wrong
+
+
+def test_both_may_be_wrong_and_nobody_may_know() -> None:
+    both = grade(broken.MissingFactor, broken.WrongSign())
+    assert [(f.rule, f.blames) for f in both.findings] == [("reference", "both"), ("gradient", "layer")]
+    assert "BOTH wrong" in both.findings[0].wrong
+    unknown = grade(broken.Square, broken.Rounding())
+    assert unknown.failed == ("reference",)
+    assert {finding.blames for finding in unknown.findings} == {"undecided"}
+    assert "UNDECIDED" in unknown.findings[0].wrong
+    assert "not the layer" not in unknown.verdict
 
 
 # ---- no false alarm
@@ -278,6 +399,13 @@ def test_command_grades_what_can_be_imported(capsys: pytest.CaptureFixture[str])
     code, out, _ = run(capsys, "cnn_lightning.layers.BatchNorm2d", "--options", "num_features=3", "--eval")
     assert code == 0, out
     assert run(capsys, f"{FILE}:OneAtZero", "--reference", "torch.relu")[0] == 1
+
+
+def test_command_says_that_the_reference_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, f"{FILE}:Square", "--reference", f"{FILE}:MissingFactor")
+    assert code == 1
+    assert "the REFERENCE is wrong there, not the layer" in out
+    assert out.rstrip().endswith("Square passed 17 rules; not the layer but reference failed: reference")
 
 
 MY = """

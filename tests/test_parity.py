@@ -1,7 +1,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +31,7 @@ from cnn_lightning.ops import (
     softmax,
 )
 from cnn_lightning.parity import WHOLE, Batch, compare, relative_error
+from tests.wrong_torch import Tokens, with_broken_batch_norm, wrong_kernel
 
 
 def batches(steps: int = 1, shape: tuple[int, ...] = (4, 1, 8, 8), classes: int = 10) -> list[Batch]:
@@ -299,31 +300,12 @@ def test_the_wrong_dtype_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- torch is wrong
 
 
-class Tokens(nn.Module):
-    """(N, C, H, W) to (N, H W, C), as a transformer does; the gradient comes back with transposed memory."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(2).transpose(1, 2)
-
-
 def tokens() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), Tokens(), nn.Flatten(), nn.Linear(144, 10))
 
 
-def is_broken() -> bool:
-    """Whether this torch has the fault: the gradient of a batch of 1 depends on strides that mean nothing."""
-    x = torch.randn(1, 4, 6, 6, dtype=torch.float64, requires_grad=True)
-    gradient = torch.randn(144, dtype=torch.float64).as_strided((1, 4, 6, 6), (4, 1, 24, 4))
-    y = nn.BatchNorm2d(4).double()(x)
-    found, right = (torch.autograd.grad(y, x, g, retain_graph=True)[0] for g in (gradient, gradient.contiguous()))
-    return not torch.allclose(found, right)
-
-
-broken = pytest.mark.skipif(not is_broken(), reason="this torch computes it right")
-
-
-@broken
+@with_broken_batch_norm
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_torchs_own_batch_norm_is_blamed(dtype: torch.dtype) -> None:
     found = compare(tokens(), batches=batches(1, (1, 2, 8, 8)), dtype=dtype)
@@ -342,7 +324,7 @@ def test_torchs_own_batch_norm_is_blamed(dtype: torch.dtype) -> None:
     assert all(math.isnan(row.native) and math.isnan(row.other) for row in follows)
 
 
-@broken
+@with_broken_batch_norm
 def test_torchs_own_batch_norm_is_blamed_where_both_run_it() -> None:
     """The two copies differ there by rounding alone, and the exact gradient is another one."""
     net = tokens()
@@ -351,7 +333,7 @@ def test_torchs_own_batch_norm_is_blamed_where_both_run_it() -> None:
     assert {row.verdict for row in found.faults} <= {"fault of torch"}
 
 
-@broken
+@with_broken_batch_norm
 @pytest.mark.parametrize(("index", "what"), [(0, INPUT), (1, WEIGHT), (2, BIAS)])
 def test_a_bug_where_torch_is_wrong_too(index: int, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, norm, "batch_norm_backward", index)
@@ -363,39 +345,13 @@ def test_a_bug_where_torch_is_wrong_too(index: int, what: str, monkeypatch: pyte
     assert {(row.layer, row.verdict) for row in twice.faults} == {("1", "fault")}
 
 
-@broken
+@with_broken_batch_norm
 def test_a_bug_elsewhere_is_named_beside_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, conv, "conv2d_backward", 1)
     found = compare(tokens(), batches=batches(1, (1, 2, 8, 8)))
     blamed = {(row.layer, row.verdict) for row in found.faults if row.layer != WHOLE}
     assert blamed == {("1", "fault of torch"), ("0", "fault")}
     assert next(row.what for row in found.faults if row.verdict == "fault") == WEIGHT
-
-
-@pytest.fixture
-def override() -> Iterator[Callable[..., None]]:
-    """Let a kernel of torch be wrong, in one dtype or in all, until the test is over."""
-    libraries = []
-
-    def plant(operator: str, index: int = 0, dtype: Any = None, factor: float = 1.001) -> None:
-        kernel = torch.library.get_kernel(f"aten::{operator}", "CPU")
-        keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-
-        def wrong(*args: Any) -> Any:
-            results = kernel.call_boxed(keys, *args)
-            if dtype not in (None, args[0].dtype):
-                return results
-            if isinstance(results, Tensor):
-                return results * factor
-            return tuple(r * factor if i == index and r is not None else r for i, r in enumerate(results))
-
-        library = torch.library.Library("aten", "IMPL")
-        library.impl(operator, wrong, "CPU")
-        libraries.append(library)
-
-    yield plant
-    for library in libraries:
-        library._destroy()
 
 
 KERNELS = [
@@ -428,12 +384,12 @@ KERNELS = [
     + [pytest.param(*row, torch.float32, id=f"{row[1]}-{row[3]}-float32") for row in KERNELS[::4]],
 )
 def test_a_bug_in_a_kernel_of_torch_is_blamed_on_torch(
-    layer: Callable[[], nn.Module], operator: str, index: int, what: str, dtype: Any, override: Callable[..., None]
+    layer: Callable[[], nn.Module], operator: str, index: int, what: str, dtype: Any
 ) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Identity(), layer(), nn.Identity(), Head())
-    override(operator, index, dtype)
-    found = compare(net, batches=batches(1, (4, 2, 8, 8)))
+    with wrong_kernel(operator, index, dtype):
+        found = compare(net, batches=batches(1, (4, 2, 8, 8)))
     first = found.first
     assert first is not None, "the bug was not seen"
     assert (first.layer, first.what, first.verdict) == ("1", what, "fault of torch")
@@ -547,7 +503,7 @@ def test_a_gradient_at_nan_is_undecided() -> None:
     assert [(row.layer, row.what, row.verdict) for row in found.faults] == [("0", INPUT, "undecided")]
 
 
-@broken
+@with_broken_batch_norm
 def test_command_says_that_torch_is_wrong(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

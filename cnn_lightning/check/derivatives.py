@@ -8,37 +8,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnn_lightning import judge
+from cnn_lightning.check.blame import TORCH_MENDS, torchs_own
 from cnn_lightning.check.report import Finding
 from cnn_lightning.check.subject import (
     Call,
     Skip,
     Subject,
-    call,
     differences,
     distance,
     far,
     is_float,
     parameters,
+    party,
     propagate,
     seeded,
     tensors,
     upstream_of,
 )
-from cnn_lightning.check.where import backward_of, forward_of, watched
+from cnn_lightning.check.where import backward_of, forward_of, source_of, watched
 
 _STEP = 1e-6
-
-
-def _slope(module: Call, inputs: Sequence[Any], upstream: list[Tensor], x: Tensor, u: Tensor, step: float) -> float:
-    """Central difference of ``<upstream, module(inputs)>`` when ``x`` (an input or a parameter) moves along ``u``."""
-    start, values = x.detach().clone(), []
-    with torch.no_grad():
-        for sign in (1, -1):
-            x.copy_(start + sign * step * u)
-            outputs = call(module, inputs)
-            values.append(sum((y * g).sum().item() for y, g in zip(outputs, upstream, strict=True) if is_float(y)))
-        x.copy_(start)
-    return (values[0] - values[1]) / (2 * step)
 
 
 def gradient(s: Subject) -> list[Finding]:
@@ -57,6 +47,7 @@ def gradient(s: Subject) -> list[Finding]:
     if seen.written:
         raise Skip("the operation writes into its arguments")
     found, unsettled = [], []
+    own = party(s, module, inputs)
     targets = {s.name(i): value for i, value in enumerate(inputs) if is_float(value)}
     targets |= {name: p for name, p in parameters(module).items() if p.requires_grad}
     generator = torch.Generator().manual_seed(13)
@@ -66,7 +57,7 @@ def gradient(s: Subject) -> list[Finding]:
         directions, slopes = [], []
         for _ in range(12):
             u = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-            slope, finer = (_slope(module, inputs, run.upstream, x, u, h) for h in (_STEP, _STEP / 4))
+            slope, finer = (judge.central_difference(own, name, u, h) for h in (_STEP, _STEP / 4))
             # The two agree unless a kink lies between the points: then this direction says nothing.
             if abs(slope - finer) <= 1e-5 * max(abs(slope), gradient.norm().item(), 1e-4):
                 directions.append(u)
@@ -77,8 +68,12 @@ def gradient(s: Subject) -> list[Finding]:
             unsettled.append(name)
         scale = max([gradient.norm().item(), *map(abs, slopes), 1e-6])
         if any(abs((gradient * u).sum().item() - n) > 2e-5 * scale for u, n in zip(directions, slopes, strict=True)):
-            place = _worst_entry(module, inputs, run.upstream, x, gradient)
-            if any(y.requires_grad for y in run.outputs):
+            place = _worst_entry(own, name, gradient)
+            blames = "layer"
+            if torchs_own(s, s.copy(), inputs, run, name):
+                wrong = f"the gradient of {name} differs from numerical differences: TORCH is wrong, not the layer"
+                mend, blames, where = TORCH_MENDS, "torch", backward_of(run.outputs)
+            elif any(y.requires_grad for y in run.outputs):
                 wrong, mend = _diagnosis(name, gradient, directions, slopes, inputs)
                 where = backward_of(run.outputs)
                 where += f", which calls {', '.join(seen.called)}" if seen.called else ""
@@ -86,7 +81,7 @@ def gradient(s: Subject) -> list[Finding]:
                 wrong = f"the gradient of {name} is missing: the output has no graph"
                 mend = "arrays belong into an autograd.Function, which Module.forward applies to the tensors"
                 where = forward_of(s)
-            found.append(Finding("gradient", wrong, f"{where}{place}", mend))
+            found.append(Finding("gradient", wrong, f"{where}{place}", mend, blames))
     if unsettled and not found:
         raise Skip(f"numerical differences of {', '.join(unsettled)} don't settle: noise, or kinks everywhere")
     return found
@@ -134,14 +129,15 @@ def _diagnosis(
     )
 
 
-def _worst_entry(module: Call, inputs: Sequence[Any], upstream: list[Tensor], x: Tensor, gradient: Tensor) -> str:
+def _worst_entry(own: judge.Party, name: str, gradient: Tensor) -> str:
     """The entry of the gradient that is furthest off, among at most 128 of them."""
+    x = own.point[name]
     entries = torch.linspace(0, x.numel() - 1, min(x.numel(), 128)).round().long()
     expected = []
     for entry in entries.tolist():
         u = torch.zeros(x.numel(), dtype=x.dtype, device=x.device)
         u[entry] = 1
-        expected.append(_slope(module, inputs, upstream, x, u.reshape(x.shape), _STEP))
+        expected.append(judge.central_difference(own, name, u.reshape(x.shape), _STEP))
     numeric, analytic = torch.tensor(expected, dtype=torch.float64), gradient.flatten().cpu()[entries].double()
     off = (analytic - numeric).abs()
     wrong, worst = int((off > 1e-5 * numeric.abs().max().clamp(min=1e-6)).sum()), int(off.argmax())
@@ -171,15 +167,36 @@ def ties(s: Subject) -> list[Finding]:
         found = (
             _impossible_at_ties(s, module, inputs, generator)
             if s.reference is None
-            else _unlike_reference_at_ties(s, module, inputs)
+            else _unlike_reference_at_ties(s, module, inputs, generator)
         )
         if found:
             return found
     return []
 
 
-def _unlike_reference_at_ties(s: Subject, module: torch.nn.Module, inputs: tuple[Any, ...]) -> list[Finding]:
-    run = propagate(s, module, inputs)
+def _unlike_reference_at_ties(
+    s: Subject, module: torch.nn.Module, inputs: tuple[Any, ...], generator: torch.Generator
+) -> list[Finding]:
+    run, expected = propagate(s, module, inputs), propagate(s, s.twin(module), inputs)
+    different = differences(run, expected, 1e-9)
+    if not different:
+        return []
+    try:
+        possible, theirs = (not _impossible_at_ties(s, f, inputs, generator) for f in (module, s.twin(module)))
+    except Skip:
+        possible = theirs = True
+    if possible and not theirs:
+        return [
+            Finding(
+                "ties",
+                f"where inputs are equal or 0, {name} {far(off)} from the reference's: the REFERENCE is wrong there, "
+                "not the layer (no point near by has such a gradient)",
+                f"the reference, {source_of(s.reference)}",
+                "mend the reference, or take another one; the layer need not change",
+                "reference",
+            )
+            for name, off in different
+        ]
     return [
         Finding(
             "ties",
@@ -187,13 +204,11 @@ def _unlike_reference_at_ties(s: Subject, module: torch.nn.Module, inputs: tuple
             backward_of(run.outputs) if "gradient" in name else forward_of(s),
             "choose as the reference does: the first maximum wins, relu'(0) = 0; > and >= differ exactly here",
         )
-        for name, off in differences(run, propagate(s, s.twin(module), inputs), 1e-9)
+        for name, off in different
     ]
 
 
-def _impossible_at_ties(
-    s: Subject, module: torch.nn.Module, inputs: tuple[Any, ...], generator: torch.Generator
-) -> list[Finding]:
+def _impossible_at_ties(s: Subject, module: Call, inputs: tuple[Any, ...], generator: torch.Generator) -> list[Finding]:
     """Compare slopes at a tie with those of points around it: outside their range no choice of a winner is right."""
     place = next(i for i, value in enumerate(inputs) if is_float(value))
     x = inputs[place]

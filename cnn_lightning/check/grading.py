@@ -72,10 +72,11 @@ def check_layer(module: torch.nn.Module, sample: Any, reference: Call | None = N
 
 def _grades(subject: Subject) -> tuple[Grade, ...]:
     grades: dict[str, Grade] = {}
-    reason = ""
+    reason = of_torch = ""
     for rule, function in _RULES.items():
         asks = (function.__doc__ or "").partition("\n")[0]
-        grades[rule] = Grade(rule, (), reason, asks) if reason else _apply(rule, function, subject, asks)
+        skipped = reason or (of_torch if rule in _BY_GRADIENTS else "")
+        grades[rule] = Grade(rule, (), skipped, asks) if skipped else _apply(rule, function, subject, asks)
         # What comes after these rules needs copies, forward and backward.
         if rule == "copies" and any("deepcopy fails" in finding.wrong for finding in grades[rule].findings):
             reason = "the module can't be copied"
@@ -85,6 +86,12 @@ def _grades(subject: Subject) -> tuple[Grade, ...]:
             reason = "two equal calls differ"
         if rule == "reference" and any(finding.wrong.startswith("raised") for finding in grades[rule].findings):
             subject = Subject(subject.module, subject.raw, None)
+        if rule == "reference" and any(
+            finding.blames not in ("layer", "undecided") for finding in grades[rule].findings
+        ):
+            subject = Subject(subject.module, subject.raw, None)  # a wrong reference is none
+        if rule == "gradient" and any(finding.blames == "torch" for finding in grades[rule].findings):
+            of_torch = "torch's own gradient is wrong here, whatever it is compared with"
         if rule == "gradient" and any(finding.wrong.startswith("raised") for finding in grades[rule].findings):
             reason = "the backward does not run"
     return tuple(grades.values())
@@ -127,6 +134,9 @@ _RULES: dict[str, Rule] = {
     "nan": nan,
 }
 
+
+_BY_GRADIENTS = ("strides", "used twice", "in-place change", "frozen", "double backward")
+"""These compare gradients of the layer with each other."""
 
 _MEND_RAISED = dict.fromkeys(
     _RULES, "mend what the message names: this rule's input is one that the layer will meet"

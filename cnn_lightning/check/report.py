@@ -5,12 +5,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault: the rule that found it, what is wrong, where, and how such a fault is usually mended."""
+    """One fault: the rule that found it, what is wrong, where, and how such a fault is usually mended.
+
+    ``blames`` says whose it is: ``layer``, ``reference``, ``torch`` (its own operators, in either), ``both`` layer and
+    reference, or ``undecided``.
+    """
 
     rule: str
     wrong: str
     where: str
     mend: str
+    blames: str = "layer"
 
     def __str__(self) -> str:
         return f"{self.rule}: {self.wrong}\n  where: {self.where}\n  mend:  {self.mend}"
@@ -61,6 +66,12 @@ class CheckReport:
         beside = f", {skipped} skipped" if skipped else ""
         if self.passed:
             return f"{self.layer} passed {applied} rules{beside}"
+        if all(finding.blames in ("reference", "torch") for finding in self.findings):
+            passed = applied - len(self.failed)
+            who = " and ".join(sorted({finding.blames for finding in self.findings}))
+            return (
+                f"{self.layer} passed {passed} rules{beside}; not the layer but {who} failed: {', '.join(self.failed)}"
+            )
         return f"{self.layer} failed {len(self.failed)} of {applied} rules{beside}: {', '.join(self.failed)}"
 
     def __str__(self) -> str:

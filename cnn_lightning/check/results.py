@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnn_lightning.check.blame import finding
 from cnn_lightning.check.report import Finding
 from cnn_lightning.check.subject import (
     Skip,
@@ -70,6 +71,10 @@ def reference(s: Subject) -> list[Finding]:
         different = [(name, off) for name, off in different if off > max(4 * allowed.get(name, 0.0), 1e-5)]
         mend = "rounding has grown: subtract the largest or the mean first, sum in pairs or in float64"
         kind = "float32"
+    if kind == "float64":
+        runs = (found, truth)
+        words = ("", " from the reference's in float64")
+        return [finding(s, "reference", module, inputs, runs, row, words, mend) for row in different]
     return [
         Finding(
             "reference",
@@ -294,14 +299,13 @@ def nan(s: Subject) -> list[Finding]:
         given[place].view(-1)[spot] = value
         found = propagate(s, copy.deepcopy(module), given)
         if s.reference is not None:
-            different = differences(found, propagate(s, s.twin(module), given), 1e-9)
+            expected = propagate(s, s.twin(module), given)
+            different = differences(found, expected, 1e-9)
             # At NaN torch's own gradients (ReLU6, ELU, Hardswish) depend on whether the vectorised code came to it.
             different = [row for row in different if value == value or "gradient" not in row[0]]
             if different:
-                name, off = different[0]
-                wrong = f"for an input with {value}, {name} {far(off)}, unlike the reference's"
-                where = backward_of(found.outputs) if "gradient" in name else forward_of(s)
-                return [Finding("nan", wrong, where, mend)]
+                words = (f"for an input with {value}, ", ", unlike the reference's")
+                return [finding(s, "nan", module, given, (found, expected), different[0], words, mend)]
         elif not any(y.isnan().any() for y in found.outputs if y.is_floating_point()):
             return [Finding("nan", "a NaN in the input is swallowed: no output is NaN", forward_of(s), mend)]
     return []

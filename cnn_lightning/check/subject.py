@@ -2,12 +2,14 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from cnn_lightning import judge
 
 Call = Callable[..., Any]
 
@@ -162,6 +164,30 @@ def propagate(
         )
         run.gradients = dict(zip(wanted, found, strict=True))
     return run
+
+
+def party(subject: Subject, function: Call, inputs: Sequence[Any]) -> judge.Party:
+    """A layer or reference for the judge, its inputs and parameters by the names that findings call them."""
+    function = copy.deepcopy(function) if isinstance(function, torch.nn.Module) else function
+    outputs = call(function, inputs)
+    upstream = [g if is_float(y) else None for y, g in zip(outputs, upstream_of(outputs), strict=True)]
+    own = parameters(function)
+    floats: dict[Hashable, Tensor] = {
+        subject.name(index): value for index, value in enumerate(inputs) if is_float(value)
+    }
+
+    def at(point: judge.Point) -> list[Any]:
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(point[name])
+        return [point[subject.name(i)] if is_float(value) else value for i, value in enumerate(inputs)]
+
+    return judge.Party(
+        floats | {name: parameter.detach().clone() for name, parameter in own.items()},
+        upstream,
+        lambda point: call(function, at(point)),
+        lambda point: dict(propagate(subject, function, at(point)).gradients.items()),
+    )
 
 
 def parameters(function: Call) -> dict[str, Tensor]:

@@ -18,9 +18,8 @@ from cnn_lightning.check.subject import Call, Run, Subject, propagate
 from cnn_lightning.layers import bridge
 
 
-def _functions(outputs: list[Tensor]) -> list[type[Function]]:
-    """The hand-written autograd.Functions in the graph of ``outputs``."""
-    found: dict[type[Function], None] = {}
+def _nodes(outputs: list[Tensor]) -> Iterator[Any]:
+    """The graph of ``outputs``."""
     todo: list[Any] = [output.grad_fn for output in outputs if output.grad_fn is not None]
     seen = set()
     while todo:
@@ -28,10 +27,30 @@ def _functions(outputs: list[Tensor]) -> list[type[Function]]:
         if node in seen:
             continue
         seen.add(node)
-        if isinstance(node, BackwardCFunction):
-            found[node._forward_cls] = None  # type: ignore[attr-defined]
+        yield node
         todo += [following for following, _ in node.next_functions if following is not None]
-    return list(found)
+
+
+def _functions(outputs: list[Tensor]) -> list[type[Function]]:
+    """The hand-written autograd.Functions in the graph of ``outputs``."""
+    nodes = _nodes(outputs)
+    found: list[Any] = [node for node in nodes if isinstance(node, BackwardCFunction)]
+    return list(dict.fromkeys(node._forward_cls for node in found))
+
+
+def operators_of(outputs: list[Tensor]) -> list[str]:
+    """The backwards in the graph of ``outputs``, where all are torch's own."""
+    names = [node.name() for node in _nodes(outputs) if "Accumulate" not in node.name()]
+    return [] if _functions(outputs) else list(dict.fromkeys(names))
+
+
+def source_of(function: Any) -> str:
+    """A reference by its name, with file and line."""
+    kind: Any = type(function) if isinstance(function, torch.nn.Module) else function
+    code = kind.forward if isinstance(function, torch.nn.Module) else kind
+    name = getattr(kind, "__qualname__", repr(kind))
+    place = _source(code)
+    return f"{name} ({place})" if ":" in place else name
 
 
 def _source(function: Any) -> str:
@@ -44,8 +63,8 @@ def _source(function: Any) -> str:
 
 def backward_of(outputs: list[Tensor]) -> str:
     """The hand-written backwards that ``outputs`` came by, with file and line."""
-    functions = _functions(outputs)
-    return ", ".join(f"{f.__name__}.backward ({_source(f.backward)})" for f in functions) or "the graph of the output"
+    functions = [f"{f.__name__}.backward ({_source(f.backward)})" for f in _functions(outputs)]
+    return ", ".join(functions) or f"the graph of the output ({', '.join(operators_of(outputs))})"
 
 
 def forward_of(subject: Subject) -> str:

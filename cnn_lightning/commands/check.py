@@ -31,7 +31,7 @@ _COLORS = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 
 
 def main(args: list[str]) -> int:
-    """Load, construct, grade, print; 1 where something failed."""
+    """Load, construct, grade, print; 1 where something failed, be it the reference or torch."""
     parser = parsers.make("check", __doc__)
     parser.add_argument("layer", help="my_file.py:MyLayer, or an import path such as my_package.layers.MyLayer")
     parser.add_argument("--shape", default="2,3,8,8", help="of the input; several inputs: '2,3,8,8 2,3'")

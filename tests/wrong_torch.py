@@ -1,0 +1,50 @@
+"""Faults of torch, one that it has and any that a test plants, for the judge to find."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+class Tokens(nn.Module):
+    """(N, C, H, W) to (N, H W, C), as a transformer does; the gradient comes back with transposed memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).transpose(1, 2)
+
+
+def _is_broken() -> bool:
+    """Whether the gradient of a batch of 1 depends on a stride that means nothing."""
+    x = torch.randn(1, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    gradient = torch.randn(144, dtype=torch.float64).as_strided((1, 4, 6, 6), (4, 1, 24, 4))
+    y = nn.BatchNorm2d(4).double()(x)
+    found, right = (torch.autograd.grad(y, x, g, retain_graph=True)[0] for g in (gradient, gradient.contiguous()))
+    return not torch.allclose(found, right)
+
+
+with_broken_batch_norm = pytest.mark.skipif(not _is_broken(), reason="this torch computes it right")
+
+
+@contextmanager
+def wrong_kernel(operator: str, index: int = 0, dtype: Any = None) -> Iterator[None]:
+    """Inside, a result of torch's kernel on the CPU is wrong by a thousandth, in one dtype or in all."""
+    kernel = torch.library.get_kernel(f"aten::{operator}", "CPU")
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+
+    def wrong(*args: Any) -> Any:
+        results = kernel.call_boxed(keys, *args)
+        if dtype not in (None, args[0].dtype):
+            return results
+        if isinstance(results, Tensor):
+            return results * 1.001
+        return tuple(r * 1.001 if i == index and r is not None else r for i, r in enumerate(results))
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl(operator, wrong, "CPU")
+    try:
+        yield
+    finally:
+        library._destroy()
