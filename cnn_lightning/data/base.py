@@ -89,7 +89,8 @@ class InMemory(LightningDataModule):
             self.class_names, self._own = found.class_names, (found.mean, found.std)
             self._normalise()
             splits = {name: getattr(found, name) for name in SIDES}
-            self._now = {name: split.keys for name, split in splits.items() if split.keys is not None}
+            keys = {name: split.keys for name, split in splits.items() if split.keys is not None}
+            self._now = keys if keys.keys() == splits.keys() else {}  # of some sides alone they tell nothing
             self._splits = {name: _tensors(split) for name, split in splits.items()}
 
     def go_on_from(self, earlier: DataRecord) -> None:
