@@ -20,6 +20,8 @@ from cnn_lightning.files import write_or_warn
 
 FOR_TRAINER = {"pytorch-lightning_version": str}
 """What Lightning wants of a checkpoint besides its weights and hyper-parameters, to test it."""
+HANDED_BACK = ".temp.ckpt"
+"""Lightning's name for the weights that a process which was spawned or forked hands back to the one that started it."""
 FOR_FIT = {
     **FOR_TRAINER,
     "global_step": int,
@@ -102,6 +104,9 @@ class WholeFiles(TorchCheckpointIO):
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read ``path`` as `read_checkpoint` does, to the CPU."""
+        if Path(path).name == HANDED_BACK:
+            weights: dict[str, Any] = load(Path(path))
+            return weights
         return read_checkpoint(path, FOR_TRAINER)
 
 
