@@ -11,6 +11,7 @@ import yaml
 
 from cnn_lightning.cli import main
 from cnn_lightning.commands.messages import Made, near, near_option, original, words
+from cnn_lightning.commands.trainer import CLI
 from cnn_lightning.data import pictures
 from tests.stand_ins import write_pictures
 
@@ -18,6 +19,26 @@ from tests.stand_ins import write_pictures
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def _parsers() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _built_once(_parsers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Trainer's parsers, which take longer to build than to use, and which no mistake changes."""
+    build = CLI.setup_parser
+
+    def setup_parser(cli: CLI, *args: Any) -> None:
+        if not _parsers:
+            before = set(vars(cli))
+            build(cli, *args)
+            _parsers.update({name: value for name, value in vars(cli).items() if name not in before})
+        vars(cli).update(_parsers)
+
+    monkeypatch.setattr(CLI, "setup_parser", setup_parser)
 
 
 def said(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
