@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from cnn_lightning.callbacks.best import BestModelCheckpoint
 from cnn_lightning.callbacks.loops import install
 from cnn_lightning.callbacks.metrics import RunLogger
 from cnn_lightning.checkpoints import go_on
@@ -182,7 +183,11 @@ class Resumable(Checkpoint):
                 if state["wait_count"] < callback.patience:  # it stopped the run, and would not do so now
                     state.update(stopped_epoch=0, stopping_reason=NOT_STOPPED, stopping_reason_message=None)
             elif state and isinstance(callback, ModelCheckpoint):
-                _move(state, loaded.parent)
+                beside = loaded.parent.parent / Path(state["dirpath"]).name
+                if isinstance(callback, BestModelCheckpoint):
+                    _move(state, loaded.parent)
+                elif beside.is_dir():  # one of one's own, whose files are in the run's folder
+                    _move(state, beside)
         if trainer.state.fn == TrainerFn.TESTING:
             # A callback that is not done with its training yet (`WeightAveraging`) has put back the weights to go on
             # with: what is tested are the file's.

@@ -362,7 +362,7 @@ class CLI(LightningCLI):
                 callbacks += [self.best, self.resumable]
                 for callback in own:
                     if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                        callback.dirpath = str(run / OWN_CHECKPOINTS)  # so that its files replace none of ours
+                        callback.dirpath = str((run / OWN_CHECKPOINTS).resolve())  # its files replace none of ours
             if self._get(self.config_init, "pictures"):
                 callbacks += [Pictures(), Snapshots()]
         patience = self._get(self.config_init, "early_stopping")
