@@ -23,6 +23,7 @@ from cnn_lightning.callbacks.nonfinite import StopAtNonFinite
 from cnn_lightning.checkpoints import FOR_TRAINER, read_checkpoint
 from cnn_lightning.data.record import DataRecord
 from cnn_lightning.data.sides import Sides
+from cnn_lightning.data.values import Range
 from cnn_lightning.errors import EverywhereError, UserError
 from cnn_lightning.model import build_net, total_loss
 from cnn_lightning.ops import _blocks
@@ -144,6 +145,7 @@ class Classifier(LightningModule):
         self.class_names = tuple(map(str, range(num_classes)))
         self.mean: tuple[float, ...] = ()
         self.std: tuple[float, ...] = ()
+        self.value_range: Range | None = None
         self._sides: Sides = {}
         for stage in STAGES:
             setattr(self, f"{stage}_loss", MeanLoss())
@@ -323,7 +325,7 @@ class Classifier(LightningModule):
     @property
     def data_record(self) -> DataRecord:
         """What is known of the data that the network was trained with."""
-        return DataRecord(self.class_names if self.mean else (), self.mean, self.std, self._sides)
+        return DataRecord(self.class_names if self.mean else (), self.mean, self.std, self._sides, self.value_range)
 
     def setup(self, stage: str) -> None:
         """Take the names of the classes and the normalisation from the data, or hand them to it; count from zero."""
@@ -340,7 +342,7 @@ class Classifier(LightningModule):
     def _take_from(self, data: Any) -> None:
         if data is not None:
             self.class_names, self.mean, self.std = tuple(data.class_names), tuple(data.mean), tuple(data.std)
-            self._sides = getattr(data, "sides", {})
+            self.value_range, self._sides = getattr(data, "value_range", None), getattr(data, "sides", {})
 
     def on_validation_start(self) -> None:
         """Refuse data of other classes than those that the network was trained with."""
@@ -368,13 +370,14 @@ class Classifier(LightningModule):
         self._trained_with = {**checkpoint.get("hyper_parameters", {}), "steps": _steps(checkpoint)}
         record = DataRecord.of(checkpoint)
         self.class_names, self.mean, self.std = record.class_names or self.class_names, record.mean, record.std
-        self._sides = record.sides
+        self.value_range, self._sides = record.value_range, record.sides
         trainer = self._trainer
         data = getattr(trainer, "datamodule", None)
         if trainer is None or data is None:
             return
-        record.hand_to(data)
-        if trainer.state.fn == TrainerFn.FITTING:
+        fits = trainer.state.fn == TrainerFn.FITTING
+        record.hand_to(data, to_train=fits)
+        if fits:
             self._take_from(data)
             if trainer.strategy.restore_checkpoint_after_setup:  # its loader was made before this was known
                 trainer.fit_loop._combined_loader = None

@@ -10,7 +10,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -22,7 +21,7 @@ from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.commands import parser as parsers
 from cnn_lightning.commands.messages import did_you_mean
 from cnn_lightning.commands.trainer import RUNS
-from cnn_lightning.data.pictures import read_picture
+from cnn_lightning.data.pictures import read_pictures
 from cnn_lightning.digest import is_changed_text
 from cnn_lightning.errors import UserError
 from cnn_lightning.explain import page, training
@@ -117,7 +116,7 @@ def _from_file(options: Namespace, model: Classifier) -> _Picture:
         if options.label not in model.class_names:
             raise UserError(f"--label: expected one of {', '.join(model.class_names)[:200]}, got {options.label!r}")
         label = model.class_names.index(options.label)
-    pixels = torch.from_numpy(np.array(read_picture(path, size, grey=channels == 1))).float() / 255
+    pixels = torch.from_numpy(read_pictures([path], size, channels == 1, model.value_range)[0]).float() / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in _normalisation(model))
     return _Picture(((pixels - mean) / std)[None], label, path.name)
 

@@ -329,7 +329,8 @@ class CLI(LightningCLI):
             for key in FROM_DATA:
                 if key != "image_size" or self.model.hparams["net"] == "simple_cnn":
                     _same(f"data.{key}", self.model.hparams[key], self.checkpoint["hyper_parameters"].get(key))
-            DataRecord.of(self.checkpoint).hand_to(self.datamodule)  # before a run folder is made or written into
+            # Before a run folder is made or written into.
+            DataRecord.of(self.checkpoint).hand_to(self.datamodule, to_train=self.subcommand == "fit")
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """The Trainer with a folder for this run, and what writes into it."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from cnn_lightning.data.pictures import PictureFiles, find_pictures, read_pictur
 from cnn_lightning.data.readers import ImageSet, Split
 from cnn_lightning.data.record import DataRecord
 from cnn_lightning.data.sides import SIDES, Sides, are_kept, merged
+from cnn_lightning.data.values import Range
 from cnn_lightning.errors import EverywhereError, UserError
 from cnn_lightning.processes import from_all
 
@@ -53,8 +54,11 @@ class InMemory(LightningDataModule):
         if self.predict_dir is not None and not self.predict_dir.is_dir():
             raise UserError(f"data.predict_dir: expected a folder of pictures, got {predict_dir!r}")
         self.num_workers = 0
+        self.given_range: Range | None = None
+        self.value_range: Range | None = None
+        self._own_range: Range | Literal["not looked for"] | None = "not looked for"
         self._own: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-        self._earlier = DataRecord()
+        self.earlier = DataRecord()
         self._now: Sides = {}
         self._stage: str | None = None
         self._splits: dict[str, tuple[Tensor | PictureFiles, Tensor]] = {}
@@ -63,7 +67,7 @@ class InMemory(LightningDataModule):
     @property
     def known(self) -> Sides:
         """The sides of the pictures in the run that is gone on from, or whose checkpoint is tested; for `read`."""
-        return self._earlier.sides
+        return self.earlier.sides
 
     @property
     def sides(self) -> Sides:
@@ -88,6 +92,9 @@ class InMemory(LightningDataModule):
             found = self.read()
             self.class_names, self._own = found.class_names, (found.mean, found.std)
             self._normalise()
+            if self.given_range is None and not self.earlier.mean:
+                self._own_range = found.value_range
+            self.value_range = self.given_range or (self.earlier if self.earlier.mean else found).value_range
             splits = {name: getattr(found, name) for name in SIDES}
             keys = {name: split.keys for name, split in splits.items() if split.keys is not None}
             self._now = keys if keys.keys() == splits.keys() else {}  # of some sides alone they tell nothing
@@ -97,18 +104,19 @@ class InMemory(LightningDataModule):
         """Treat pictures as an earlier run did, on whose network this one builds: same sides, same normalisation.
 
         Pictures that it did not know are divided among themselves. Without a normalisation in ``earlier`` that of these
-        pictures is taken.
+        pictures is taken, and so is their range of values; one that was given stays.
         """
-        before, self._earlier = self.known, earlier
+        before, self.earlier = self.known, earlier
         self._normalise()
         stay = are_kept(self._now, self.known) if self.known else not before
-        if self._splits and not stay:
+        wanted = self.given_range or (earlier.value_range if earlier.mean else self._own_range)
+        if self._splits and (not stay or wanted != self.value_range):
             self._splits = {}
             self.setup(self._stage)
 
     def _normalise(self) -> None:
-        if self._earlier.mean:
-            self.mean, self.std = self._earlier.mean, self._earlier.std
+        if self.earlier.mean:
+            self.mean, self.std = self.earlier.mean, self.earlier.std
         elif self._own is not None:
             self.mean, self.std = self._own
 
@@ -128,7 +136,7 @@ class InMemory(LightningDataModule):
         """The pictures of ``predict_dir`` in the order of `predict_files`, or the test split."""
         if self.predict_dir is not None and "predict" not in self._splits:
             files = self.predict_files()
-            images = read_pictures(files, self.image_size, grey=self.in_channels == 1)
+            images = read_pictures(files, self.image_size, self.in_channels == 1, self.value_range)
             self._splits["predict"] = _tensors(Split(images, np.full(len(files), -1)))
         return self._batches("test" if self.predict_dir is None else "predict")
 

@@ -62,7 +62,7 @@ class CIFAR10(InMemory):
         test = _read(folder / "test_batch")
         test = test._replace(keys=array_keys("CIFAR10/test", len(test.labels)))
         splits = cut(whole, (0.9, 0.1), 0, self.known)
-        return ImageSet(**splits, test=test, class_names=CLASSES, mean=MEAN, std=STD)
+        return ImageSet(splits["train"], splits["val"], test, CLASSES, MEAN, STD)
 
 
 _NUMPY = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from cnn_lightning.data.base import InMemory, channel_statistics
 from cnn_lightning.data.folders import find_layout, visible_folders
-from cnn_lightning.data.pictures import find_pictures, load_pictures
+from cnn_lightning.data.pictures import find_pictures, find_value_range, fit_in_memory, load_pictures
 from cnn_lightning.data.readers import ImageSet, Split
 from cnn_lightning.data.sides import Keys, divide, file_keys, trained
+from cnn_lightning.data.values import Range, checked_range
 from cnn_lightning.errors import UserError
 from cnn_lightning.notices import tell
 
@@ -49,6 +50,8 @@ class ImageFolder(InMemory):
         val_fraction: Share kept for validation where there is no ``val`` folder.
         test_fraction: Share kept for the test where there is no ``test`` folder.
         predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
+        value_range: The values that become black and white in pictures with more than 8 bits a value; by default the
+            least and the greatest of the training pictures, which a checkpoint keeps.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class ImageFolder(InMemory):
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
         predict_dir: str | None = None,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(batch_size, seed, augment, flip=True, predict_dir=predict_dir)
         if image_size < 1:
@@ -72,6 +76,12 @@ class ImageFolder(InMemory):
                 "data.val_fraction, data.test_fraction: expected positive shares that leave some to train with, got "
                 f"{val_fraction} and {test_fraction}"
             )
+        try:
+            self.given_range = checked_range(value_range)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"data.value_range: expected two numbers, the lower one first, got {value_range!r}"
+            ) from None
         self.root, self.image_size, self.grey = Path(root), image_size, grey
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.num_workers = num_workers
@@ -111,14 +121,27 @@ class ImageFolder(InMemory):
                     f"found {len(train.labels)}"
                 )
         parts |= {name: self._without_trained(name, part, train) for name, part in listed.items()}
+        value_range = self._range(parts["train"].files)
         splits = {
-            name: Split(load_pictures(part.files, self.image_size, self.grey), part.labels, part.keys)
+            name: Split(load_pictures(part.files, self.image_size, self.grey, value_range), part.labels, part.keys)
             for name, part in parts.items()
         }
         seen = splits["train"].images[np.random.default_rng(0).permutation(len(splits["train"].labels))[:SAMPLE]]
         mean, std = channel_statistics(seen)
         std = [value or 1.0 for value in std]  # pictures that are all alike have no deviation to divide by
-        return ImageSet(**splits, class_names=self.class_names, mean=tuple(mean), std=tuple(std))
+        return ImageSet(
+            **splits, class_names=self.class_names, mean=tuple(mean), std=tuple(std), value_range=value_range
+        )
+
+    def _range(self, files: list[Path]) -> Range | None:
+        """The range that is given, or is known from the run that is gone on from, or is found."""
+        if self.given_range is not None or self.earlier.mean:
+            return self.given_range or self.earlier.value_range
+        if not fit_in_memory(len(files), self.image_size, self.grey):
+            some = np.random.default_rng(0).permutation(len(files))[:SAMPLE]
+            if find_value_range([files[index] for index in some]) is None:
+                return None  # all pictures have 8 bits a value, as far as can be told without reading them
+        return find_value_range(files)
 
     def _without_trained(self, name: str, part: _Listed, train: _Listed) -> _Listed:
         """A folder's pictures without those that the checkpoint was trained with, of which the user is told."""

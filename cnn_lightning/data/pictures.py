@@ -1,17 +1,22 @@
 """Picture files as arrays: any format, size and mode that Pillow reads, and one line for those it does not."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
+from cnn_lightning.data.values import Note, Range, eight_bits, hides_values, is_wide, numbers, range_of
 from cnn_lightning.errors import UserError
 from cnn_lightning.files import NoFile, ordinary
+from cnn_lightning.notices import tell
 
 ENDINGS = frozenset(Image.registered_extensions())
 MEMORY = 2 * 2**30
@@ -21,21 +26,27 @@ MEMORY = 2 * 2**30
 class PictureFiles:
     """Pictures that are decoded when they are asked for, by number.
 
+    What is noteworthy about their values is told once, whichever process reads them.
+
     Args:
         files: One picture each.
         image_size: Height and width that they are resized to.
         grey: One channel instead of three.
+        value_range: Of pictures with more than 8 bits a value; None for all that 16 bits can hold.
     """
 
-    def __init__(self, files: list[Path], image_size: int, grey: bool) -> None:
-        self.files, self.image_size, self.grey = files, image_size, grey
+    def __init__(self, files: list[Path], image_size: int, grey: bool, value_range: Range | None = None) -> None:
+        self.files, self.image_size, self.grey, self.value_range = files, image_size, grey, value_range
+        self._told = torch.zeros(2, dtype=torch.bool)
+        self._told.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, indices: Iterable[SupportsIndex]) -> NDArray[np.uint8]:
         """uint8 (n, C, image_size, image_size), in the order asked for."""
-        return read_pictures([self.files[index] for index in indices], self.image_size, self.grey)
+        files = [self.files[index] for index in indices]
+        return read_pictures(files, self.image_size, self.grey, self.value_range, self._told)
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -48,40 +59,89 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
 
 
-def load_pictures(files: list[Path], image_size: int, grey: bool) -> NDArray[np.uint8] | PictureFiles:
-    """All pictures in memory where they take less than `MEMORY`, or `PictureFiles`."""
-    pictures = PictureFiles(files, image_size, grey)
-    fit = len(files) * (1 if grey else 3) * image_size**2 <= MEMORY
-    return pictures[range(len(files))] if fit else pictures
+def fit_in_memory(n: int, image_size: int, grey: bool) -> bool:
+    """Whether so many pictures take less than `MEMORY`."""
+    return n * (1 if grey else 3) * image_size**2 <= MEMORY
 
 
-def read_pictures(files: list[Path], image_size: int, grey: bool) -> NDArray[np.uint8]:
+def load_pictures(
+    files: list[Path], image_size: int, grey: bool, value_range: Range | None = None
+) -> NDArray[np.uint8] | PictureFiles:
+    """All pictures in memory where they fit, or `PictureFiles`."""
+    pictures = PictureFiles(files, image_size, grey, value_range)
+    return pictures[range(len(files))] if fit_in_memory(len(files), image_size, grey) else pictures
+
+
+def read_pictures(
+    files: list[Path], image_size: int, grey: bool, value_range: Range | None = None, told: Tensor | None = None
+) -> NDArray[np.uint8]:
     """Pictures as uint8 (N, C, image_size, image_size).
+
+    One line tells of values outside the range, and one of pictures with many values that come out as one or two.
+
+    Args:
+        files: One picture each.
+        image_size: Height and width that they are resized to.
+        grey: One channel instead of three.
+        value_range: Of pictures with more than 8 bits a value; None for all that 16 bits can hold.
+        told: Which of the two lines were said already, and from now on.
 
     Raises:
         UserError: A file that is no picture, is damaged or absurdly large.
     """
     channels = 1 if grey else 3
     images = np.empty((len(files), channels, image_size, image_size), np.uint8)
+    notes: list[Note | None] = [None] * len(files)
 
     def fill(index: int) -> None:
-        images[index] = read_picture(files[index], image_size, grey)
+        images[index], notes[index] = _read(files[index], image_size, grey, value_range)
 
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        # Around all threads, as what is done about warnings is the process's. What it warns of is refused below.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        list(pool.map(fill, range(len(files))))
+    _for_each(fill, len(files))
+    _tell(files, notes, torch.zeros(2, dtype=torch.bool) if told is None else told)
     return images
 
 
-def read_picture(path: Path, image_size: int, grey: bool) -> NDArray[np.uint8]:
+def read_picture(path: Path, image_size: int, grey: bool, value_range: Range | None = None) -> NDArray[np.uint8]:
     """One picture as uint8 (C, image_size, image_size): upright, on white, resized."""
+    return _read(path, image_size, grey, value_range)[0]
+
+
+def find_value_range(files: list[Path]) -> Range | None:
+    """The least and the greatest value of pictures with more than 8 bits a value; None where there is no such picture.
+
+    Raises:
+        UserError: A file that is no picture, is damaged or absurdly large.
+    """
+    found: list[Range | None] = [None] * len(files)
+
+    def look(index: int) -> None:
+        with _opened(files[index]) as file:
+            if is_wide(file):
+                with _opened(files[index]) as again:
+                    found[index] = range_of(numbers(file, again).values)
+
+    _for_each(look, len(files))
+    ranges = [each for each in found if each is not None]
+    return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
+
+
+def _for_each(work: Callable[[int], None], n: int) -> None:
+    """Do the work for 0 to n - 1, in threads."""
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        # Around all threads, as what is done about warnings is the process's. What it warns of is refused.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        list(pool.map(work, range(n)))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     try:
         with Image.open(ordinary(path)) as file:
             if Image.MAX_IMAGE_PIXELS is not None and file.width * file.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError
-            upright = ImageOps.exif_transpose(file)
-            picture = _eight_bits(upright).convert("RGBA")
+            yield file
+    except UserError:
+        raise
     except Image.DecompressionBombError:
         raise UserError(f"{path}: expected a picture of fewer than {Image.MAX_IMAGE_PIXELS} pixels") from None
     except UnidentifiedImageError:
@@ -89,14 +149,43 @@ def read_picture(path: Path, image_size: int, grey: bool) -> NDArray[np.uint8]:
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         found = error.strerror if isinstance(error, NoFile) else f"it is damaged: {error}"
         raise UserError(f"{path}: expected a picture, but {found}") from None
+
+
+def _read(path: Path, image_size: int, grey: bool, value_range: Range | None) -> tuple[NDArray[np.uint8], Note | None]:
+    note = None
+    with _opened(path) as file:
+        if is_wide(file):
+            with _opened(path) as again:
+                found = numbers(file, again)
+            values, note = eight_bits(found.values, value_range)
+            picture = Image.fromarray(values).convert("RGBA")
+            if found.opacity is not None:
+                picture.putalpha(Image.fromarray(found.opacity))
+        else:
+            if hides_values(file):
+                raise UserError(f"{path}: expected 16 bits a value in grey or RGB, or 8, got 16 in {file.mode}")
+            picture = ImageOps.exif_transpose(file).convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     flat = Image.alpha_composite(white, picture).convert("L" if grey else "RGB")
     resized = np.asarray(flat.resize((image_size, image_size), Image.Resampling.BILINEAR))
-    return resized[None] if grey else resized.transpose(2, 0, 1)
+    return (resized[None] if grey else resized.transpose(2, 0, 1)), note
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Pictures of 16 bits a pixel scaled to 8; Pillow's own conversion would clip them."""
-    if picture.mode.startswith("I"):
-        return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    return picture
+def _tell(files: list[Path], notes: list[Note | None], told: Tensor) -> None:
+    noted = [(path, note) for path, note in zip(files, notes, strict=True) if note is not None]
+    clipped = [(path, note) for path, note in noted if note.outside]
+    if clipped and not told[0]:
+        told[0] = True
+        low, high = min(note.low for _, note in clipped), max(note.high for _, note in clipped)
+        tell(
+            f"{len(clipped)} of {len(files)} pictures have values outside the range {clipped[0][1].range[0]:g} to "
+            f"{clipped[0][1].range[1]:g}, which are clipped: from {low:g} to {high:g}, the first in {clipped[0][0]}"
+        )
+    few = [(path, note) for path, note in noted if note.few]
+    if few and not told[1]:
+        told[1] = True
+        low, high = few[0][1].range
+        tell(
+            f"{len(few)} of {len(files)} pictures have many values that come out as one or two in the range {low:g} to "
+            f"{high:g}, the first {few[0][0]}; data.value_range gives another range"
+        )

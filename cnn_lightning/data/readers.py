@@ -46,7 +46,10 @@ class Split(NamedTuple):
 
 
 class ImageSet(NamedTuple):
-    """Three splits, the classes' names, and the mean and standard deviation of each channel (of values 0 to 1)."""
+    """Three splits, the classes' names, and the mean and standard deviation of each channel (of values 0 to 1).
+
+    The range is that of pictures with more than 8 bits a value; None where there is none, or it is not known.
+    """
 
     train: Split
     val: Split
@@ -54,6 +57,7 @@ class ImageSet(NamedTuple):
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    value_range: tuple[float, float] | None = None
 
 
 def read_digits(seed: int = 0, known: Sides = NOTHING) -> ImageSet:
@@ -69,7 +73,7 @@ def read_digits(seed: int = 0, known: Sides = NOTHING) -> ImageSet:
     images = np.rint(found.images * (255 / 16)).astype(np.uint8)[:, None]
     labels = found.target.astype(np.int64)
     splits = cut(Split(images, labels, array_keys("digits", len(labels))), (0.7, 0.1, 0.2), seed, known)
-    return ImageSet(**splits, class_names=tuple("0123456789"), mean=DIGITS_MEAN, std=DIGITS_STD)
+    return ImageSet(splits["train"], splits["val"], splits["test"], tuple("0123456789"), DIGITS_MEAN, DIGITS_STD)
 
 
 def read_mnist(root: str | Path, name: str = "MNIST", seed: int = 0, known: Sides = NOTHING) -> ImageSet:
@@ -97,7 +101,7 @@ def read_mnist(root: str | Path, name: str = "MNIST", seed: int = 0, known: Side
     fashion = name == "FashionMNIST"
     names = FASHION_CLASSES if fashion else tuple("0123456789")
     mean, std = (FASHION_MEAN, FASHION_STD) if fashion else (MNIST_MEAN, MNIST_STD)
-    return ImageSet(**splits, test=test, class_names=names, mean=mean, std=std)
+    return ImageSet(splits["train"], splits["val"], test, names, mean, std)
 
 
 def cut(whole: Split, shares: tuple[float, ...], seed: int, known: Sides = NOTHING) -> dict[str, Split]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from cnn_lightning.data.sides import SIDES, Sides
+from cnn_lightning.data.values import Range, checked_range
 from cnn_lightning.errors import EverywhereError
 
 SHOWN = 8
@@ -23,12 +24,15 @@ class DataRecord:
         mean: Of each channel, of values from 0 to 1.
         std: Likewise.
         sides: The keys of the pictures of each side.
+        value_range: Of pictures with more than 8 bits a value, known where the normalisation is; None for all that 16
+            bits can hold.
     """
 
     class_names: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     sides: Sides = field(default_factory=dict)
+    value_range: Range | None = None
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> "DataRecord":
@@ -49,6 +53,7 @@ class DataRecord:
                 mean,
                 tuple(map(float, found.get("std", ()))),
                 {name: keys.cpu().numpy().reshape(-1) for name, keys in sides.items()},
+                checked_range(found.get("value_range")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise EverywhereError(f"ckpt_path: expected what this program keeps of the data, got {error}") from None
@@ -59,6 +64,7 @@ class DataRecord:
             "class_names": self.class_names,
             "mean": self.mean,
             "std": self.std,
+            "value_range": self.value_range,
             "pictures": {name: torch.from_numpy(keys) for name, keys in self.sides.items()},
         }
 
@@ -79,15 +85,26 @@ class DataRecord:
             f"number {number} on: expected {expected}, got {got}"
         )
 
-    def hand_to(self, data: Any) -> None:
+    def hand_to(self, data: Any, to_train: bool = False) -> None:
         """Have pictures of ``data`` treated as those that the network was trained with.
 
+        Args:
+            data: A DataModule.
+            to_train: Whether the training goes on.
+
         Raises:
-            EverywhereError: ``data`` has other classes, or has them in another order.
+            EverywhereError: ``data`` has other classes, or has them in another order, or a training would go on with
+                another range of values.
         """
         difference = self.differs_from(data)
         if difference:
             raise EverywhereError(difference)
+        given = getattr(data, "given_range", None)
+        if to_train and given is not None and self.mean and given != self.value_range:
+            kept = "none" if self.value_range is None else "{:g} to {:g}".format(*self.value_range)
+            raise EverywhereError(
+                f"data.value_range: expected that of the checkpoint, {kept}, got {given[0]:g} to {given[1]:g}"
+            )
         if hasattr(data, "go_on_from"):
             data.go_on_from(self)
         elif data is not None and self.mean:
