@@ -336,7 +336,8 @@ class Classifier(LightningModule):
         if stage == "fit":
             DataRecord(sides=self._sides).hand_to(data)  # the weights can come from an earlier training
             self._take_from(data)
-        elif not self.data_record.differs_from(data):  # where it does, a checkpoint can still come that does not
+        elif self.mean and not self.data_record.differs_from(data):
+            # Where it differs, a checkpoint with these classes can still be read; otherwise it is refused at the start.
             self.data_record.hand_to(data)
 
     def _take_from(self, data: Any) -> None:

@@ -107,6 +107,7 @@ def metadata(model: Classifier) -> dict[str, str]:
             "class_names": model.class_names,
             "mean": model.mean,
             "std": model.std,
+            "value_range": model.value_range,  # of pixels with more than 8 bits, which become 0 to 255; or null
             "input": "(pixels / 255 - mean) / std, per channel, as (N, C, H, W) float32",
             "in_channels": known["in_channels"],
             "image_size": known["image_size"],

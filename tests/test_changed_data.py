@@ -22,6 +22,7 @@ from cnn_lightning.data.order import stratified
 from cnn_lightning.data.record import DataRecord
 from cnn_lightning.data.sides import SIDES, Keys, array_keys, divide, file_keys, merged
 from cnn_lightning.errors import UserError
+from tests.processes import ranks
 from tests.stand_ins import write_cifar10, write_idx_set, write_pictures
 
 pytestmark = pytest.mark.filterwarnings(
@@ -472,3 +473,32 @@ def test_a_checkpoint_of_version_0_1_is_tested_as_it_was(trained: Path) -> None:
     fresh.setup()
     assert named(data) == named(fresh)
     trainer(max_epochs=2).fit(Classifier(**NET), data, ckpt_path="old.ckpt", weights_only=True)
+
+
+@pytest.mark.ddp
+def test_several_processes_agree_and_tell_once(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate(("train", "test")):
+        for label in ("cat", "dog"):
+            for index in range(11):
+                picture(here / "root" / name / label / f"{number}{index}.png", 10 * index + 5 * len(name) + len(label))
+    root = ["--data.root", "root", "--data.seed", "3"]
+    assert cli("fit", *root, *NETWORK, "--trainer.max_epochs", "1", "--pictures", "false") == 0
+    train = sorted((here / "root/train/cat").iterdir())
+    known = DataRecord.of(read_checkpoint(CKPT)).sides["train"]
+    moved = [path for path, key in zip(train, file_keys(train, here / "root/train"), strict=True) if key in known][:3]
+    for path in moved:
+        path.rename(here / "root/test/cat" / path.name)
+    args = ["--data.root", "root", "--data.seed", "8", "--ckpt_path", CKPT]
+    assert cli("test", *args) == 0
+    expected = (here / "runs/imagefolder-test/version_0/confusion.csv").read_text()
+    assert sum(int(cell) for row in expected.splitlines()[1:] for cell in row.split(",")[1:]) == 22
+    runs = ranks(2, ["test", *FLAGS, *args, *QUIET], here)
+    assert [run.wait() for run in runs] == [0, 0]
+    assert (here / "runs/imagefolder-test/version_1/confusion.csv").read_text() == expected
+    screens = "".join(run.text for run in runs)
+    assert screens.count("3 of 25 pictures in root/test are left out: they were trained with") == 1
+    (here / "root/train/dog").rename(here / "root/train/wolf")
+    (here / "root/test/dog").rename(here / "root/test/wolf")
+    runs = ranks(2, ["test", *FLAGS, *args, *QUIET], here)
+    assert [run.wait() for run in runs] == [2, 2]
+    assert "".join(run.text for run in runs).count("in their order, cat, dog, got cat, wolf") == 1

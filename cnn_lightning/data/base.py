@@ -59,6 +59,7 @@ class InMemory(LightningDataModule):
         self._own_range: Range | Literal["not looked for"] | None = "not looked for"
         self._own: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         self.earlier = DataRecord()
+        self._is_over = False
         self._now: Sides = {}
         self._stage: str | None = None
         self._splits: dict[str, tuple[Tensor | PictureFiles, Tensor]] = {}
@@ -104,8 +105,12 @@ class InMemory(LightningDataModule):
         """Treat pictures as an earlier run did, on whose network this one builds: same sides, same normalisation.
 
         Pictures that it did not know are divided among themselves. Without a normalisation in ``earlier`` that of these
-        pictures is taken, and so is their range of values; one that was given stays.
+        pictures is taken, and so is their range of values; one that was given stays. Where nothing is known, what was
+        handed over for this run stays; what is from a run before does not.
         """
+        if not earlier.mean and not earlier.sides and not self._is_over:
+            return
+        self._is_over = False
         before, self.earlier = self.known, earlier
         self._normalise()
         stay = are_kept(self._now, self.known) if self.known else not before
@@ -113,6 +118,10 @@ class InMemory(LightningDataModule):
         if self._splits and (not stay or wanted != self.value_range):
             self._splits = {}
             self.setup(self._stage)
+
+    def teardown(self, stage: str) -> None:
+        """Note that the run is over."""
+        self._is_over = True
 
     def _normalise(self) -> None:
         if self.earlier.mean:
