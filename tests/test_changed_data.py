@@ -105,7 +105,7 @@ def test_the_first_split_is_that_of_all_versions(here: Path) -> None:
     files = [path for name in ("cat", "dog") for path in sorted((here / name).iterdir())]
     expected = stratified(np.repeat([0, 1], 20), (1 - 0.15 - 0.15, 0.15, 0.15), 3)
     for name, part in zip(SIDES, expected, strict=True):
-        assert np.array_equal(data.sides[name], file_keys([files[index] for index in part], here))
+        assert np.array_equal(data._now[name], file_keys([files[index] for index in part], here))
 
 
 CHANGES: dict[str, Callable[[Path], dict[str, Any]]] = {
