@@ -1,6 +1,7 @@
 """Every end of a run can be gone on from: the run that goes on equals, bit by bit, the one that was never stopped."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import cnn_lightning.commands.trainer
 from cnn_lightning.callbacks.resume import Resumable
 from cnn_lightning.checkpoints import read_checkpoint
 from cnn_lightning.cli import main
+from cnn_lightning.data.loader import Batches
+from tests.processes import ranks
 from tests.stand_ins import write_pictures
 from tests.test_resume import build, differences
 
@@ -66,6 +69,8 @@ def left(folder: Path = Path()) -> dict[str, Any]:
 
 # ---- how a run is shaped
 
+LIGHTNING = "lightning.pytorch.callbacks"
+
 
 def _callback(name: str, **options: Any) -> list[str]:
     return [f"--trainer.callbacks+={name}", *(f"--trainer.callbacks.{key}={value}" for key, value in options.items())]
@@ -78,13 +83,13 @@ SHAPES = {
     "accumulated and often validated": [
         *DIGITS,
         *("--trainer.max_epochs", "2", "--trainer.accumulate_grad_batches", "3", "--trainer.val_check_interval", "1"),
-        *_callback("lightning.pytorch.callbacks.LearningRateMonitor"),
+        *_callback(f"{LIGHTNING}.LearningRateMonitor"),
         *("--trainer.log_every_n_steps", "2"),
     ],
     "accumulated more and more": [
         *DIGITS,
         *("--trainer.max_epochs", "3", "--trainer.limit_train_batches", "4"),
-        *_callback("lightning.pytorch.callbacks.GradientAccumulationScheduler", scheduling=json.dumps({"1": 2})),
+        *_callback(f"{LIGHTNING}.GradientAccumulationScheduler", scheduling=json.dumps({"1": 2})),
     ],
     "cut short": [
         *DIGITS,
@@ -99,8 +104,21 @@ SHAPES = {
         *("--trainer.check_val_every_n_epoch", "null"),
     ],
     "one batch an epoch": [*DIGITS, "--trainer.max_epochs", "4", "--data.batch_size", "2048"],
+    "one step an epoch": [*DIGITS, "--trainer.max_epochs", "4", "--trainer.accumulate_grad_batches", "5"],
     "pictures": [*DIGITS, "--trainer.max_epochs", "2", "--pictures", "true"],
     "counted in steps": [*DIGITS, "--trainer.max_epochs", "-1", "--trainer.max_steps", "9"],
+    "with a limit": [*DIGITS, "--trainer.max_epochs", "2", "--trainer.max_steps", "8"],
+    "averaged": [*DIGITS, "--trainer.max_epochs", "2", *_callback(f"{LIGHTNING}.EMAWeightAveraging", decay=0.5)],
+    "rate found": [
+        *DIGITS,
+        *("--trainer.max_epochs", "2", "--data.batch_size", "96"),
+        *_callback(f"{LIGHTNING}.LearningRateFinder", num_training_steps=20),
+    ],
+    "size found": [
+        *DIGITS,
+        *("--trainer.max_epochs", "3", "--trainer.limit_train_batches", "3"),
+        *_callback(f"{LIGHTNING}.BatchSizeFinder", init_val=64, max_trials=2, steps_per_trial=1),
+    ],
     "workers": [
         *("--trainer.max_epochs", "2", "--data", "ImageFolder", "--data.root", "cats", "--data.image_size", "16"),
         *("--data.batch_size", "4", "--data.num_workers", "1", "--data.augment", "true"),
@@ -166,6 +184,9 @@ ENDS = [
     ("one batch an epoch", _steps(3)),
     ("workers", _steps(2)),
     ("stopped early", ["--early_stopping", "1"]),
+    ("with a limit", _steps(3)),
+    ("rate found", _steps(7)),
+    ("size found", _steps(4)),
 ]
 MORE_ENDS = [
     *(("plain", _steps(n)) for n in (1, 5, 8)),
@@ -196,6 +217,9 @@ MORE_ENDS = [
     ("one batch an epoch", _steps(1)),
     ("one batch an epoch", _wish("on_train_batch_end", 2)),
     ("pictures", _steps(7)),
+    *(("averaged", _steps(n)) for n in (4, 5)),
+    ("rate found", _wish("on_validation_end", 1)),
+    ("with a limit", _steps(5)),
     ("counted in steps", _wish("on_train_batch_end", 7)),
     ("workers", _wish("on_train_batch_end", 5)),
     ("stopped early", ["--early_stopping", "2"]),
@@ -243,3 +267,196 @@ def test_a_run_that_is_gone_on_with_is_the_undisturbed_one(
     assert main([*SMALL, *SHAPES[shape], "--ckpt_path", "last"]) == 0
     assert differences(undisturbed(shape), left()) == []
     assert 0 < stopped < read_checkpoint(last)["global_step"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "key"), [("rate found", "LearningRateFinder", "lr"), ("size found", "BatchSizeFinder", None)]
+)
+def test_what_a_finder_found_holds_for_more_epochs(
+    shape: str, kind: str, key: str | None, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SMALL, *SHAPES[shape]]) == 0
+    capsys.readouterr()
+    first = left()["last.ckpt"]
+    assert main([*SMALL, *SHAPES[shape], "--trainer.max_epochs", "4", "--ckpt_path", "last"]) == 0
+    second = left()["last.ckpt"]
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith(kind)]
+    if key is not None:
+        found = first["hyper_parameters"][key]
+        assert found not in (3e-3, 1e-8)
+        assert second["hyper_parameters"][key] == found
+        assert told == [f"{kind}: not run again; model.lr stays {found:.3g}"]
+    else:
+        assert told == [f"{kind}: not run again; data.batch_size stays 128"]
+        assert second["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["pictures in a global batch"] == 128
+    _annealed(second)
+
+
+def _annealed(checkpoint: dict[str, Any]) -> None:
+    """A run came to the end of its schedule, and not beyond."""
+    (schedule,) = checkpoint["lr_schedulers"]
+    assert schedule["last_epoch"] == schedule["total_steps"] == checkpoint["global_step"]
+
+
+# ---- killed where an epoch has no middle
+
+
+class Asked(Callback):
+    """The system's wish that the run stops."""
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 2 and trainer.current_epoch == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("shape", ["one batch an epoch", "one step an epoch"])
+def test_epochs_of_one_step_can_be_killed(shape: str, here: Path, undisturbed: Any) -> None:
+    assert main([*SMALL, *SHAPES[shape], *_callback("tests.test_ends.Asked")]) == 128 + signal.SIGTERM
+    assert left()["last.ckpt"]["global_step"] == 3
+    assert main([*SMALL, *SHAPES[shape], "--ckpt_path", "last"]) == 0
+    assert differences(undisturbed(shape), left()) == []
+
+
+# ---- gone on with other limits
+
+
+class Steps(Callback):
+    """The learning rates that steps were made with."""
+
+    rates: list[float] = []  # noqa: RUF012 -- jsonargparse makes the object
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
+    """The pictures that are trained with in each epoch."""
+    found: dict[int, list[int]] = {}
+    own = Batches._batch
+
+    def batch(self: Batches, indices: Any) -> Any:
+        if self.seed is not None:
+            found.setdefault(self.epoch, []).extend(indices.tolist())
+        return own(self, indices)
+
+    monkeypatch.setattr(Batches, "_batch", batch)
+    monkeypatch.setattr(Steps, "rates", [])
+    return found
+
+
+RATES = _callback("tests.test_ends.Steps")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        pytest.param(["--trainer.max_epochs", "2"], [], id="at the end", marks=pytest.mark.slow),
+        pytest.param(["--trainer.max_epochs", "2", *_steps(7)], [], id="inside an epoch"),
+        pytest.param(["--trainer.max_epochs", "1", *_steps(3)], _steps(11), id="twice", marks=pytest.mark.slow),
+    ],
+)
+def test_more_epochs_stretch_the_schedule(
+    first: list[str], then: list[str], here: Path, seen: dict[int, list[int]]
+) -> None:
+    shape = [*SMALL, *DIGITS, *RATES]
+    assert main([*shape, "--trainer.max_epochs", "4"]) == 0
+    expected, Steps.rates[:] = list(Steps.rates), []
+    whole = left()["metrics"].splitlines()
+    (here / "runs").rename(here / "whole")
+    seen.clear()
+    assert main([*shape, *first]) == 0
+    made = len(Steps.rates)
+    assert 0 < made < len(expected) == 20
+    for more in [then] if then else []:
+        assert main([*shape, "--trainer.max_epochs", "4", *more, "--ckpt_path", "last"]) == 0
+    assert main([*shape, "--trainer.max_epochs", "4", "--ckpt_path", "last"]) == 0
+    assert Steps.rates[made:] == pytest.approx(expected[made:], rel=1e-12)
+    pictures = sum(map(len, seen.values())) // 4
+    assert sorted(seen) == list(range(4))
+    assert all(sorted(found) == list(range(pictures)) for found in seen.values())  # each once
+    assert len(left()["metrics"].splitlines()) == len(whole)  # validated as often
+    _annealed(left()["last.ckpt"])
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        pytest.param([], ["--data.batch_size", "512"], id="larger batches"),
+        pytest.param(_steps(3), ["--trainer.limit_train_batches", "4"], id="a shorter epoch", marks=pytest.mark.slow),
+        pytest.param(["--trainer.limit_train_batches", "2"], [], id="longer epochs", marks=pytest.mark.slow),
+        pytest.param(
+            ["--trainer.limit_train_batches", "4", *_steps(2)], [], id="a longer epoch", marks=pytest.mark.slow
+        ),
+        pytest.param(_steps(3), ["--trainer.accumulate_grad_batches", "2"], id="accumulated"),
+        pytest.param(
+            ["--trainer.accumulate_grad_batches", "2", *_steps(2)],
+            [],
+            id="no longer accumulated",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--trainer.max_epochs", "-1", *_steps(4)],
+            ["--trainer.max_epochs", "-1", *_steps(11)],
+            id="counted in steps",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_other_limits_end_with_the_schedule(first: list[str], then: list[str], here: Path) -> None:
+    assert main([*SMALL, *DIGITS, "--trainer.max_epochs", "2", *first]) == 0
+    assert main([*SMALL, *DIGITS, "--trainer.max_epochs", "4", *then, "--ckpt_path", "last"]) == 0
+    _annealed(left()["last.ckpt"])
+
+
+def test_a_limit_that_the_epoch_has_passed_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shape = [*SMALL, *DIGITS, "--trainer.max_epochs", "2"]
+    assert main([*shape, *_steps(3)]) == 0
+    before = Path("runs/digits/version_0/checkpoints/last.ckpt").read_bytes()
+    assert main([*shape, "--trainer.limit_train_batches", "3", "--ckpt_path", "last"]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == (
+        "cnn-lightning: error: trainer.limit_train_batches: expected more than the 3 batches that the checkpoint has "
+        "of its epoch, got 3"
+    )
+    assert Path("runs/digits/version_0/checkpoints/last.ckpt").read_bytes() == before
+
+
+def test_a_training_without_end_has_no_schedule(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    endless = [*SMALL, *DIGITS, "--trainer.max_epochs", "-1"]
+    assert main(endless) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == (
+        "cnn-lightning: error: model.schedule: expected none where the end of training is unknown "
+        "(set trainer.max_epochs or trainer.max_steps), got 'one_cycle'"
+    )
+    assert main([*endless, "--model.schedule", "none", *_wish("on_train_batch_end", 3)]) == 0
+    assert read_checkpoint("runs/digits/version_1/checkpoints/last.ckpt")["global_step"] == 3
+
+
+# ---- several processes
+
+
+def often() -> None:
+    """Checkpoints after every second step, and that network, in a process of its own."""
+    cnn_lightning.commands.trainer.Resumable = Often  # type: ignore[misc]
+    cnn_lightning.classifier.build_net = build
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize(
+    ("shape", "stop"),
+    [
+        ("accumulated and often validated", _wish("on_validation_end", 1)),
+        pytest.param("plain", _steps(3), marks=pytest.mark.slow),
+        pytest.param("often validated", _wish("on_train_batch_end", 3), marks=pytest.mark.slow),
+    ],
+)
+def test_several_processes_go_on_as_the_undisturbed_ones(shape: str, stop: list[str], tmp_path: Path) -> None:
+    args = [*SMALL, *SHAPES[shape], "--data.batch_size", "128"]
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    for folder, more in (("whole", []), ("stopped", stop), ("stopped", ["--ckpt_path", "last"])):
+        runs = ranks(2, [*args, *more], tmp_path / folder, often)
+        assert [run.wait() for run in runs] == [0, 0], "\n\n".join(run.text for run in runs)
+    assert differences(left(tmp_path / "whole"), left(tmp_path / "stopped")) == []

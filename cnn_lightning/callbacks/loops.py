@@ -5,7 +5,7 @@ validate, log its means and move on to the next number, although the rest of its
 goes on from there can't be the run that was never stopped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,9 @@ class EpochLoop(_TrainingEpochLoop):
 
 
 class FitLoop(_FitLoop):
-    """The epochs of a run."""
+    """The epochs of a run; calls ``after_epoch`` when one is over, counted and logged."""
+
+    after_epoch: Callable[[], None]
 
     @property
     def restarting(self) -> bool:
@@ -63,6 +65,7 @@ class FitLoop(_FitLoop):
         """End the epoch, unless the run was stopped inside it."""
         if not self.is_stopped or self.epoch_loop._num_ready_batches_reached():
             super().on_advance_end()
+            self.after_epoch()
 
 
 class LoggerConnector(_LoggerConnector):
@@ -75,14 +78,18 @@ class LoggerConnector(_LoggerConnector):
             return super().should_update_logs
 
 
-def install(trainer: Trainer) -> FitLoop:
+def install(trainer: Trainer, after_epoch: Callable[[], None]) -> None:
     """Give a Trainer these loops, with the state that its own are in."""
     loop: Any = trainer.fit_loop
-    if type(loop) is _FitLoop:
-        loop.__class__, loop.epoch_loop.__class__ = FitLoop, EpochLoop
-        trainer._logger_connector.__class__ = LoggerConnector
-    assert isinstance(loop, FitLoop)
-    return loop
+    loop.__class__, loop.epoch_loop.__class__ = FitLoop, EpochLoop
+    loop.after_epoch = after_epoch
+    trainer._logger_connector.__class__ = LoggerConnector
+
+
+def fit_loop(trainer: Trainer) -> FitLoop:
+    """The loop that was installed."""
+    assert isinstance(trainer.fit_loop, FitLoop)
+    return trainer.fit_loop
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,10 +23,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from cnn_lightning.callbacks.best import BestModelCheckpoint
-from cnn_lightning.callbacks.loops import install
+from cnn_lightning.callbacks.finders import without_finders
+from cnn_lightning.callbacks.loops import fit_loop, install
 from cnn_lightning.callbacks.metrics import RunLogger
 from cnn_lightning.checkpoints import go_on
-from cnn_lightning.errors import Stopped
+from cnn_lightning.errors import Stopped, UserError
 from cnn_lightning.processes import from_all, nothing, sum_of_all
 from cnn_lightning.schedule import accumulated
 from cnn_lightning.signals import heard
@@ -40,7 +42,7 @@ class Resumable(Checkpoint):
 
     With each process's random states in it and the loader's place in the epoch, the run that goes on from it ends with
     the very weights of the run that was never stopped. Every checkpoint but the last is of a moment after an optimizer
-    step, or of the validation that follows it, in the middle of an epoch: there is but one kind of place to go on from.
+    step, or of the validation that follows it, in the middle of an epoch, or between two epochs of a single step.
     A run that stops inside an epoch (``max_steps``, ``max_time``, early stopping between validations) keeps such a
     place, too: the epoch is not over, so that nothing is validated or logged that the whole epoch would not have.
     Being a `Checkpoint`, it comes after all other callbacks, whose states it keeps.
@@ -57,11 +59,12 @@ class Resumable(Checkpoint):
     def __init__(self, folder: Path, every_n_steps: int = EVERY_N_STEPS, every_seconds: float = EVERY_SECONDS) -> None:
         self.folder, self.every_n_steps, self.every_seconds = folder, every_n_steps, every_seconds
         self._step, self._time, self._epoch = 0, time.monotonic(), -1
-        self._seen, self._whole, self._is_there = 0, False, False
+        self._seen, self._began, self._whole, self._is_there = 0, 0, False, False
         self._asked, self._process = 0, os.getpid()
         self._handlers: dict[int, Any] = {}
         self._states: list[dict[str, Any]] = []
         self._places: list[dict[str, Any]] = []
+        self._everyone: list[Callback] = []
         self._number_wanting: Callable[[], Tensor] = nothing
 
     @property
@@ -71,10 +74,16 @@ class Resumable(Checkpoint):
 
     # ---- when
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finders would have had their turn: have them back."""
+        everyone, self._everyone = self._everyone, []
+        if everyone:
+            trainer.callbacks = everyone  # type: ignore[attr-defined]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the first process's folder: the others can't know its number."""
         self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
-        install(trainer)
+        install(trainer, partial(self._after_epoch, trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the loader in its place, count from here, and listen; a run that was stopped early stays so."""
@@ -84,15 +93,25 @@ class Resumable(Checkpoint):
             # before the checkpoint is read.
             loader: Any = trainer.train_dataloader
             loader.load_state_dict(place)
-        self._step = self._seen = trainer.global_step
+        self._step = self._seen = self._began = trainer.global_step
         self._time = time.monotonic()
         for callback in _callbacks(trainer):
             if isinstance(callback, EarlyStopping):
                 trainer.should_stop |= callback.wait_count >= callback.patience
         trainer.accumulate_grad_batches = accumulated(trainer, trainer.current_epoch)  # this epoch's start may be past
+        self._check_limit(trainer)
         environment = trainer._accelerator_connector.cluster_environment
         if threading.current_thread() is threading.main_thread() and not isinstance(environment, SLURMEnvironment):
             self._handlers = {number: signal.signal(number, self._ask) for number in heard()}
+
+    def _check_limit(self, trainer: Trainer) -> None:
+        loop = fit_loop(trainer)
+        had = loop.epoch_loop.batch_progress.current.ready
+        if loop.restarting and had >= trainer.num_training_batches and not trainer.is_last_batch:
+            raise UserError(
+                f"trainer.limit_train_batches: expected more than the {had} batches that the checkpoint has of its "
+                f"epoch, got {trainer.num_training_batches}"
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -100,18 +119,24 @@ class Resumable(Checkpoint):
         """Save when it is time to, or when the run is asked to stop; then stop."""
         # Gradients that still accumulate are not part of a checkpoint, nor are an epoch's means once it is over.
         self._whole, self._seen = trainer.global_step != self._seen, trainer.global_step
-        self._whole &= not trainer.is_last_batch or trainer.num_training_batches == 1
-        if self._whole and (trainer.is_last_batch or not _is_validation_next(trainer)):
+        self._whole &= not trainer.is_last_batch
+        if self._whole and not _is_validation_next(trainer):
             self._save_or_stop(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after a validation in the middle of an epoch: one that is still to come would be left out."""
-        if self._whole and not trainer.is_last_batch and trainer.state.fn == TrainerFn.FITTING:
+        if self._whole and trainer.state.fn == TrainerFn.FITTING:
+            self._save_or_stop(trainer)
+
+    def _after_epoch(self, trainer: Trainer) -> None:
+        """Save between two epochs where an epoch is a single step and so has no middle."""
+        began, self._began = self._began, trainer.global_step
+        if self._step <= began and not fit_loop(trainer).is_stopped and trainer.current_epoch != trainer.max_epochs:
             self._save_or_stop(trainer)
 
     def _save_or_stop(self, trainer: Trainer) -> None:
         due = trainer.global_step - self._step >= self.every_n_steps or trainer.current_epoch != self._epoch
-        due |= install(trainer).is_stopped
+        due |= fit_loop(trainer).is_stopped
         if due or (self._wants() if trainer.world_size == 1 else self._number_wanting()):
             self.save(trainer)
             self._stop_if_asked(trainer)
@@ -126,7 +151,7 @@ class Resumable(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the finished run, unless it was finished in the checkpoint already or stopped inside an epoch."""
-        if not self._is_there and not install(trainer).is_inside_an_epoch:
+        if not self._is_there and not fit_loop(trainer).is_inside_an_epoch:
             self.save(trainer)
         self._stop_if_asked(trainer)
 
@@ -174,6 +199,12 @@ class Resumable(Checkpoint):
         if loops["epoch_loop.batch_progress"]["is_last_batch"]:
             for place in self._places:  # an epoch can be shorter than the loader: trainer.limit_train_batches
                 place["handed_out"] = 0
+        if trainer.ckpt_path is None:  # a finder's own, of the moment before training starts
+            return
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._everyone = _callbacks(trainer)
+            place = self._places[0] if self._places else {}
+            trainer.callbacks = without_finders(trainer, pl_module, checkpoint, place)  # type: ignore[attr-defined]
         loaded = Path(str(trainer.ckpt_path)).resolve()
         self._is_there = loaded == self.path.resolve()
         for callback in _callbacks(trainer):
