@@ -318,7 +318,9 @@ class Classifier(LightningModule):
         """
         hyper_parameters(read_checkpoint(checkpoint_path, FOR_TRAINER), checkpoint_path)
         defaults = {name: inspect.signature(cls).parameters[name].default for name in NOT_KEPT}
-        return super().load_from_checkpoint(checkpoint_path, *args, **{**defaults, "weights_only": True, **options})
+        # The command line's checkpoints ask for LightningCLI's parser to build the network: it warns, and adds nothing.
+        own = {**defaults, "weights_only": True, "_instantiator": None}
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**own, **options})
 
     # ---- what a checkpoint knows of its data
 
