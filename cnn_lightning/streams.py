@@ -84,6 +84,8 @@ def told(streams: list[LastingStream], code: int, ends: bool) -> int:
         code: The exit code without that.
         ends: Whether the process ends now.
     """
+    for stream in streams:
+        stream.flush()
     full = next((stream.full for stream in streams if stream.full), "")
     if full:
         with suppress(OSError):

@@ -96,7 +96,7 @@ def _run(args: list[str], folder: Path, screen: Path, before: Before | None, var
     torch.set_num_threads(1)
     if before is not None:
         before()
-    code = main(args)
+    code = main()
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)

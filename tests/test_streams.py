@@ -68,7 +68,9 @@ def test_the_program_ends_well_without_a_reader(args: list[str]) -> None:
     command = [sys.executable, *(args if "-m" in args else ["-m", "cnn_lightning", *args])]
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=100, check=False)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    options: dict[str, Any] = {"stderr": subprocess.PIPE, "text": True, "timeout": 100, "env": buffered}
+    done = subprocess.run(command, stdout=writer, check=False, **options)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
 

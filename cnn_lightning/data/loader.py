@@ -7,6 +7,7 @@ which makes a run that was stopped in the middle of one go on with the very next
 holds (`Batches.indices`).
 """
 
+import signal
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -110,7 +111,8 @@ class Batches:
         ahead: Iterable[tuple[Tensor, Tensor]] = map(self._batch, batches)
         if self.num_workers:
             # Workers make whole batches: the "samples" of this DataLoader are the indices of one batch each.
-            ahead = DataLoader(_Made(self, batches), batch_size=None, num_workers=self.num_workers)
+            options: dict[str, Any] = {"num_workers": self.num_workers, "worker_init_fn": _outlive}
+            ahead = DataLoader(_Made(self, batches), batch_size=None, **options)
         for index, batch in enumerate(ahead, start + 1):
             self._handed_out = index
             yield batch
@@ -151,6 +153,16 @@ class Batches:
             mirrored = torch.from_numpy(random.random(len(self.labels))[indices] < 0.5)
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return images
+
+
+def _outlive(worker: int) -> None:
+    """Ignore Ctrl-C and a closed terminal, which reach all processes: the training still needs batches to stop well.
+
+    A worker ends when the training's process does.
+    """
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class _Made(Dataset[tuple[Tensor, Tensor]]):
