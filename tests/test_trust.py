@@ -139,8 +139,8 @@ def none(path: tuple[Any, ...]) -> bool:
 
 
 def sound(path: tuple[Any, ...]) -> bool:
-    """What must stay for a checkpoint to be read at all."""
-    return path[0] in ("hyper_parameters", "pytorch-lightning_version")
+    """What must stay for a checkpoint to be read at all: of other classes than the data's it is refused."""
+    return path[0] in ("hyper_parameters", "pytorch-lightning_version", "data")
 
 
 LAYERS: list[dict[str, Any]] = [
@@ -317,7 +317,7 @@ def test_a_checkpoint_names_no_file_to_delete_or_to_test(friend: Path, capsys: p
     path = friend / "checkpoints/last.ckpt"
     folder = Path("runs/digits/version_0/checkpoints").resolve()
     content = torch.load(path, weights_only=True)
-    state = next(state for name, state in content["callbacks"].items() if name.startswith("ModelCheckpoint"))
+    state = next(state for name, state in content["callbacks"].items() if name.startswith("BestModelCheckpoint"))
     zero = torch.tensor(0.0)
     state |= {"dirpath": str(folder), "best_model_path": str(mine), "kth_best_model_path": str(mine)}
     state |= {"best_k_models": {str(mine): zero}, "kth_value": zero, "best_model_score": zero}

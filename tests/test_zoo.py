@@ -224,7 +224,7 @@ def test_fit_refuses_images_that_are_too_small(
 ) -> None:
     assert fit(tmp_path, "--model.net", net, "--data", data) == 2
     assert capsys.readouterr().err == (
-        f"cnn-lightning: error: image_size: {net} needs images of at least {least} pixels, got {size}\n"
+        f"cnn-lightning: error: model.image_size: {net} needs images of at least {least} pixels, got {size}\n"
     )
 
 
