@@ -89,6 +89,8 @@ NOTHING_TO_SEE = {
     "no split to test with": [*SHORT, "--data", "tests.test_again.NoTest"],
     "not trained": ["--trainer.max_epochs", "0"],
     "no folder": [*SHORT, "--trainer.logger", "false"],
+    "no checkpoint": [*SHORT, "--trainer.enable_checkpointing", "false"],
+    "nothing but the training": ["--trainer.barebones", "true", "--trainer.max_steps", "3"],
 }
 
 
