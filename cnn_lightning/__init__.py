@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cnn_lightning.classifier import Classifier as Classifier
     from cnn_lightning.model import SimpleCNN as SimpleCNN
     from cnn_lightning.model import build_net as build_net
+    from cnn_lightning.ops.fast.chooser import fast as fast
     from cnn_lightning.swap import swap_layers as swap_layers
 
 _HOMES = {
@@ -20,10 +21,11 @@ _HOMES = {
     "SimpleCNN": "model",
     "build_net": "model",
     "check_layer": "check",
+    "fast": "ops.fast.chooser",
     "swap_layers": "swap",
 }
 
-__all__ = ["Classifier", "SimpleCNN", "build_net", "check_layer", "layers", "ops", "swap_layers"]
+__all__ = ["Classifier", "SimpleCNN", "build_net", "check_layer", "fast", "layers", "ops", "swap_layers"]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cnn_lightning import layers
 from cnn_lightning.layers import bridge
 from cnn_lightning.model import build_net
-from cnn_lightning.ops import _blocks
+from cnn_lightning.ops.fast import blocks, chooser
 from cnn_lightning.swap import swap_layers
 
 UNTIMED = 2
@@ -98,7 +98,7 @@ class Timing:
 # ---- contenders
 
 
-IMPLEMENTATIONS = ("numpy", "torch", "torch channels_last", "torch.compile")
+IMPLEMENTATIONS = ("numpy", "numpy formulas", "torch", "torch channels_last", "torch.compile")
 
 
 @dataclass
@@ -110,13 +110,14 @@ class Contender:
     images: Tensor
     labels: Tensor
     optimizer: torch.optim.Optimizer
+    fast: bool = True
 
     @classmethod
     def make(cls, implementation: str, setting: Setting) -> "Contender":
         """The network of ``setting`` in one of `IMPLEMENTATIONS`."""
         net, (images, labels) = setting.network(), setting.batch()
         loss: torch.nn.Module = torch.nn.CrossEntropyLoss()
-        if implementation == "numpy":
+        if implementation in ("numpy", "numpy formulas"):
             swap_layers(net, "numpy")
             loss = layers.CrossEntropyLoss()
         elif implementation == "torch channels_last":
@@ -126,7 +127,8 @@ class Contender:
             net.compile()
         elif implementation != "torch":
             raise ValueError(f"implementation: expected one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
-        return cls(net, loss, images, labels, torch.optim.SGD(net.parameters(), lr=1e-3))
+        optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+        return cls(net, loss, images, labels, optimizer, fast=implementation != "numpy formulas")
 
     def step(self) -> None:
         """zero_grad, forward, loss, backward, SGD."""
@@ -136,13 +138,14 @@ class Contender:
 
     def backward(self) -> None:
         """Forward, loss and backward."""
-        outputs = self.net(self.images)
-        # Networks with auxiliary heads return a named tuple whose first entry is the prediction.
-        self.loss(outputs[0] if isinstance(outputs, tuple) else outputs, self.labels).backward()
+        with chooser.fast(self.fast):
+            outputs = self.net(self.images)
+            # Networks with auxiliary heads return a named tuple whose first entry is the prediction.
+            self.loss(outputs[0] if isinstance(outputs, tuple) else outputs, self.labels).backward()
 
     def forward(self) -> None:
         """The prediction alone, without a graph."""
-        with torch.no_grad():
+        with torch.no_grad(), chooser.fast(self.fast):
             self.net(self.images)
 
 
@@ -152,14 +155,14 @@ class Contender:
 @contextmanager
 def threads(n: int) -> Iterator[None]:
     """Both libraries on ``n`` threads for a while."""
-    before = torch.get_num_threads(), _blocks.get_num_threads()
+    before = torch.get_num_threads(), blocks.get_num_threads()
     torch.set_num_threads(n)
-    _blocks.set_num_threads(n)
+    blocks.set_num_threads(n)
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        _blocks.set_num_threads(before[1])
+        blocks.set_num_threads(before[1])
 
 
 def _seconds(function: Callable[[], Any], repeats: int, cuda: bool) -> float:
@@ -322,7 +325,7 @@ def measure_bridge(setting: Setting, rounds: int, tick: Tick | None = None) -> d
     """
     contender = Contender.make("numpy", setting)
     timings = {"layers": Timing(), "arrays": Timing()}
-    call, spent = bridge.call, dict.fromkeys(timings, 0.0)
+    spent = dict.fromkeys(timings, 0.0)
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -335,10 +338,8 @@ def measure_bridge(setting: Setting, rounds: int, tick: Tick | None = None) -> d
 
         return wrapper
 
-    inner = functools.cache(functools.partial(timed, "arrays"))
-    with patch.object(
-        bridge, "call", timed("layers", lambda op, *tensors, **options: call(inner(op), *tensors, **options))
-    ):
+    inner = timed("arrays", bridge.results)
+    with patch.object(bridge, "call", timed("layers", bridge.call)), patch.object(bridge, "results", inner):
         for index in range(rounds + 1):
             spent.update(dict.fromkeys(timings, 0.0))
             for _ in range(UNTIMED if index == 0 else _BRIDGE_STEPS):
@@ -425,7 +426,7 @@ def measure_floor(setting: Setting) -> Floor:
     wide = np.zeros(16 * 2**20, np.float32)
     other = np.ones_like(wide)
     out = np.empty_like(a)
-    with _blocks.one_blas_thread():
+    with blocks.one_blas_thread():
         product = min(_seconds(lambda: np.matmul(a, a, out=out), 3, cuda=False) for _ in range(5))
     copied = min(_seconds(lambda: np.copyto(other, wide), 3, cuda=False) for _ in range(5))
     return Floor(

@@ -26,7 +26,8 @@ from cnn_lightning.data.sides import Sides
 from cnn_lightning.data.values import Range
 from cnn_lightning.errors import EverywhereError, UserError
 from cnn_lightning.model import build_net, total_loss
-from cnn_lightning.ops import _blocks
+from cnn_lightning.notices import tell
+from cnn_lightning.ops.fast import blocks, chooser
 from cnn_lightning.processes import from_all, leave_at_exit, sum_of_all, unpadded
 from cnn_lightning.schedule import steps_of_training
 from cnn_lightning.swap import SwapReport, swap_layers
@@ -34,7 +35,7 @@ from cnn_lightning.swap import SwapReport, swap_layers
 Layers = Literal["numpy", "torch"] | dict[str, str]
 Batch = tuple[Tensor, Tensor]
 STAGES = ("train", "val", "test")
-NOT_KEPT = ("layers", "threads", "compile")
+NOT_KEPT = ("layers", "fast", "threads", "compile")
 """Options of `Classifier` that say how a network runs, not what it is: no checkpoint holds them or may choose them."""
 SCHEDULES = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CosineAnnealingLR)
 
@@ -84,6 +85,7 @@ class Classifier(LightningModule):
         weight_decay: Pull of the weights towards zero.
         schedule: "one_cycle", "cosine" or "none".
         label_smoothing: Share of the target spread over all classes while training.
+        fast: Let the fast functions stand in for the formulas of NumPy layers on the CPU; with false the formulas run.
         threads: Threads of the NumPy layers; None for this process's share of the cores.
         compile: Compile the network with ``torch.compile``.
 
@@ -107,6 +109,7 @@ class Classifier(LightningModule):
         weight_decay: float = 1e-2,
         schedule: Literal["one_cycle", "cosine", "none"] = "one_cycle",
         label_smoothing: float = 0.0,
+        fast: bool = True,
         threads: int | None = None,
         compile: bool = False,
     ) -> None:
@@ -133,8 +136,10 @@ class Classifier(LightningModule):
         )
         self.loss: nn.Module = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.report = self.swap(layers)
+        self.fast = fast
+        chooser.set_fast(fast)
         if threads is not None:
-            _blocks.set_num_threads(threads)
+            blocks.set_num_threads(threads)
         if freeze:
             self._freeze_all_but_the_last()
             self.train()
@@ -332,6 +337,7 @@ class Classifier(LightningModule):
     def setup(self, stage: str) -> None:
         """Take the names of the classes and the normalisation from the data, or hand them to it; count from zero."""
         leave_at_exit()
+        chooser.set_fast(self.fast)  # also in processes that were spawned
         for metric in (module for module in self.modules() if isinstance(module, Metric)):
             metric.reset()  # processes that were spawned share the memory of sums that are no parameters
         data = getattr(self.trainer, "datamodule", None)
@@ -358,6 +364,7 @@ class Classifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is known of the data, and the sums of the epoch that is not over."""
         checkpoint["data"] = self.data_record.plain()
+        checkpoint["tier"] = chooser.tier()
         if not self.trainer.is_last_batch:
             own = [
                 {name: cast(Tensor, value).cpu().clone() for name, value in metric.metric_state.items()}
@@ -376,6 +383,8 @@ class Classifier(LightningModule):
         self.value_range, self._sides = record.value_range, record.sides
         trainer = self._trainer
         data = getattr(trainer, "datamodule", None)
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            _tell_tiers(checkpoint.get("tier"))
         if trainer is None or data is None:
             return
         fits = trainer.state.fn == TrainerFn.FITTING
@@ -384,6 +393,12 @@ class Classifier(LightningModule):
             self._take_from(data)
             if trainer.strategy.restore_checkpoint_after_setup:  # its loader was made before this was known
                 trainer.fit_loop._combined_loader = None
+
+
+def _tell_tiers(before: str | None) -> None:
+    """Say that a run goes on with other code than it began with: it is equal up to rounding, not to the bit."""
+    if before is not None and before != chooser.tier():
+        tell(f"model.fast: the run was computed by {before}, and goes on by {chooser.tier()}: equal up to rounding")
 
 
 def from_checkpoint(path: str | Path, layers: Layers = "torch") -> Classifier:

@@ -1,15 +1,41 @@
 """The machine that figures are true for."""
 
+import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_info
 
 
 def machine(threads: int, device: str = "") -> str:
     """Processor (or the ``device`` that did the work), threads and versions."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "lightning"))
     unit = f"{threads} thread{'s' * (threads > 1)}"
-    return f"{device or _processor()}, {unit}, Python {platform.python_version()}, {versions}"
+    return f"{device or _processor()}, {unit}, {blas_kernel()}, Python {platform.python_version()}, {versions}"
+
+
+def blas_kernel() -> str:
+    """The kernel of NumPy's BLAS, which matrix products depend on: OpenBLAS chooses one for the processor."""
+    found = [f"{each['internal_api']} {each.get('architecture', '')}".strip() for each in _blas()]
+    kernel = ", ".join(dict.fromkeys(found)) or "unknown"
+    return f"BLAS kernel {kernel}" + (" (forced)" if FORCED in os.environ else "")
+
+
+FORCED = "OPENBLAS_CORETYPE"
+"""The variable that puts another kernel in the place of the one that OpenBLAS would choose."""
+
+
+def forced_kernel() -> str:
+    """One line where the kernel is forced, and figures are not those of this processor; otherwise empty."""
+    if FORCED not in os.environ:
+        return ""
+    return f"{FORCED}={os.environ[FORCED]} forces the BLAS kernel: without it, OpenBLAS takes this processor's own"
+
+
+def _blas() -> list[dict[str, Any]]:
+    return [each for each in threadpool_info() if each["user_api"] == "blas"]
 
 
 def _processor() -> str:

@@ -27,7 +27,7 @@ TF-Slim's network definition and torchvision's reference training (references/cl
 """
 
 
-class SimpleCNN(nn.Module):
+class SimpleCNN(fused.Sequential):
     """Convolution 3x3, ReLU and max-pool 2x2 for each of ``channels``; then linear, ReLU, linear.
 
     The layers are ``conv1 relu1 pool1 conv2 relu2 pool2 ... flatten linear1 relu3 linear2``.
@@ -74,11 +74,6 @@ class SimpleCNN(nn.Module):
     def __prepare_scriptable__(self) -> nn.Module:
         """The same layers as ``torch.jit.script`` can compile them: one after the other."""
         return nn.Sequential(OrderedDict(self.named_children())).train(self.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images ``(N, in_channels, image_size, image_size)`` to logits ``(N, num_classes)``."""
-        logits: Tensor = fused.run(self.children(), x)
-        return logits
 
 
 def build_net(

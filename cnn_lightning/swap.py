@@ -23,6 +23,8 @@ from torch.nn.utils import parametrize
 from torchvision.models.convnext import LayerNorm2d
 
 from cnn_lightning import layers
+from cnn_lightning.layers import fused
+from cnn_lightning.ops.fast import chooser
 
 Implementation: TypeAlias = str | type[nn.Module]
 Spec: TypeAlias = str | Mapping[Any, Any]
@@ -70,7 +72,8 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
 }
 """The native type of a layer -> ours."""
 
-_NATIVE = {ours: native for native, ours in LAYERS.items()}
+_NATIVE: dict[type[nn.Module], type[nn.Module]] = {ours: native for native, ours in LAYERS.items()}
+_NATIVE[fused.Sequential] = nn.Sequential  # no layer, but a container that computes NumPy layers in chains
 _REMEMBERED = "_swapped_from"
 """The attribute in which a layer of a user's own class keeps its native type, for the way back."""
 
@@ -120,12 +123,27 @@ _FUNCTIONS = [
 
 @dataclass(frozen=True)
 class Row:
-    """One layer of a network: its dotted name, its native type, what runs it, and why where that is torch."""
+    """One layer of a network: its dotted name, its native type, what runs it, and why where that is torch.
+
+    A NumPy layer of ours has the file of its formulas, and the layers with which it may be computed as one.
+    """
 
     name: str
     type: str
     implementation: str
     reason: str = ""
+    file: str = ""
+    chain: tuple[str, ...] = ()
+
+    @property
+    def tier(self) -> str:
+        """What stands in for the layer's formulas on the CPU, or why nothing does; as it is now."""
+        if not self.file:
+            return ""
+        why = chooser.why_formula(self.file)
+        if why:
+            return f"(formula: {why})"
+        return f"fast, with {' '.join(self.chain)}" if self.chain and chooser.is_chain("fused") else "fast"
 
 
 @dataclass(frozen=True)
@@ -153,7 +171,7 @@ class SwapReport:
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for row, texts in zip(self.rows, cells, strict=True):
             line = "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True))
-            lines.append(f"  {line}  {row.reason}".rstrip())
+            lines.append(f"  {line}  {row.reason or row.tier}".rstrip())
         return "\n".join(lines)
 
 
@@ -185,12 +203,15 @@ def swap_layers(net: nn.Module, spec: Spec, *, beside: Mapping[str, nn.Module] |
     changes: list[_Change] = []
     try:
         _apply(plan, changes)
-        rows = [row for part in found for row in _rows(part, part.identity in asked)]
+        of_layers = len(changes)
+        _apply([(part, _container(part.module)) for part in found], changes)
+        chains = _chains(found)
+        rows = [row for part in found for row in _rows(part, part.identity in asked, chains)]
     except BaseException:  # whatever a class of the network's own may raise, or Ctrl-C
         for change in reversed(changes):
             change.undo()
         raise
-    changed = {id(change.module) for change in changes}
+    changed = {id(change.module) for change in changes[:of_layers]}
     return SwapReport(rows, [part.name for part in found if part.identity in changed])
 
 
@@ -483,6 +504,13 @@ def _apply(plan: list[tuple[_Part, type[nn.Module]]], changes: list[_Change]) ->
             module.__dict__[_REMEMBERED] = native
 
 
+def _container(module: nn.Module) -> type[nn.Module]:
+    """The class that fits what a Sequential holds; that of any other module."""
+    if type(module) not in (nn.Sequential, fused.Sequential):
+        return type(module)
+    return fused.Sequential if any(map(_is_ours, module.children())) else nn.Sequential
+
+
 def _become(module: nn.Module, kind: type[nn.Module]) -> None:
     object.__setattr__(module, "__class__", kind)  # past any __setattr__ of the module's own
 
@@ -490,12 +518,37 @@ def _become(module: nn.Module, kind: type[nn.Module]) -> None:
 # ---- what the report says
 
 
-def _rows(part: _Part, asked: bool) -> Iterator[Row]:
+_FILES = {"ConvTranspose2d": "conv_transpose"}
+"""Files of formulas whose name isn't that of the layer's own file."""
+
+
+def formula_file(module: nn.Module) -> str:
+    """The file of `cnn_lightning.ops` whose formulas a layer calls in NumPy; empty where it calls none."""
+    kind = native_type(module)
+    home = LAYERS[kind].__module__.rpartition(".")[2] if kind in LAYERS else ""
+    file = _FILES.get(kind.__name__, home)
+    return file if file in chooser.FILES else ""
+
+
+def _chains(found: list[_Part]) -> dict[str, tuple[str, ...]]:
+    """For each layer that may be computed in a chain, the others of that chain by their own names."""
+    others: dict[str, tuple[str, ...]] = {}
+    for part in found:
+        if isinstance(part.module, fused.Sequential):
+            for names in fused.chains(part.module):
+                for name in names:
+                    full = f"{part.name}.{name}".removeprefix(".")
+                    others[full] = tuple(other for other in names if other != name)
+    return others
+
+
+def _rows(part: _Part, asked: bool, chains: Mapping[str, tuple[str, ...]]) -> Iterator[Row]:
     kind = type(part.module)
     for name in part.names if part.is_layer else ():
         if _is_ours(part.module):
             ours = kind in _NATIVE or parametrize.is_parametrized(part.module)
-            yield Row(name, part.native.__name__, "numpy" if ours else kind.__name__)
+            implementation, file = ("numpy", formula_file(part.module)) if ours else (kind.__name__, "")
+            yield Row(name, part.native.__name__, implementation, "", file, chains.get(name, ()))
         elif part.native in LAYERS and not _obstacle(part.module):
             yield Row(name, kind.__name__, "torch", "as asked" if asked else "no pattern names it")
         else:

@@ -14,9 +14,16 @@ from torch import nn
 
 from cnn_lightning.layers import activation as layers
 from cnn_lightning.layers import softmax as softmax_layers
-from cnn_lightning.ops import _blocks, activation, softmax
-from cnn_lightning.ops._special import normal
+from cnn_lightning.ops import activation, softmax
+from cnn_lightning.ops import activation as formula_activation
+from cnn_lightning.ops import softmax as formula_softmax
+from cnn_lightning.ops.fast import activation as fast_activation
+from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.fast.special import normal
 from tests.duck import Duck
+from tests.tiers import both_tiers
+
+tier = both_tiers(__name__, "activation", "softmax")
 
 NAN, INF = float("nan"), float("inf")
 KINKS = (0.0, -0.0, 3.0, -3.0, 6.0, 20.0, 2.5, 10.0)
@@ -161,8 +168,9 @@ def test_prelu(x: np.ndarray, channels: bool) -> None:
     np.testing.assert_allclose(activation.prelu(x, weight), expected.detach(), rtol=1e-12)
     np.testing.assert_allclose(grad_x, leaves[0].grad, rtol=1e-12)
     np.testing.assert_allclose(grad_weight, leaves[1].grad, rtol=1e-10, atol=1e-10)
-    assert activation.prelu_backward(grad_y, x, weight, needs=(True, False))[1] is None
-    assert activation.prelu_backward(grad_y, x, weight, needs=(False, True))[0] is None
+    for needs in ((True, False), (False, True)):
+        found = fast_activation.prelu_backward(grad_y, x, weight, needs=needs)
+        assert [gradient is not None for gradient in found] == list(needs)
 
 
 def test_prelu_at_special_values() -> None:
@@ -250,15 +258,16 @@ def test_layout_threads_and_device_arrays(
     x = np.random.default_rng(0).standard_normal((9, 8, 6, 7)).astype(np.float32).transpose(0, 3, 1, 2)
     plain = forward(name)(x, **options), backward(name)(x, x, **options)
     assert all(result.strides == x.strides for result in plain)
-    monkeypatch.setattr(_blocks, "BLOCK_BYTES", 4096)
-    threads = _blocks.get_num_threads()
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4096)
+    threads = blocks.get_num_threads()
     try:
-        _blocks.set_num_threads(3)
+        blocks.set_num_threads(3)
         threaded = forward(name)(x, **options), backward(name)(x, x, **options)
     finally:
-        _blocks.set_num_threads(threads)
+        blocks.set_num_threads(threads)
     device = Duck(x)
-    ducks = forward(name)(device, **options), backward(name)(device, device, **options)
+    formulas = getattr(formula_activation, name), getattr(formula_activation, f"{name}_backward")
+    ducks = formulas[0](device, **options), formulas[1](device, device, **options)
     for a, b, c in zip(plain, threaded, ducks, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(a, c.array)
@@ -266,8 +275,8 @@ def test_layout_threads_and_device_arrays(
 
 def test_prelu_on_a_device_array() -> None:
     x, weight = Duck(np.linspace(-1, 1, 12).reshape(2, 3, 2)), Duck(np.array([0.1, 0.2, 0.3]))
-    assert isinstance(activation.prelu(x, weight), Duck)
-    assert all(isinstance(result, Duck) for result in activation.prelu_backward(x, x, weight))
+    assert isinstance(formula_activation.prelu(x, weight), Duck)
+    assert all(isinstance(result, Duck) for result in formula_activation.prelu_backward(x, x, weight))
 
 
 INPLACE = [
@@ -394,7 +403,7 @@ def test_softmax_along_any_dimension(name: str, x: np.ndarray, data: st.DataObje
     np.testing.assert_allclose(
         getattr(softmax, f"{name}_backward")(grad_y, y, dim=dim), leaf.grad, rtol=1e-10, atol=1e-14
     )
-    assert isinstance(getattr(softmax, name)(Duck(x), dim=dim), Duck)
+    assert isinstance(getattr(formula_softmax, name)(Duck(x), dim=dim), Duck)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4), (2, 3, 4, 5)])

@@ -3,8 +3,6 @@
 import copy
 import functools
 import importlib
-import inspect
-import pkgutil
 from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
@@ -16,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnn_lightning import build_net, layers, ops, swap_layers
+from cnn_lightning import build_net, layers, swap_layers
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.cli import main
 from cnn_lightning.layers import bridge
 from cnn_lightning.ops import activation
+from cnn_lightning.ops.fast import chooser
 from cnn_lightning.swap import native_type
 from tests.cases import Case, load
 from tests.test_layers import build, tensors
@@ -54,12 +53,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return call
 
-    for info in pkgutil.iter_modules(ops.__path__):
-        if not info.name.startswith("_"):
-            module = importlib.import_module(f"cnn_lightning.ops.{info.name}")
-            for name, value in vars(module).copy().items():
-                if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_"):
-                    monkeypatch.setattr(module, name, counted(value))
+    for file, functions in chooser.formulas().items():
+        for name, function in functions.items():
+            monkeypatch.setattr(importlib.import_module(f"cnn_lightning.ops.{file}"), name, counted(function))
     return seen
 
 

@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 
 from cnn_lightning.layers.conv import Conv1d, Conv2d, ConvTranspose2d
 from cnn_lightning.layers.linear import Linear
-from cnn_lightning.ops import _blocks, conv, conv_transpose, linear, padding
+from cnn_lightning.ops import conv, conv_transpose, linear, padding
+from cnn_lightning.ops.fast import blocks
 from tests.duck import Duck
 from tests.test_layers import assert_equal, run
+from tests.tiers import both_tiers
+
+tier = both_tiers(__name__, "conv", "conv_transpose", "linear", "padding")
 
 PAIRS = {Conv1d: torch.nn.Conv1d, Conv2d: torch.nn.Conv2d, ConvTranspose2d: torch.nn.ConvTranspose2d}
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True)
@@ -143,13 +147,13 @@ def test_few_images_and_a_large_kernel_give_each_gradient_a_thread(
 ) -> None:
     options = {"in_channels": 96, "out_channels": 128, "kernel_size": 3, "stride": stride, "padding": 1}
     x = torch.randn(4, 96, 15, 15, dtype=torch.float64)
-    sizes, run_each = [], _blocks.run_each
+    sizes, run_each = [], blocks.run_each
 
     def counted(functions: Any, parts: Any, **given: Any) -> Any:
         sizes.append((len(functions), len(parts)))
         return run_each(functions, parts, **given)
 
-    monkeypatch.setattr(_blocks, "run_each", counted)
+    monkeypatch.setattr(blocks, "run_each", counted)
     agree(Conv2d, options | {"groups": groups}, x)
     assert (2, 1) in sizes
 
@@ -159,7 +163,7 @@ def test_the_first_convolution_never_computes_the_images_gradient(monkeypatch: p
 
     def spy(*arrays: Any, needs: Any, **options: Any) -> Any:
         asked.append(needs)
-        return original(*arrays, needs=needs, **options)
+        return original(*arrays, **options)
 
     original = conv.conv2d_backward
     monkeypatch.setattr(conv, "conv2d_backward", spy)
@@ -270,6 +274,8 @@ def test_padding_refuses_what_it_does_not_know() -> None:
 
 
 def test_a_device_array_never_comes_to_the_host() -> None:
+    from cnn_lightning.ops import conv_transpose, padding  # the formulas, which devices run
+
     random = np.random.default_rng(0)
     x, weight, bias = (Duck(random.standard_normal(shape)) for shape in [(2, 3, 5, 5), (3, 2, 3, 3), (2,)])
     options: Any = {"stride": 2, "padding": 1, "dilation": 3, "output_padding": 2}

@@ -12,6 +12,9 @@ from torch import nn
 from cnn_lightning.layers import dropout as layers
 from cnn_lightning.ops import dropout
 from tests.duck import Duck
+from tests.tiers import both_tiers
+
+tier = both_tiers(__name__, "dropout")
 
 PAIRS = [(layers.Dropout, nn.Dropout), (layers.Dropout1d, nn.Dropout1d), (layers.Dropout2d, nn.Dropout2d)]
 
@@ -100,6 +103,7 @@ def test_inplace_refuses_a_leaf_before_it_writes() -> None:
 
 
 def test_on_a_device_array() -> None:
+
     x, keep = np.ones((2, 3, 4)), np.array([1.0, 0, 1]).reshape(1, 3, 1)
     found = dropout.dropout(Duck(x), Duck(keep), p=0.5)
     np.testing.assert_array_equal(found.array, dropout.dropout(x, keep, p=0.5))

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnn_lightning import build_net, layers, swap_layers
 from cnn_lightning.layers import fused as fused_layers
-from cnn_lightning.ops import fused
+from cnn_lightning.ops.fast import fused
 from tests.test_layers import assert_same_fate
 
 

@@ -12,6 +12,9 @@ from torch import nn
 from cnn_lightning.layers import loss as layers
 from cnn_lightning.ops import loss
 from tests.duck import Duck
+from tests.tiers import both_tiers
+
+tier = both_tiers(__name__, "loss")
 
 INF, NAN = float("inf"), float("nan")
 
@@ -175,6 +178,7 @@ def test_a_class_out_of_range_names_the_target() -> None:
 
 def test_without_the_check_nothing_waits_for_the_device() -> None:
     """A device array refuses truth values: the losses must not ask for one."""
+
     generator = np.random.default_rng(0)
     logits, target, weight = generator.standard_normal((3, 5, 4)), generator.integers(5, size=(3, 4)), np.ones(5)
     ducks = Duck(logits), Duck(target), Duck(weight)

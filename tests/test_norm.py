@@ -19,9 +19,13 @@ from cnn_lightning import layers, swap_layers
 from cnn_lightning.callbacks.sync import SyncBatchNorm
 from cnn_lightning.errors import UserError
 from cnn_lightning.layers.norm import SyncBatchNorm1d, SyncBatchNorm2d
-from cnn_lightning.ops import _blocks, norm
+from cnn_lightning.ops import norm
+from cnn_lightning.ops.fast import blocks
 from tests.processes import START
 from tests.test_layers import assert_equal, run
+from tests.tiers import both_tiers
+
+tier = both_tiers(__name__, "norm")
 
 EXAMPLES = settings(max_examples=50, deadline=None, derandomize=True)
 
@@ -197,12 +201,12 @@ def test_running_statistics_are_the_average_of_the_batches(momentum: float | Non
 
 
 def test_results_are_bit_equal_for_any_number_of_threads() -> None:
-    before = _blocks.get_num_threads()
+    before = blocks.get_num_threads()
     x, g = np.random.default_rng(0).standard_normal((2, 16, 96, 28, 28), dtype=np.float32)
     weight = np.ones(96, np.float32)
 
     def everything(n: int) -> list[Any]:
-        _blocks.set_num_threads(n)
+        blocks.set_num_threads(n)
         found: list[Any] = []
         for forward, backward, options in (
             (norm.batch_norm, norm.batch_norm_backward, {}),
@@ -218,7 +222,7 @@ def test_results_are_bit_equal_for_any_number_of_threads() -> None:
         for a, b in zip(everything(3), alone, strict=True):
             assert np.array_equal(a, b)
     finally:
-        _blocks.set_num_threads(before)
+        blocks.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from cnn_lightning.ops import _blocks, activation, conv, fused, norm
+from cnn_lightning.ops.fast import activation, blocks, conv, fused, norm
 
 
 @pytest.fixture(autouse=True)
 def _threads_as_before() -> Iterator[None]:
-    before = _blocks.get_num_threads()
+    before = blocks.get_num_threads()
     yield
-    _blocks.set_num_threads(before)
+    blocks.set_num_threads(before)
 
 
 def blas_threads() -> list[int]:
@@ -31,7 +31,7 @@ def blas_threads() -> list[int]:
 
 def everything(n: int) -> list[np.ndarray]:
     """Operations of every kind, forward and backward, large enough for several blocks and threads."""
-    _blocks.set_num_threads(n)
+    blocks.set_num_threads(n)
     rng = np.random.default_rng(0)
     x, w, b = (rng.standard_normal(shape, dtype=np.float32) for shape in ((70, 8, 30, 30), (16, 8, 3, 3), (16,)))
     y = conv.conv2d(x, w, b, padding=1)
@@ -61,7 +61,7 @@ def test_results_are_bit_equal_for_any_number_of_threads() -> None:
 
 @pytest.mark.parametrize(("size", "threads"), [(2**12, 1), (2**18, 1), (2**20, 1), (2**22, 2)])
 def test_only_what_is_worth_it_wakes_another_thread(size: int, threads: int) -> None:
-    _blocks.set_num_threads(2)
+    blocks.set_num_threads(2)
     at_work = set()
 
     def formula(x: np.ndarray, y: np.ndarray) -> None:
@@ -75,19 +75,19 @@ def test_only_what_is_worth_it_wakes_another_thread(size: int, threads: int) -> 
 
 def test_the_cut_into_blocks_covers_the_batch_once_whatever_the_threads() -> None:
     for n in (0, 1, 5, 64, 1000):
-        parts = _blocks.blocks(n, 100_000)
+        parts = blocks.blocks(n, 100_000)
         assert [i for part in parts for i in range(n)[part]] == list(range(n))
-    assert _blocks.blocks(64, 10) == [slice(0, 64)]
+    assert blocks.blocks(64, 10) == [slice(0, 64)]
 
 
 def test_blas_has_one_thread_inside_and_the_users_number_outside() -> None:
     before = blas_threads()
     inside: list[list[int]] = []
-    _blocks.set_num_threads(2)
-    _blocks.run(lambda part: inside.append(blas_threads()), [slice(0, 1), slice(1, 2)], like=np.empty(1))
+    blocks.set_num_threads(2)
+    blocks.run(lambda part: inside.append(blas_threads()), [slice(0, 1), slice(1, 2)])
     assert inside == [[1] * len(before)] * 2
     assert blas_threads() == before
-    with _blocks.one_blas_thread(), _blocks.one_blas_thread():
+    with blocks.one_blas_thread(), blocks.one_blas_thread():
         pass
     assert blas_threads() == before
 
@@ -97,7 +97,7 @@ def test_blas_has_one_thread_inside_whichever_thread_an_operation_is_called_from
     inside: list[list[int]] = []
 
     def call() -> None:
-        _blocks.run(lambda part: inside.append(blas_threads()), [slice(0, 1)], like=np.empty(1))
+        blocks.run(lambda part: inside.append(blas_threads()), [slice(0, 1)])
 
     call()
     with ThreadPoolExecutor(1) as pool:
@@ -110,25 +110,25 @@ def test_blas_has_one_thread_inside_whichever_thread_an_operation_is_called_from
 
 def test_an_error_in_a_block_reaches_the_caller_and_restores_blas() -> None:
     before = blas_threads()
-    _blocks.set_num_threads(2)
+    blocks.set_num_threads(2)
 
     def fail(part: slice) -> None:
         if part.start:
             raise RuntimeError("in a block")
 
     with pytest.raises(RuntimeError, match="in a block"):
-        _blocks.run(fail, [slice(0, 1), slice(1, 2)], like=np.empty(1))
+        blocks.run(fail, [slice(0, 1), slice(1, 2)])
     assert blas_threads() == before
 
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_refuses_no_threads(n: int) -> None:
     with pytest.raises(ValueError, match="n: expected at least 1 thread, got"):
-        _blocks.set_num_threads(n)
+        blocks.set_num_threads(n)
 
 
 def ask(**environment: str) -> str:
-    code = "from cnn_lightning.ops import _blocks; print(_blocks.get_num_threads())"
+    code = "from cnn_lightning.ops.fast import blocks; print(blocks.get_num_threads())"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
@@ -148,8 +148,8 @@ def test_the_default_is_this_processes_share_of_the_cores() -> None:
 def test_works_after_a_fork() -> None:
     code = """
 import os, numpy as np
-from cnn_lightning.ops import _blocks, conv
-_blocks.set_num_threads(2)
+from cnn_lightning.ops.fast import blocks, conv
+blocks.set_num_threads(2)
 x, w = np.ones((64, 8, 30, 30), np.float32), np.ones((16, 8, 3, 3), np.float32)
 expected = conv.conv2d(x, w)
 pid = os.fork()
@@ -168,10 +168,10 @@ LIKE = np.empty(1, np.float32)
 
 
 def test_memory_is_used_again_once_nobody_holds_it() -> None:
-    first = _blocks.empty(SHAPE, like=LIKE)
+    first = blocks.empty(SHAPE, like=LIKE)
     address = first.ctypes.data
     del first
-    assert _blocks.empty(SHAPE, like=LIKE).ctypes.data == address
+    assert blocks.empty(SHAPE, like=LIKE).ctypes.data == address
 
 
 @pytest.mark.parametrize(
@@ -188,11 +188,11 @@ def test_memory_is_used_again_once_nobody_holds_it() -> None:
 )
 def test_memory_that_somebody_holds_is_never_handed_out(hold: object) -> None:
     assert callable(hold)
-    array = _blocks.empty(SHAPE, like=LIKE)
+    array = blocks.empty(SHAPE, like=LIKE)
     array.fill(7)
     held = hold(array)
     del array
-    others = [_blocks.empty(SHAPE, like=LIKE) for _ in range(20)]
+    others = [blocks.empty(SHAPE, like=LIKE) for _ in range(20)]
     for other in others:
         other.fill(1)
     assert float(np.asarray(held).min()) == 7
@@ -200,7 +200,7 @@ def test_memory_that_somebody_holds_is_never_handed_out(hold: object) -> None:
 
 def test_threads_never_share_an_output() -> None:
     def use(value: int) -> bool:
-        arrays = [_blocks.empty(SHAPE, like=LIKE) for _ in range(4)]
+        arrays = [blocks.empty(SHAPE, like=LIKE) for _ in range(4)]
         for index, array in enumerate(arrays):
             array.fill(value * 10 + index)
         return all((array == value * 10 + index).all() for index, array in enumerate(arrays))
@@ -211,7 +211,7 @@ def test_threads_never_share_an_output() -> None:
 
 def test_layout_of_a_recycled_array_is_that_of_its_model() -> None:
     x = np.empty((4, 64, 32, 32), np.float32).transpose(0, 2, 3, 1)
-    assert _blocks.empty_like(x).strides == x.strides
+    assert blocks.empty_like(x).strides == x.strides
 
 
 def test_resident_memory_stays_flat_over_changing_batch_sizes() -> None:
@@ -225,7 +225,7 @@ def test_resident_memory_stays_flat_over_changing_batch_sizes() -> None:
         gc.collect()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    _blocks.set_num_threads(1)
+    blocks.set_num_threads(1)
     settled = steps(150)
     assert steps(400) - settled < 4 * 1024  # KiB
 
@@ -234,10 +234,10 @@ def test_the_first_operation_takes_no_more_threads_than_torch() -> None:
     program = (
         "import os, torch\n"
         "from cnn_lightning import layers\n"
-        "from cnn_lightning.ops import _blocks\n"
+        "from cnn_lightning.ops.fast import blocks\n"
         "torch.set_num_threads(1)\n"
         "layers.ReLU()(torch.ones(2))\n"
-        "assert _blocks.get_num_threads() == 1\n"
+        "assert blocks.get_num_threads() == 1\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "CNN_LIGHTNING_NUM_THREADS"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=120)
@@ -249,17 +249,17 @@ def test_torchs_workers_sleep_while_blocks_run() -> None:
 
     def burnt() -> float:
         assert x.add(1).sum() == 2 * 10**6, "torch has its workers whenever it asks for them"
-        _blocks.run(lambda part: None, two, like=LIKE)
+        blocks.run(lambda part: None, two)
         start = time.process_time()
         time.sleep(0.01)
         return time.process_time() - start
 
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    _blocks.set_num_threads(2)
+    blocks.set_num_threads(2)
     try:
         burnt()
-        if not _blocks._blas.pauses:
+        if not blocks._blas.pauses:
             pytest.skip("torch's threads here are not OpenMP 5's")
         assert max(burnt() for _ in range(15)) < 0.002
     finally:

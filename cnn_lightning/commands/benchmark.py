@@ -26,7 +26,7 @@ from cnn_lightning.benchmark import (
 )
 from cnn_lightning.commands import parser as parsers
 from cnn_lightning.errors import UserError
-from cnn_lightning.machine import machine
+from cnn_lightning.machine import forced_kernel, machine
 from cnn_lightning.outputs import PICTURES, expect_writable, written
 
 HELP = "measure step, layers, bridge and memory of every implementation on this machine"
@@ -113,7 +113,8 @@ def _measure(setting: Setting, rounds: int, compiled: bool, console: Console) ->
 
 
 def _tables(setting: Setting, found: Measured) -> list[Table | str]:
-    return [_step_table(setting, found), _layer_table(found["layers"]), *_lines(found)]
+    warning = forced_kernel()
+    return [_step_table(setting, found), _layer_table(found["layers"]), *_lines(found), *([warning] if warning else [])]
 
 
 def _step_table(setting: Setting, found: Measured) -> Table:

@@ -12,7 +12,7 @@ from cnn_lightning.commands import parser as parsers
 from cnn_lightning.compare import PLAIN_TORCH, PROGRAMS, Measured, RunError, Setting, measure
 from cnn_lightning.errors import UserError
 from cnn_lightning.machine import machine
-from cnn_lightning.ops import _blocks
+from cnn_lightning.ops.fast import blocks
 from cnn_lightning.outputs import PICTURES, expect_writable, written
 
 HELP = "train four ways (plain or Lightning, NumPy or torch) and tabulate what each costs"
@@ -78,7 +78,7 @@ def _setting(options: Namespace) -> Setting:
         batch_size=options.data.batch_size,
         lr=options.lr,
         seed=options.seed,
-        threads=options.threads or _blocks.get_num_threads(),
+        threads=options.threads or blocks.get_num_threads(),
     )
 
 

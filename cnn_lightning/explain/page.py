@@ -15,6 +15,8 @@ from cnn_lightning.explain.images import Picture, short
 from cnn_lightning.explain.record import Layer, Recording
 from cnn_lightning.explain.source import Listing
 from cnn_lightning.explain.training import Frame
+from cnn_lightning.ops.fast import chooser
+from cnn_lightning.swap import formula_file
 
 DEEP = 24
 """From this number of layers on they are folded, and their pictures smaller."""
@@ -125,12 +127,24 @@ def _layer(index: int, layer: Layer, deep: bool, sources: dict[Listing, int]) ->
         "pictures": list(_pictures(layer, deep)),
         "histograms": images.histograms(_arrays(layer)),
         "spread": [(name, images.spread(values)) for name, values in _arrays(layer).items()],
+        "stands_in": _stands_in(layer),
         "sources": [
             {"pass": name, "main": listings[0], "others": [_number(sources, other) for other in listings[1:]]}
             for name, listings in (("forward", details.forward_source), ("backward", details.backward_source))
             if listings
         ],
     }
+
+
+def _stands_in(layer: Layer) -> str:
+    """What ran in the place of the formulas, in one sentence."""
+    file = formula_file(layer.module)
+    if not file:
+        return ""
+    why = chooser.why_formula(file)
+    if why:
+        return f"These lines ran themselves (formula: {why})."
+    return f"On the CPU the faster functions of ops/fast/{file}.py, proven equal to these lines, stand in for them."
 
 
 def _number(sources: dict[Listing, int], listing: Listing) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cnn_lightning.explain import source
 from cnn_lightning.layers import bridge
-from cnn_lightning.ops import _blocks
+from cnn_lightning.ops.fast import blocks
 from cnn_lightning.swap import native_type, swap_layers
 
 TIMED = 3
@@ -201,12 +201,12 @@ def _details(layer: Layer) -> Details:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """The tracer sees this thread only."""
-    before = _blocks.get_num_threads()
-    _blocks.set_num_threads(1)
+    before = blocks.get_num_threads()
+    blocks.set_num_threads(1)
     try:
         yield
     finally:
-        _blocks.set_num_threads(before)
+        blocks.set_num_threads(before)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cnn_lightning.layers.dropout import Dropout as Dropout
     from cnn_lightning.layers.dropout import Dropout1d as Dropout1d
     from cnn_lightning.layers.dropout import Dropout2d as Dropout2d
+    from cnn_lightning.layers.fused import Sequential as Sequential
     from cnn_lightning.layers.linear import Linear as Linear
     from cnn_lightning.layers.loss import CrossEntropyLoss as CrossEntropyLoss
     from cnn_lightning.layers.loss import MSELoss as MSELoss
@@ -52,6 +53,7 @@ _COLUMNS = {
     "activation": "ELU GELU Hardsigmoid Hardswish LeakyReLU Mish PReLU ReLU ReLU6 SiLU Sigmoid Softplus Tanh",
     "conv": "Conv1d Conv2d ConvTranspose2d",
     "dropout": "Dropout Dropout1d Dropout2d",
+    "fused": "Sequential",
     "linear": "Linear",
     "loss": "CrossEntropyLoss MSELoss NLLLoss",
     "norm": "BatchNorm1d BatchNorm2d GroupNorm LayerNorm LayerNorm2d",

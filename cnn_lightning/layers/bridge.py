@@ -36,9 +36,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from cnn_lightning.layers import _cupy
-from cnn_lightning.ops import _blocks
-from cnn_lightning.ops._types import Array
+from cnn_lightning.layers import _cupy, layout
+from cnn_lightning.ops.fast import blocks, chooser
+from cnn_lightning.ops.types import Array
 
 Operation = Callable[..., Any]
 """Takes arrays (or None) and keyword options; returns an array, or a tuple of arrays and Nones."""
@@ -217,16 +217,36 @@ def _run(
     arrays: list[Array | None] | None = None,
 ) -> list[Tensor | None]:
     if arrays is not None:
-        return _tensors(op(*arrays, **options), arrays, dtypes, _tensor_of)
+        return _tensors(results(op, arrays, options, host=True), arrays, dtypes, _tensor_of)
     device = _check(op, tensors, mixed)
     with _ON_HOST if device.type == "cpu" else _place(op, device) as to_tensor:
         arrays = [None if tensor is None else _array(tensor, device) for tensor in tensors]
-        return _tensors(op(*arrays, **options), arrays, dtypes, to_tensor)
+        host = all(array is None or type(array) is np.ndarray for array in arrays)
+        return _tensors(results(op, arrays, options, host), arrays, dtypes, to_tensor)
+
+
+def results(op: Operation, arrays: Sequence[Array | None], options: dict[str, Any], host: bool) -> Any:
+    """What the operation gives for these arrays: by its fast function where one stands in for it, or by itself."""
+    function = chooser.chosen(op) if host else op
+    if chooser.is_fast(function):
+        return function(*arrays, **options)
+    needs = options.get("needs")
+    if needs is not None and "needs" in inspect.signature(op).parameters:
+        needs = None
+    if needs is not None:
+        options = {name: value for name, value in options.items() if name != "needs"}
+    with blocks.one_blas_thread():
+        results = op(*arrays, **options)
+    if chooser.is_formula(op):
+        results = layout.as_torch(op.__name__, results, arrays)
+    if needs is not None:
+        results = tuple(result if need else None for result, need in zip(results, needs, strict=True))
+    return results
 
 
 def _host_arrays(tensors: Sequence[Tensor | None], mixed: bool) -> list[Array | None] | None:
     """The arrays, if all is as it mostly is: plain tensors on the CPU, in this process alone, of one floating dtype."""
-    _blocks.suggest_num_threads(torch.get_num_threads())
+    blocks.suggest_num_threads(torch.get_num_threads())
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return None
     arrays: list[Array | None] = []

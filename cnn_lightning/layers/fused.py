@@ -1,4 +1,4 @@
-"""Modules one after the other, with convolution, ReLU and max-pooling computed together where nobody can tell."""
+"""Modules one after the other, in which convolution, ReLU and max-pooling are computed as one where nobody looks."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,14 +11,7 @@ from cnn_lightning.layers import bridge
 from cnn_lightning.layers.activation import ReLU
 from cnn_lightning.layers.conv import Conv2d
 from cnn_lightning.layers.pool import MaxPool2d
-from cnn_lightning.ops import activation, conv, fused, pool
-
-_OPERATIONS = (
-    (conv, ("conv2d", "conv2d_backward")),
-    (activation, ("relu", "relu_backward")),
-    (pool, ("max_pool2d", "max_pool2d_backward")),
-)
-_ORIGINALS = [getattr(module, name) for module, names in _OPERATIONS for name in names]
+from cnn_lightning.ops.fast import chooser, fused
 
 
 class ConvReLUPoolFunction(torch.autograd.Function):
@@ -47,7 +40,7 @@ class ConvReLUPoolFunction(torch.autograd.Function):
         return None, None, *gradients
 
 
-def run(modules: Iterable[torch.nn.Module], x: Tensor) -> Tensor:
+def run(modules: Iterable[torch.nn.Module], x: Any) -> Any:
     """``x`` through the modules in order.
 
     Where this package's ``Conv2d``, ``ReLU`` and ``MaxPool2d`` follow each other in their most common form (stride-1
@@ -69,6 +62,37 @@ def run(modules: Iterable[torch.nn.Module], x: Tensor) -> Tensor:
             x = todo[place](x)
             place += 1
     return x
+
+
+class Sequential(torch.nn.Sequential):
+    """``torch.nn.Sequential`` that computes its layers in chains where it can, see `run`."""
+
+    def forward(self, input: Any) -> Any:
+        """``input`` through the modules in order."""
+        return run(self, input)
+
+
+def chains(module: torch.nn.Module) -> list[list[str]]:
+    """The names of children that `run` can compute as one, for images of a common size that nobody looks at."""
+    found: list[list[str]] = []
+    children = list(module.named_children())
+    place = 0
+    while place < len(children):
+        names, stage = zip(*children[place : place + 3], strict=True)
+        if _is_plain_stage(stage):
+            found.append(list(names))
+            place += 3
+        else:
+            place += 1
+    return found
+
+
+def _is_plain_stage(stage: Sequence[Any]) -> bool:
+    return (
+        [type(module) for module in stage] == [Conv2d, ReLU, MaxPool2d]
+        and _has_plain_options(stage[0])
+        and _is_plain_pool(stage[2])
+    )
 
 
 def _fusable_stages(modules: Sequence[Any], x: Tensor) -> list[Sequence[Any]]:
@@ -97,24 +121,28 @@ def _needs_gradient(x: Tensor, stage: Sequence[Any]) -> bool:
 
 def _fusable(stage: Sequence[torch.nn.Module], shape: Sequence[int], x: Tensor) -> bool:
     return (
-        [type(module) for module in stage] == [Conv2d, ReLU, MaxPool2d]
+        _is_plain_stage(stage)
         and bridge.is_plain(x)
-        and _is_plain_conv(stage[0], shape, x)
-        and _is_plain_pool(stage[2])
+        and _takes_plainly(stage[0], shape, x)
         and not any(map(_is_watched, stage))
-        and not _is_replaced()
+        and chooser.is_chain("fused")
         and not torch.is_autocast_enabled(x.device.type)
     )
 
 
-def _is_plain_conv(module: Any, shape: Sequence[int], x: Tensor) -> bool:
+def _has_plain_options(module: Any) -> bool:
     return (
         module.stride == module.dilation == (1, 1)
         and module.groups == 1
         and module.padding_mode == "zeros"
         and _padding(module) >= 0
         and (isinstance(module.padding, str) or module.padding[0] == module.padding[1])
-        and x.dim() == 4
+    )
+
+
+def _takes_plainly(module: Any, shape: Sequence[int], x: Tensor) -> bool:
+    return (
+        x.dim() == 4
         and x.dtype == module.weight.dtype
         and x.dtype in (torch.float32, torch.float64)
         and x.device.type == module.weight.device.type == "cpu"
@@ -146,12 +174,6 @@ def _is_plain_pool(module: Any) -> bool:
         and not module.ceil_mode
         and not module.return_indices
     )
-
-
-def _is_replaced() -> bool:
-    """Whether somebody put an operation of their own in the place of one of the three."""
-    now = [getattr(module, name) for module, names in _OPERATIONS for name in names]
-    return any(a is not b for a, b in zip(now, _ORIGINALS, strict=True))
 
 
 def _is_watched(module: torch.nn.Module) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor
 from cnn_lightning.layers import bridge
 from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import pool
-from cnn_lightning.ops._geometry import integers
+from cnn_lightning.ops.expect import integers
 
 Options = dict[str, Any]
 

@@ -1,17 +1,15 @@
-"""Transposed convolution: the convolution's gradient for its input, run as a forward.
+"""Transposed convolution: the adjoint of convolution, run as a forward.
 
-A convolution takes the patch under the kernel to one pixel; the transposed one spreads one pixel over the patch. As
-matrices that is ``W^T`` where the convolution has ``W``, so that both directions here are directions of `conv`.
+A convolution takes the patch under the kernel to one pixel; the transposed one lays a pixel, times the kernel, over the
+patch. Both gradients are those of `conv` with the two directions exchanged.
 """
-
-from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnn_lightning.ops import conv
-from cnn_lightning.ops._geometry import Pair, pair
-from cnn_lightning.ops._types import Array
+from cnn_lightning.ops import expect
+from cnn_lightning.ops.conv import bias_gradient
+from cnn_lightning.ops.taps import by_group, inside, padded, rows, taps
+from cnn_lightning.ops.types import Array, Pair
 
 
 def conv_transpose2d(
@@ -25,10 +23,10 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Pair = 1,
 ) -> Array:
-    """Spread every pixel of ``x`` over a patch, weighted by ``weight``.
+    """Lay every pixel of ``x``, times ``weight``, over a patch of the output; patches that overlap add up.
 
-    Forward: ``y[n, o, u, v] = bias[o] + sum of weight[c, o, i, j] * x[n, c, p, q]`` over the channels ``c`` of ``o``'s
-    group and all i, j, p, q with ``u = p*stride + i*dilation - padding``, ``v = q*stride + j*dilation - padding``.
+    ``y[n, o, u, v] = bias[o] + sum of weight[c, o, i, j] * x[n, c, p, q]`` over the channels ``c`` of ``o``'s group and
+    all i, j, p, q with ``u = p*stride + i*dilation - padding``, ``v = q*stride + j*dilation - padding``.
 
     Args:
         x: Images (N, C, H, W).
@@ -44,16 +42,17 @@ def conv_transpose2d(
         (N, O, (H - 1)*stride - 2*padding + dilation*(kh - 1) + output_padding + 1, likewise the width).
 
     Raises:
+        TypeError: Options that are no integers.
         RuntimeError: Wrong number of axes, channels or groups, an output padding that is not smaller than stride or
             dilation, a result of negative size, dtypes that differ or are not floating.
     """
-    g = _geometry(x, weight, bias, stride, padding, output_padding, groups, dilation)
-    image = np.empty_like(x, shape=g.y_shape)  # its contents are never read: only shape, dtype and layout count
-    y, _, _ = conv.conv2d_backward(_longer(x, g), image, weight, **g.options, needs=(True, False, False))
-    assert y is not None
-    if bias is not None:
-        y += bias[:, None, None]
-    return y
+    g = expect.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
+    w, pixels = by_group(weight, groups), rows(x, groups)
+    wide = padded(np.zeros_like(x, shape=g.shape), g.pad)
+    for i, j, patch in taps(wide, g):
+        patch += (w[..., i, j].swapaxes(1, 2) @ pixels).reshape(patch.shape)
+    y = inside(wide, g.pad)
+    return y if bias is None else y + bias[:, None, None]
 
 
 def conv_transpose2d_backward(
@@ -66,12 +65,12 @@ def conv_transpose2d_backward(
     output_padding: Pair = 0,
     groups: int = 1,
     dilation: Pair = 1,
-    needs: Sequence[bool] = (True, True, True),
-) -> tuple[Array | None, Array | None, Array | None]:
+) -> tuple[Array, Array, Array]:
     """Gradients of `conv_transpose2d`.
 
-    ``grad_x`` is the convolution of ``grad_y`` with ``weight``; ``grad_weight`` is that convolution's gradient for its
-    weight, with ``x`` as the upstream gradient; ``grad_bias = sum of grad_y over images and pixels``.
+    ``grad_x = sum_{i, j} weight[..., i, j] @ grad_y under the tap``, which is a convolution of ``grad_y``;
+    ``grad_weight[..., i, j] = sum_n x @ (grad_y under the tap)^T``; ``grad_bias`` is the sum of ``grad_y`` over images
+    and pixels.
 
     Args:
         grad_y: Upstream gradient, shaped as the output (N, O, H', W').
@@ -82,89 +81,15 @@ def conv_transpose2d_backward(
         output_padding: See `conv_transpose2d`.
         groups: See `conv_transpose2d`.
         dilation: See `conv_transpose2d`.
-        needs: Which of the three gradients are wanted.
 
     Returns:
-        ``(grad_x, grad_weight, grad_bias)``, None for what is not needed.
+        ``(grad_x, grad_weight, grad_bias)``.
     """
-    g = _geometry(x, weight, None, stride, padding, output_padding, groups, dilation)
-    grad_x: Array | None = None
-    grad_weight: Array | None = None
-    grad_bias: Array | None = None
-    if needs[0]:
-        every = conv.conv2d(grad_y, weight, **g.options)
-        grad_x = every if g.surplus == (0, 0) else every[:, :, : x.shape[2], : x.shape[3]].copy()
-    if needs[1]:
-        _, grad_weight, _ = conv.conv2d_backward(_longer(x, g), grad_y, weight, **g.options, needs=(False, True, False))
-    if needs[2]:
-        grad_bias = conv.bias_gradient(grad_y)
-    return grad_x, grad_weight, grad_bias
-
-
-class _Geometry(NamedTuple):
-    y_shape: tuple[int, int, int, int]
-    options: dict[str, Any]
-    surplus: tuple[int, int]
-    """Patches of the matching convolution that lie wholly in the output padding: no pixel of ``x`` belongs to them."""
-
-
-def _longer(x: Array, g: _Geometry) -> Array:
-    """``x`` with a zero for each surplus patch."""
-    if g.surplus == (0, 0):
-        return x
-    n, c, h, w = x.shape
-    longer = np.zeros_like(x, shape=(n, c, h + g.surplus[0], w + g.surplus[1]))
-    longer[:, :, :h, :w] = x
-    return longer
-
-
-def _pair(value: Pair, name: str, least: int) -> tuple[int, int]:
-    numbers = pair(value, f"conv_transpose2d: {name}")
-    if min(numbers) < least:
-        raise RuntimeError(f"conv_transpose2d: {name}: expected at least {least}, got {value}")
-    return numbers
-
-
-def _geometry(
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    stride: Pair,
-    padding: Pair,
-    output_padding: Pair,
-    groups: int,
-    dilation: Pair,
-) -> _Geometry:
-    if x.ndim != 4 or weight.ndim != 4:
-        name, wrong = ("x", x) if x.ndim != 4 else ("weight", weight)
-        raise RuntimeError(f"conv_transpose2d: {name}: expected 4 axes, got shape {tuple(wrong.shape)}")
-    for name, array in (("x", x), ("weight", weight), ("bias", bias)):
-        if array is not None and (array.dtype.kind != "f" or array.dtype != x.dtype):
-            wanted = "a floating dtype" if array.dtype.kind != "f" else f"x's dtype {x.dtype}"
-            raise RuntimeError(f"conv_transpose2d: {name}: expected {wanted}, got {array.dtype}")
-    (batch, c, *size), (channels, per_group, *kernel) = x.shape, weight.shape
-    if groups < 1 or channels % groups:
-        raise RuntimeError(f"conv_transpose2d: groups: expected a divisor of {channels} input channels, got {groups}")
-    if c != channels:
-        raise RuntimeError(f"conv_transpose2d: x: expected {channels} channels, got {c} in shape {tuple(x.shape)}")
-    if min(*size, *kernel, channels, per_group) < 1:
-        raise RuntimeError(
-            "conv_transpose2d: x and weight: expected at least one pixel and channel, "
-            f"got shapes {tuple(x.shape)} and {tuple(weight.shape)}"
-        )
-    if bias is not None and bias.shape != (per_group * groups,):
-        raise RuntimeError(f"conv_transpose2d: bias: expected shape ({per_group * groups},), got {tuple(bias.shape)}")
-    steps, spread = _pair(stride, "stride", 1), _pair(dilation, "dilation", 1)
-    cut, more = _pair(padding, "padding", 0), _pair(output_padding, "output_padding", 0)
-    if any(m >= max(s, d) for m, s, d in zip(more, steps, spread, strict=True)):
-        raise RuntimeError(
-            f"conv_transpose2d: output_padding: expected less than stride {steps} or dilation {spread}, got {more}"
-        )
-    h, w = (
-        (n - 1) * s - 2 * p + d * (k - 1) + m + 1
-        for n, s, p, d, k, m in zip(size, steps, cut, spread, kernel, more, strict=True)
-    )
-    if min(h, w) < 0:
-        raise RuntimeError(f"conv_transpose2d: padding: expected to leave an image, got {cut} for a result of {h}x{w}")
-    options = {"stride": steps, "padding": cut, "dilation": spread, "groups": groups}
-    return _Geometry((batch, per_group * groups, h, w), options, (more[0] // steps[0], more[1] // steps[1]))
+    g = expect.conv_transpose2d(x, weight, None, stride, padding, output_padding, groups, dilation)
+    w, pixels = by_group(weight, groups), rows(x, groups)
+    grad_x, grad_w = np.zeros_like(pixels), np.zeros_like(w)
+    for i, j, patch in taps(padded(grad_y, g.pad), g):
+        upstream = rows(patch, groups)
+        grad_x += w[..., i, j] @ upstream
+        grad_w[..., i, j] = (pixels @ upstream.swapaxes(2, 3)).sum(0, dtype=np.float64)
+    return grad_x.reshape(x.shape), grad_w.reshape(weight.shape), bias_gradient(grad_y)

@@ -1,9 +1,6 @@
 """Dropout: a forward and backward pair. The mask is an argument, since random numbers are the caller's."""
 
-import numpy as np
-
-from cnn_lightning.ops import _blocks
-from cnn_lightning.ops._types import Array
+from cnn_lightning.ops.types import Array
 
 
 def dropout(x: Array, keep: Array, *, p: float) -> Array:
@@ -15,10 +12,7 @@ def dropout(x: Array, keep: Array, *, p: float) -> Array:
             Dropout, ``(N, C, 1, ...)`` for channels as a whole.
         p: The probability of a 0, between 0 and 1.
     """
-    y = _blocks.empty_like(x)
-    with np.errstate(invalid="ignore", over="ignore"):
-        np.multiply(x, keep / (1 - p) if p < 1 else 0 * keep, out=y)
-    return y
+    return x * (keep / (1 - p) if p < 1 else 0 * keep)
 
 
 def dropout_backward(grad_y: Array, keep: Array, *, p: float) -> Array:

@@ -8,22 +8,18 @@ invstd``, ``y = weight * xhat + bias`` and ``g = grad_y * weight``, over the m v
     grad_weight = sum of grad_y * xhat
     grad_bias   = sum of grad_y
 
-as in S. Ioffe and C. Szegedy, "Batch normalization", https://arxiv.org/abs/1502.03167, section 3.
-
-Statistics are taken in float64, in two passes over a block of values that stays in cache: neither a large mean nor a
-long sum costs digits.
+as in S. Ioffe and C. Szegedy, "Batch normalization", https://arxiv.org/abs/1502.03167, section 3. All is computed in
+float64, in two passes: neither a large mean nor a long sum costs digits.
 """
 
-from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
 
-from cnn_lightning.ops import _blocks
-from cnn_lightning.ops._types import Array
+from cnn_lightning.ops import expect
+from cnn_lightning.ops.types import Array
 
-Gradients = tuple[Array | None, Array | None, Array | None]
+Gradients = tuple[Array, Array, Array]
 
 
 def batch_norm(
@@ -51,28 +47,13 @@ def batch_norm(
     Raises:
         RuntimeError: Sizes that don't match the channels.
     """
-    _check_channels(x, weight=weight, bias=bias, mean=mean, var=var)
-    y = _output(x)
-    means, variances = (np.empty_like(x, shape=(x.shape[1],), dtype=np.float64) for _ in range(2))
-    view = _Channels(x)
-    count = max(1, view.count)
-    x, to_y = view.of(x), view.of(y)
-
-    def block(part: slice) -> None:
-        part = view.channels(part)
-        at = view.at(part)
-        values = _wide("norm values", x[at])
-        means[part] = view.sum(values) / count if mean is None else mean[part]
-        values -= view.spread(means[part])
-        variances[part] = view.dot(values, values) / count if var is None else var[part]
-        scale = _invstd(variances[part], eps)
-        values *= view.spread(scale if weight is None else scale * weight[part])
-        if bias is not None:
-            values += view.spread(bias[part].astype(np.float64))
-        to_y[at] = values
-
-    view.run(block, 4 * 8, like=x)
-    return y, means, variances
+    expect.channels(x, weight=weight, bias=bias, mean=mean, var=var)
+    mean = _channel_mean(x) if mean is None else mean.astype(np.float64)
+    var = _channel_mean((x - _across(mean, x)) ** 2) if var is None else var.astype(np.float64)
+    y = _xhat(x, mean, var, eps)
+    y = y if weight is None else y * _across(weight, x)
+    y = y if bias is None else y + _across(bias, x)
+    return y.astype(x.dtype), mean, var
 
 
 def batch_norm_backward(
@@ -84,54 +65,25 @@ def batch_norm_backward(
     *,
     eps: float = 1e-5,
     training: bool = True,
-    needs: Sequence[bool] = (True, True, True),
 ) -> Gradients:
     """Gradients of `batch_norm` with respect to x, weight and bias.
 
     In evaluation the statistics are constants and ``grad_x = invstd * g``.
     """
-    grad_x = _output(x) if needs[0] else None
-    grad_weight, grad_bias = (np.empty_like(x, shape=(x.shape[1],)) for _ in range(2))
-    view = _Channels(x)
-    x, upstream = view.of(x), view.of(grad_y)
-    to_x = None if grad_x is None else view.of(grad_x)
-    count, rule = max(1, view.count), _Rule(view, weight, mean, var, eps, x.dtype)
-
-    def block(part: slice) -> None:
-        part = view.channels(part)
-        at = view.at(part)
-        grad, centred = upstream[at], rule.centred(x[at], part)
-        wide = _wide("norm gradient", grad)
-        total, dot = view.sum(wide), view.dot(wide, _wide("norm values", centred))
-        dot = (dot - rule.rest[part] * total) * rule.invstd[part]
-        grad_bias[part], grad_weight[part] = total, dot
-        if to_x is None:
-            return
-        if training:
-            rule.write(to_x[at], grad, centred, part, total / count, dot / count)
-        else:
-            np.multiply(grad, view.spread(rule.scale[part]), out=to_x[at])
-
-    view.run(block, 8 * x.itemsize, like=x)
-    return grad_x, grad_weight if needs[1] else None, grad_bias if needs[2] else None
+    grad_weight = _channel_sum(grad_y * _xhat(x, mean, var, eps))
+    grad_bias = _channel_sum(grad_y)
+    if training:
+        sums = grad_weight, grad_bias
+        grad_x = batch_norm_backward_part(grad_y, x, weight, mean, var, *sums, count=_count(x), eps=eps)
+    else:
+        grad_x = (grad_y * _across(_scale(weight, var, eps), x)).astype(x.dtype)
+    return grad_x, grad_weight.astype(x.dtype), grad_bias.astype(x.dtype)
 
 
 def batch_statistics(x: Array) -> tuple[Array, Array]:
     """Each channel's mean and variance over (N, C, ...), in float64: for a process that has a part of the batch."""
-    means, variances = (np.empty_like(x, shape=(x.shape[1],), dtype=np.float64) for _ in range(2))
-    view = _Channels(x)
-    count = max(1, view.count)
-    x = view.of(x)
-
-    def block(part: slice) -> None:
-        part = view.channels(part)
-        values = _wide("norm values", x[view.at(part)])
-        means[part] = view.sum(values) / count
-        values -= view.spread(means[part])
-        variances[part] = view.dot(values, values) / count
-
-    view.run(block, 4 * 8, like=x)
-    return means, variances
+    mean = _channel_mean(x)
+    return mean, _channel_mean((x - _across(mean, x)) ** 2)
 
 
 def batch_norm_backward_part(
@@ -159,48 +111,40 @@ def batch_norm_backward_part(
         count: Values per channel of the whole batch.
         eps: Added to the variance.
     """
-    grad_x = _output(x)
-    view = _Channels(x)
-    x, upstream, to_x = view.of(x), view.of(grad_y), view.of(grad_x)
-    rule = _Rule(view, weight, mean, var, eps, x.dtype)
-
-    def block(part: slice) -> None:
-        part = view.channels(part)
-        at = view.at(part)
-        centred = rule.centred(x[at], part)
-        rule.write(to_x[at], upstream[at], centred, part, grad_bias[part] / count, grad_weight[part] / count)
-
-    view.run(block, 4 * x.itemsize, like=x)
-    return grad_x
+    of_grad, of_dot = _across(grad_bias / count, x), _across(grad_weight / count, x)
+    grad_x = _across(_scale(weight, var, eps), x) * (grad_y - of_grad - _xhat(x, mean, var, eps) * of_dot)
+    return grad_x.astype(x.dtype)
 
 
-class _Rule:
-    """``grad_x = scale * (grad_y - mean(grad_y) - xhat * mean(grad_y * xhat))``, in the dtype of x."""
+def _across(values: Array, x: Array) -> Array:
+    """One value for each channel, in float64 and in a shape that meets the channels of ``x``."""
+    return values.astype(np.float64).reshape(1, x.shape[1], *(1,) * (x.ndim - 2))
 
-    def __init__(
-        self, view: "_Channels", weight: Array | None, mean: Array, var: Array, eps: float, dtype: Any
-    ) -> None:
-        self.view, self.dtype = view, dtype
-        with np.errstate(all="ignore"):
-            self.invstd = _invstd(var, eps)
-            self.scale = (self.invstd if weight is None else self.invstd * weight).astype(dtype)
-            self.mean = mean.astype(dtype)
-            self.rest = mean - self.mean  # what float32 rounds away
 
-    def centred(self, x: Array, part: slice) -> Array:
-        """``x`` without the mean, in scratch memory, but for what the rest of the mean adds to each value."""
-        result = _blocks.scratch("norm centred", x.shape, like=x)
-        np.subtract(x, self.view.spread(self.mean[part]), out=result)
-        return result
+def _channel_sum(x: Array) -> Array:
+    """(N, C, ...) to (C,), in float64."""
+    return x.sum((0, *range(2, x.ndim)), dtype=np.float64)
 
-    def write(self, out: Array, grad: Array, centred: Array, part: slice, of_grad: Array, of_dot: Array) -> None:
-        """``grad_x`` of a block from the means of ``grad`` and of ``grad * xhat``; ``centred`` is used up."""
-        slope = of_dot * self.invstd[part]
-        constant = of_grad - slope * self.rest[part]
-        centred *= self.view.spread((-slope).astype(self.dtype))
-        centred -= self.view.spread(constant.astype(self.dtype))
-        centred += grad
-        np.multiply(centred, self.view.spread(self.scale[part]), out=out)
+
+def _count(x: Array) -> int:
+    """Values of each channel; 1 in an empty batch, whose sums are 0."""
+    return max(1, x.size // max(1, x.shape[1]))
+
+
+def _channel_mean(x: Array) -> Array:
+    """(N, C, ...) to (C,), in float64."""
+    return _channel_sum(x) / _count(x)
+
+
+def _xhat(x: Array, mean: Array, var: Array, eps: float) -> Array:
+    """The normalised values, in float64."""
+    return (x - _across(mean, x)) / np.sqrt(_across(var, x) + eps)
+
+
+def _scale(weight: Array | None, var: Array, eps: float) -> Array:
+    """``weight * invstd``, (C,)."""
+    invstd = 1 / np.sqrt(var.astype(np.float64) + eps)
+    return invstd if weight is None else weight * invstd
 
 
 def layer_norm(
@@ -214,43 +158,29 @@ def layer_norm(
     Raises:
         RuntimeError: Shapes that don't match.
     """
-    outer, inner = x.shape[: x.ndim - axes], x.shape[x.ndim - axes :]
-    for name, array in (("weight", weight), ("bias", bias)):
-        if array is not None and array.shape != inner:
-            raise RuntimeError(f"layer_norm: {name}: expected shape {tuple(inner)}, got {tuple(array.shape)}")
-    n, size = prod(outer), prod(inner)
-    weight, bias = (None if array is None else array.reshape(size) for array in (weight, bias))
-    y, *statistics = group_norm(x.reshape(n, size), weight, bias, groups=1, eps=eps)
-    mean, var = (array.reshape(*outer, *(1,) * axes) for array in statistics)
-    return y.reshape(x.shape), mean, var
+    expect.layer_norm(x, weight, bias, axes)
+    last = tuple(range(-axes, 0))
+    count = max(1, prod(x.shape[-axes:]))
+    mean = x.sum(last, dtype=np.float64, keepdims=True) / count
+    var = ((x - mean) ** 2).sum(last, keepdims=True) / count
+    y = (x - mean) / np.sqrt(var + eps)
+    y = y if weight is None else y * weight
+    y = y if bias is None else y + bias
+    return y.astype(x.dtype), mean, var
 
 
 def layer_norm_backward(
-    grad_y: Array,
-    x: Array,
-    weight: Array | None,
-    mean: Array,
-    var: Array,
-    *,
-    axes: int = 1,
-    eps: float = 1e-5,
-    needs: Sequence[bool] = (True, True, True),
+    grad_y: Array, x: Array, weight: Array | None, mean: Array, var: Array, *, axes: int = 1, eps: float = 1e-5
 ) -> Gradients:
     """Gradients of `layer_norm` with respect to x, weight and bias."""
-    inner = x.shape[x.ndim - axes :]
-    n, size = prod(x.shape[: x.ndim - axes]), prod(inner)
-    grad_x, *gradients = group_norm_backward(
-        grad_y.reshape(n, size),
-        x.reshape(n, size),
-        None if weight is None else weight.reshape(size),
-        mean.reshape(n, 1, 1),
-        var.reshape(n, 1, 1),
-        groups=1,
-        eps=eps,
-        needs=needs,
-    )
-    grad_weight, grad_bias = (None if gradient is None else gradient.reshape(inner) for gradient in gradients)
-    return None if grad_x is None else grad_x.reshape(x.shape), grad_weight, grad_bias
+    last, first = tuple(range(-axes, 0)), tuple(range(x.ndim - axes))
+    count, invstd = max(1, prod(x.shape[-axes:])), 1 / np.sqrt(var + eps)
+    xhat, wide = (x - mean) * invstd, grad_y.astype(np.float64)
+    g = wide if weight is None else wide * weight
+    of_grad, of_dot = (value.sum(last, keepdims=True) / count for value in (g, g * xhat))
+    grad_x = invstd * (g - of_grad - xhat * of_dot)
+    grad_weight, grad_bias = (wide * xhat).sum(first), wide.sum(first)
+    return grad_x.astype(x.dtype), grad_weight.astype(x.dtype), grad_bias.astype(x.dtype)
 
 
 def group_norm(
@@ -264,229 +194,23 @@ def group_norm(
     Raises:
         RuntimeError: Channels that don't divide into the groups, or sizes that don't match them.
     """
-    if groups < 1 or x.shape[1] % groups:
-        raise RuntimeError(f"group_norm: x: expected channels that divide into {groups} groups, got {tuple(x.shape)}")
-    _check_channels(x, weight=weight, bias=bias)
-    n, c, length = x.shape[0], x.shape[1], prod(x.shape[2:])
-    size = c // groups * length
-    y = _output(x)
-    mean, var = (np.empty_like(x, shape=(n, groups, 1), dtype=np.float64) for _ in range(2))
-    weight, bias = (None if array is None else array.astype(np.float64)[:, None] for array in (weight, bias))
-    x, to_y = _samples(x), _samples(y)
-
-    def block(part: slice) -> None:
-        values = _wide("norm values", x[part])
-        rows = values.reshape(values.shape[0], groups, size)
-        mean[part] = _row_sums(rows) / size
-        rows -= mean[part]
-        var[part] = _row_dots(rows, rows) / size
-        rows *= _invstd(var[part], eps)
-        if weight is not None:
-            values *= weight
-        if bias is not None:
-            values += bias
-        to_y[part] = values
-
-    _blocks.run(block, _blocks.blocks(n, c * length * (8 + 2 * x.itemsize)), like=x)
-    return y, mean, var
+    expect.group_norm(x, weight, bias, groups)
+    rows = x.reshape(x.shape[0], groups, prod(x.shape[1:]) // groups)
+    y, mean, var = layer_norm(rows.astype(np.float64), None, None, eps=eps)
+    y = y.reshape(x.shape)
+    y = y if weight is None else y * _across(weight, x)
+    y = y if bias is None else y + _across(bias, x)
+    return y.astype(x.dtype), mean, var
 
 
 def group_norm_backward(
-    grad_y: Array,
-    x: Array,
-    weight: Array | None,
-    mean: Array,
-    var: Array,
-    *,
-    groups: int,
-    eps: float = 1e-5,
-    needs: Sequence[bool] = (True, True, True),
+    grad_y: Array, x: Array, weight: Array | None, mean: Array, var: Array, *, groups: int, eps: float = 1e-5
 ) -> Gradients:
     """Gradients of `group_norm` with respect to x, weight and bias."""
-    n, c, length = x.shape[0], x.shape[1], prod(x.shape[2:])
-    size = c // groups * length
-    grad_x = _output(x) if needs[0] else None
-    x, upstream = _samples(x), _samples(grad_y)
-    to_x = None if grad_x is None else _samples(grad_x)
-    mean, scale = mean.astype(np.float64), None if weight is None else weight.astype(np.float64)[:, None]
-
-    def block(part: slice) -> tuple[Array, Array]:
-        g, xhat = _wide("norm gradient", upstream[part]), _wide("norm values", x[part])
-        g_rows, rows = (array.reshape(array.shape[0], groups, size) for array in (g, xhat))
-        invstd = _invstd(var[part], eps)
-        rows -= mean[part]
-        rows *= invstd
-        sums = _channel_dots(g, xhat), _channel_sums(g)
-        if to_x is not None:
-            if scale is not None:
-                g *= scale
-            rows *= _row_dots(rows, g_rows) / -size
-            rows -= _row_sums(g_rows) / size
-            rows += g_rows
-            rows *= invstd
-            to_x[part] = xhat
-        return sums
-
-    sums = _blocks.run(block, _blocks.blocks(n, c * length * (16 + 3 * x.itemsize)), like=x)
-    grad_weight, grad_bias = (np.zeros_like(x, shape=(c,), dtype=np.float64) for _ in range(2))
-    for of_weight, of_bias in sums:
-        grad_weight += of_weight
-        grad_bias += of_bias
-    return grad_x, grad_weight.astype(x.dtype) if needs[1] else None, grad_bias.astype(x.dtype) if needs[2] else None
-
-
-# ---- how the channels of a batch lie in memory
-
-
-_LONG, _LONGER = 64, 256
-"""Runs of a channel's values from which on NumPy adds fastest, and multiplies by a number, run by run."""
-
-
-_WORTH_THREADS, _LARGER = 2**22, 4
-"""Values from which on another thread helps, with blocks as many times larger: with the short calls into NumPy of small
-ones, threads wait for each other. Measured, 64x256x32x32, forward and backward: one thread 35 and 63 ms, two threads 35
-and 55, with larger blocks 24 and 35; 8x64x64x64 takes two threads 4.1 and 6.1 and one 3.1 and 5.7."""
-
-
-class _Channels:
-    """A batch (N, C, ...) as three axes without copying: (N, C, L), or (rows, f, C) where channels are last in memory.
-
-    In the second, as many pixels ``f`` are put side by side as make rows long enough for NumPy.
-    """
-
-    def __init__(self, x: Array) -> None:
-        n, self.c, length = x.shape[0], x.shape[1], prod(x.shape[2:])
-        self.count = n * length
-        self.last = _is_channels_last(x)
-        self.side = 1
-        if self.last:
-            while self.count % (2 * self.side) == 0 and self.count and self.side * self.c < 2 * _LONGER:
-                self.side *= 2
-        self.shape = (self.count // self.side, self.side, self.c) if self.last else (n, self.c, length)
-        # Neighbours in memory stay together, a few cache lines of them.
-        self.together = _LONG if self.last else 1
-
-    def of(self, a: Array) -> Array:
-        """``a``, shaped like the batch, in this form; a copy where it lies in memory in another way."""
-        return (np.moveaxis(a, 1, -1) if self.last else a).reshape(self.shape)
-
-    def run(self, block: Callable[[slice], None], value_bytes: int, *, like: Array) -> None:
-        """``block`` for every block of channels, as `at` and `channels` take it."""
-        spread = self.count * self.c >= _WORTH_THREADS
-        any_cut = not self.last and self.shape[2] >= _LONG  # each run is summed on its own, whatever is beside it
-        if spread and any_cut and _blocks.get_num_threads() > 1:
-            value_bytes //= _LARGER
-        parts = _blocks.blocks(-(-self.c // self.together), self.together * self.count * value_bytes)
-        _blocks.run(block, parts, like=like, spread=spread)
-
-    def channels(self, part: slice) -> slice:
-        """The channels of a block."""
-        return slice(part.start * self.together, min(self.c, part.stop * self.together))
-
-    def at(self, part: slice) -> tuple[slice, ...]:
-        """The index of a block of channels."""
-        return (slice(None), slice(None), part) if self.last else (slice(None), part)
-
-    def spread(self, values: Array) -> Array:
-        """One value per channel of a block as an array to combine with the block."""
-        if self.last:
-            shape = (self.side, *values.shape)
-        elif self.shape[2] < _LONGER:
-            values, shape = values[:, None], (*values.shape, self.shape[2])
-        else:
-            return values[:, None]
-        result = np.empty_like(values, shape=shape)
-        result[...] = values
-        return result
-
-    def sum(self, a: Array) -> Array:
-        """Each channel's sum over a block of float64."""
-        return _channel_sums(self._middle(a))
-
-    def dot(self, a: Array, b: Array) -> Array:
-        """Each channel's sum of products."""
-        return _channel_dots(self._middle(a), self._middle(b))
-
-    def _middle(self, a: Array) -> Array:
-        return a.reshape(self.count, a.shape[2], 1) if self.last else a
-
-
-def _is_channels_last(x: Array) -> bool:
-    """Whether channels are neighbours in memory, also those of (N, C)."""
-    if x.flags.c_contiguous and x.ndim > 2:
-        return False
-    return bool(np.moveaxis(x, 1, -1).flags.c_contiguous)
-
-
-def _samples(a: Array) -> Array:
-    """(N, C, ...) as (N, C, L), without copying where channels are last in memory, too."""
-    n, c, length = a.shape[0], a.shape[1], prod(a.shape[2:])
-    if length > 1 and _is_channels_last(a):
-        return np.moveaxis(a, 1, -1).reshape(n, length, c).swapaxes(1, 2)
-    return a.reshape(n, c, length)
-
-
-def _output(x: Array) -> Array:
-    """A new array like ``x`` that `_Channels` of ``x`` need not copy."""
-    return _blocks.empty_like(x) if _is_channels_last(x) else _blocks.empty(x.shape, like=x)
-
-
-def _wide(name: str, x: Array) -> Array:
-    """A copy in float64, in scratch memory."""
-    values = _blocks.scratch(name, x.shape, like=x, dtype=np.float64)
-    values[...] = x
-    return values
-
-
-# ---- sums, all of float64
-
-
-def _channel_sums(a: Array) -> Array:
-    """(n, c, L) to (c,)."""
-    n, c, length = a.shape
-    if length >= _LONG:
-        return _over_samples(_row_sums(a))
-    columns = np.matmul(np.ones_like(a, shape=(n,)), a.reshape(n, c * length))
-    result: Array = np.matmul(columns.reshape(c, length), np.ones_like(a, shape=(length,)))
-    return result
-
-
-def _channel_dots(a: Array, b: Array) -> Array:
-    """(n, c, L) and the same to (c,), each channel's sum of products."""
-    if a.shape[2] >= _LONG:
-        return _over_samples(_row_dots(a, b))
-    product = _blocks.scratch("norm product", a.shape, like=a)
-    np.multiply(a, b, out=product)
-    return _channel_sums(product)
-
-
-def _over_samples(runs: Array) -> Array:
-    """(n, c, 1) to (c,). Each channel's runs side by side: NumPy would add a lone channel's up in another order."""
-    side_by_side = np.empty_like(runs, shape=(runs.shape[1], runs.shape[0]))
-    side_by_side[...] = runs[:, :, 0].T
-    result: Array = side_by_side.sum(1)
-    return result
-
-
-def _row_sums(a: Array) -> Array:
-    """(n, r, m) to (n, r, 1). One product for each row: rounding must not depend on how many are taken at once."""
-    return _row_dots(a, np.ones_like(a, shape=(1, 1, a.shape[2])))
-
-
-def _row_dots(a: Array, b: Array) -> Array:
-    """(n, r, m) and the same to (n, r, 1), each row's sum of products."""
-    result: Array = np.matmul(a[:, :, None, :], b[:, :, :, None])[:, :, :, 0]
-    return result
-
-
-def _invstd(var: Array, eps: float) -> Array:
-    result: Array = 1 / np.sqrt(var.astype(np.float64) + eps)
-    return result
-
-
-def _check_channels(x: Array, **arrays: Array | None) -> None:
-    for name, array in arrays.items():
-        if array is not None and array.shape != (x.shape[1],):
-            raise RuntimeError(
-                f"{name}: expected one value for each of {x.shape[1]} channels, got {tuple(array.shape)}"
-            )
+    shape = x.shape[0], groups, prod(x.shape[1:]) // groups
+    rows = x.reshape(shape).astype(np.float64)
+    g = grad_y if weight is None else grad_y * _across(weight, x)
+    grad_x, _, _ = layer_norm_backward(g.reshape(shape), rows, None, mean, var, eps=eps)
+    xhat = ((rows - mean) / np.sqrt(var + eps)).reshape(x.shape)
+    grad_weight, grad_bias = _channel_sum(grad_y * xhat), _channel_sum(grad_y)
+    return grad_x.reshape(x.shape).astype(x.dtype), grad_weight.astype(x.dtype), grad_bias.astype(x.dtype)

@@ -1,24 +1,23 @@
 """Padding with the image's own pixels: mirrored, repeated or wrapped around.
 
-Every border is a strip of the image put beside it, so that the gradient adds the border's gradient back to that strip.
+Along each axis a border pixel is a copy of one pixel of the image, so that its gradient goes back to that pixel.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
-from cnn_lightning.ops._types import Array
-
-Mode = Literal["reflect", "replicate", "circular"]
+from cnn_lightning.ops import expect
+from cnn_lightning.ops.expect import Mode
+from cnn_lightning.ops.types import Array
 
 
 def pad(x: Array, *, pad: Sequence[int], mode: Mode) -> Array:
     """Put borders around the last axes of ``x``.
 
-    Forward, along one axis of ``n`` pixels: ``y[u] = x[s(u - left)]``, where ``s`` leaves 0..n-1 as they are and takes
-    what lies outside to the mirror image without the edge (reflect: ``s(-1) = 1``), to the edge (replicate: ``s(-1) =
-    0``) or to the other side (circular: ``s(-1) = n - 1``).
+    Along one axis of ``n`` pixels: ``y[u] = x[s(u - left)]``, where ``s`` leaves 0..n-1 as they are and takes what lies
+    outside to the mirror image without the edge (reflect: ``s(-1) = 1``), to the edge (replicate: ``s(-1) = 0``) or to
+    the other side (circular: ``s(-1) = n - 1``).
 
     Args:
         x: Any shape, at least as many axes as ``pad`` has pairs.
@@ -32,18 +31,11 @@ def pad(x: Array, *, pad: Sequence[int], mode: Mode) -> Array:
         RuntimeError: A border wider than the image gives pixels for, or a negative one.
         ValueError: An unknown mode.
     """
-    axes = _axes(x.shape, pad, mode)
-    shape, inside = list(x.shape), [slice(None)] * x.ndim
-    for axis, left, right in axes:
-        shape[axis] += left + right
-        inside[axis] = slice(left, left + x.shape[axis])
-    y = np.empty_like(x, shape=tuple(shape))
-    y[tuple(inside)] = x
-    for axis, left, _ in axes:
-        lines = y.swapaxes(0, axis)
-        for border, source in _borders(left, x.shape[axis], shape[axis], mode):
-            lines[border] = lines[source]
-    return y
+    for axis, left, right in expect.pad(x.shape, pad, mode):
+        n = x.shape[axis]
+        lines = x.swapaxes(0, axis)
+        x = np.stack([lines[_source(u - left, n, mode)] for u in range(left + n + right)]).swapaxes(0, axis)
+    return x
 
 
 def pad_backward(grad_y: Array, x: Array, *, pad: Sequence[int], mode: Mode) -> Array:
@@ -58,50 +50,19 @@ def pad_backward(grad_y: Array, x: Array, *, pad: Sequence[int], mode: Mode) -> 
     Returns:
         ``grad_x``, shaped as ``x``.
     """
-    axes = _axes(x.shape, pad, mode)
-    grad = grad_y.copy()
-    inside = [slice(None)] * x.ndim
-    for axis, left, _ in reversed(axes):
-        lines = grad.swapaxes(0, axis)
-        for border, source in _borders(left, x.shape[axis], grad.shape[axis], mode):
-            added = lines[border]
-            lines[source] += added.sum(0, keepdims=True) if mode == "replicate" else added
-        inside[axis] = slice(left, left + x.shape[axis])
-    grad_x = np.empty_like(x)
-    grad_x[...] = grad[tuple(inside)]
-    return grad_x
+    for axis, left, right in reversed(expect.pad(x.shape, pad, mode)):
+        n, lines = x.shape[axis], grad_y.swapaxes(0, axis)
+        grad = np.zeros_like(lines, shape=(n, *lines.shape[1:]))
+        for u in range(left + n + right):
+            grad[_source(u - left, n, mode)] += lines[u]
+        grad_y = grad.swapaxes(0, axis)
+    return grad_y
 
 
-def _borders(left: int, n: int, size: int, mode: Mode) -> list[tuple[slice, slice]]:
-    """``(border, source)`` for both sides of a padded axis: where the border lies and which strip it repeats."""
-    end, right = left + n, size - left - n
-    before, after = slice(0, left), slice(end, size)
+def _source(u: int, n: int, mode: Mode) -> int:
+    """``s(u)``: the pixel of the image that stands at place ``u``, which may lie outside."""
     if mode == "replicate":
-        sources = slice(left, left + 1), slice(end - 1, end)
-    elif mode == "circular":
-        sources = slice(n, n + left), slice(left, left + right)
-    else:
-        # Backwards, and a stop below 0 would count from the end: None stands for it.
-        stop = end - 2 - right
-        sources = slice(2 * left, left, -1), slice(end - 2, None if stop < 0 else stop, -1)
-    return [
-        (border, source) for border, source in zip((before, after), sources, strict=True) if border.start < border.stop
-    ]
-
-
-def _axes(shape: Sequence[int], pad: Sequence[int], mode: Mode) -> list[tuple[int, int, int]]:
-    """``(axis, left, right)`` for each axis that is padded, after the checks."""
-    if mode not in ("reflect", "replicate", "circular"):
-        raise ValueError(f"pad: mode: expected 'reflect', 'replicate' or 'circular', got {mode!r}")
-    if len(pad) % 2 or len(pad) // 2 > len(shape):
-        raise RuntimeError(f"pad: pad: expected two widths for each of at most {len(shape)} axes, got {tuple(pad)}")
-    axes = [(len(shape) - 1 - i, pad[2 * i], pad[2 * i + 1]) for i in range(len(pad) // 2)]
-    for axis, left, right in axes:
-        n = shape[axis]
-        most = {"reflect": n - 1, "replicate": max(left, right) if n else 0, "circular": n}[mode]
-        if min(left, right) < 0 or max(left, right) > most:
-            raise RuntimeError(
-                f"pad: pad: expected widths from 0 to {most} for {mode!r} on the {n} pixels of axis {axis}, "
-                f"got {left} and {right}"
-            )
-    return axes
+        return min(max(u, 0), n - 1)
+    if mode == "circular":
+        return u % n
+    return -u if u < 0 else 2 * (n - 1) - u if u >= n else u

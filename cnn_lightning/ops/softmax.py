@@ -1,14 +1,13 @@
 """Softmax and its logarithm along one dimension: forward and backward pairs.
 
 The maximum is subtracted first, so that no exponential overflows. A slice that holds NaN or +inf, or nothing but -inf,
-comes out as NaN, as in torch. Results have the shape and dtype of ``x`` and are contiguous, as torch's are.
+comes out as NaN, as in torch. All is computed in float64 and rounded once, to the dtype of ``x``.
 """
 
 import numpy as np
 
-from cnn_lightning.ops import _blocks
-from cnn_lightning.ops._special import precise
-from cnn_lightning.ops._types import Array
+from cnn_lightning.ops import expect
+from cnn_lightning.ops.types import Array
 
 
 def softmax(x: Array, *, dim: int) -> Array:
@@ -18,66 +17,36 @@ def softmax(x: Array, *, dim: int) -> Array:
         IndexError: A ``dim`` that ``x`` does not have.
         NotImplementedError: An ``x`` that is not floating.
     """
-    y = _shifted("softmax", x, dim)
-    view = _with_axis(y)
-    precise(np.exp, view, out=view)
-    with np.errstate(invalid="ignore"):
-        np.divide(view, _sum(view, dim), out=view, casting="same_kind")
-    return y
+    expect.softmax("softmax", x, dim)
+    e = np.exp(_shifted(x, dim))
+    return (e / _sum(e, dim)).astype(x.dtype).reshape(x.shape)
 
 
 def softmax_backward(grad_y: Array, y: Array, *, dim: int) -> Array:
     """``grad_x = y (grad_y - sum_j y_j grad_y_j)``; takes the forward's output."""
-    grad_x = _blocks.empty(y.shape, like=y)
-    grad_y, y, view = _with_axis(grad_y), _with_axis(y), _with_axis(grad_x)
-    with np.errstate(invalid="ignore", over="ignore"):
-        np.multiply(y, grad_y, out=view)
-        np.subtract(grad_y, _sum(view, dim), out=view, casting="same_kind")
-        np.multiply(view, y, out=view)
-    return grad_x
+    g = grad_y.astype(np.float64)
+    return (y * (g - _sum(y * g, dim))).astype(y.dtype).reshape(y.shape)
 
 
 def log_softmax(x: Array, *, dim: int) -> Array:
     """``y_i = x_i - log sum_j exp(x_j)`` along ``dim``; errors as for `softmax`."""
-    y = _shifted("log_softmax", x, dim)
-    view = _with_axis(y)
-    with np.errstate(divide="ignore"):
-        np.subtract(view, np.log(_sum(precise(np.exp, view), dim)), out=view, casting="same_kind")
-    return y
+    expect.softmax("log_softmax", x, dim)
+    shifted = _shifted(x, dim)
+    return (shifted - np.log(_sum(np.exp(shifted), dim))).astype(x.dtype).reshape(x.shape)
 
 
 def log_softmax_backward(grad_y: Array, y: Array, *, dim: int) -> Array:
     """``grad_x = grad_y - exp(y) sum_j grad_y_j``; takes the forward's output."""
-    grad_x = _blocks.empty(y.shape, like=y)
-    grad_y, y, view = _with_axis(grad_y), _with_axis(y), _with_axis(grad_x)
-    with np.errstate(invalid="ignore", over="ignore"):
-        precise(np.exp, y, out=view)
-        np.multiply(view, _sum(grad_y, dim), out=view, casting="same_kind")
-        np.subtract(grad_y, view, out=view)
-    return grad_x
+    g = grad_y.astype(np.float64)
+    return (g - np.exp(y.astype(np.float64)) * _sum(g, dim)).astype(y.dtype).reshape(y.shape)
 
 
-def _with_axis(x: Array) -> Array:
-    """A view with a dimension to work along: torch takes a scalar for one of length 1."""
-    return x[None] if x.ndim == 0 else x
+def _shifted(x: Array, dim: int) -> Array:
+    """``x`` less its maximum along ``dim``, in float64; a scalar counts as a slice of one value."""
+    wide = (x[None] if x.ndim == 0 else x).astype(np.float64)
+    return wide - wide.max(axis=dim, keepdims=True) if wide.shape[dim] else wide
 
 
 def _sum(x: Array, dim: int) -> Array:
-    """The sum along ``dim``, which stays, in float64 whatever the dtype of ``x``."""
-    total: Array = x.sum(axis=dim, keepdims=True, dtype=np.float64)
-    return total
-
-
-def _shifted(name: str, x: Array, dim: int) -> Array:
-    """``x`` less its maximum along ``dim``, a new array."""
-    if x.dtype.kind != "f":
-        raise NotImplementedError(f"{name}: x: expected a floating dtype, got {x.dtype}")
-    bound = max(1, x.ndim)
-    if not -bound <= dim < bound:
-        raise IndexError(f"{name}: dim: expected one from {-bound} to {bound - 1}, got {dim}")
-    y = _blocks.empty(x.shape, like=x)
-    wide = _with_axis(x)
-    if wide.shape[dim]:
-        with np.errstate(invalid="ignore"):
-            np.subtract(wide, wide.max(axis=dim, keepdims=True), out=_with_axis(y))
-    return y
+    """The sum along ``dim``, which stays; a scalar is its own sum."""
+    return x if x.ndim == 0 else x.sum(axis=dim, keepdims=True)

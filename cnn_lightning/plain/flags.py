@@ -43,6 +43,8 @@ def parse(program: str, description: str | None, args: Sequence[str] | None = No
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where they live")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="start from these weights (.npz)")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the trained weights there (.npz)")
+    if program == "train_numpy":
+        parser.add_argument("--fast", action="store_true", help="the same operations by the fast functions of ops.fast")
     options = parser.parse_args(args)
     expect_writable("--save", options.save, (".npz",))
     return options

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from cnn_lightning.errors import UserError
-from cnn_lightning.ops import activation, conv, linear, pool
-from cnn_lightning.ops._types import Array
-from cnn_lightning.ops.loss import cross_entropy, cross_entropy_backward
+from cnn_lightning.ops import activation, conv, linear, loss, pool
+from cnn_lightning.ops.types import Array
 from cnn_lightning.plain import flags, images, weights
 
 
@@ -25,7 +24,6 @@ class Conv2D:
         shape = (out_channels, in_channels, kernel_size, kernel_size)
         self.weights, self.bias = initial(shape, seed)
         self.padding = padding
-        self.needs = (True, True, True)
 
     def forward(self, x: Array) -> Array:
         """(N, C, H, W) to (N, O, H', W')."""
@@ -34,7 +32,7 @@ class Conv2D:
 
     def backward(self, grad_output: Array) -> Array | None:
         """The gradient of the input; those of weights and bias are kept."""
-        gradients = conv.conv2d_backward(grad_output, self.x, self.weights, padding=self.padding, needs=self.needs)
+        gradients = conv.conv2d_backward(grad_output, self.x, self.weights, padding=self.padding)
         grad_input, self.grad_weights, self.grad_bias = gradients
         return grad_input
 
@@ -103,7 +101,6 @@ class SimpleCNN:
 
     def __init__(self, in_channels: int = 1, image_size: int = 28, num_classes: int = 10, seed: int = 0) -> None:
         self.conv1 = Conv2D(in_channels, 16, kernel_size=3, padding=1, seed=[seed, 1])
-        self.conv1.needs = (False, True, True)  # nobody asks for the gradient of the pictures
         self.relu1 = ReLU()
         self.pool1 = MaxPool2D(2)
         self.conv2 = Conv2D(16, 32, kernel_size=3, padding=1, seed=[seed, 2])
@@ -156,8 +153,14 @@ def initial(shape: tuple[int, ...], seed: Any) -> tuple[Array, Array]:
 
 def cross_entropy_loss(predictions: Array, targets: Array) -> tuple[float, Array]:
     """The mean over the batch of -log softmax(predictions)[target], and its gradient."""
-    loss = cross_entropy(predictions, targets)
-    return float(loss), cross_entropy_backward(np.ones_like(loss), predictions, targets)
+    mean = loss.cross_entropy(predictions, targets)
+    return float(mean), loss.cross_entropy_backward(np.ones_like(mean), predictions, targets)
+
+
+def use_fast_functions() -> None:
+    """Put the functions of `ops.fast` in the place of the formulas of the same names."""
+    global activation, conv, linear, loss, pool
+    from cnn_lightning.ops.fast import activation, conv, linear, loss, pool
 
 
 class SGD:
@@ -208,6 +211,8 @@ def train(args: Sequence[str] | None = None) -> list[float]:
     options = flags.parse("train_numpy", __doc__, args)
     if options.device != "cpu":
         raise UserError(f"--device: expected cpu, where NumPy's arrays live, got {options.device}")
+    if options.fast:
+        use_fast_functions()
     data = images.read(options.data, options.root, options.dtype)
     model = SimpleCNN(data.in_channels, data.image_size, data.num_classes, options.seed)
     state = model.state_dict()
@@ -221,10 +226,10 @@ def train(args: Sequence[str] | None = None) -> list[float]:
         batches = images.Batches(data.train, options.batch_size, options.seed, epoch)
         for pictures, labels in flags.progress(batches, epoch):
             predictions = model.forward(pictures)
-            loss, grad = cross_entropy_loss(predictions, labels)
+            value, grad = cross_entropy_loss(predictions, labels)
             model.backward(grad)
             optimizer.step(model)
-            losses.append(loss)
+            losses.append(value)
         mean, seconds = sum(losses[steps:]) / len(batches), time.perf_counter() - start
         print(f"epoch {epoch + 1}: loss {mean:.4f}, val_acc {accuracy(model, data.val):.4f}, {seconds:.2f} s")
     print(f"test_acc: {accuracy(model, data.test):.4f}")

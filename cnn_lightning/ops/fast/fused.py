@@ -10,9 +10,9 @@ What happens to a block in a stage is in `_stage`.
 from collections.abc import Sequence
 from math import prod
 
-from cnn_lightning.ops import _blocks
-from cnn_lightning.ops._stage import Stage
-from cnn_lightning.ops._types import Array
+from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.fast.stage import Stage
+from cnn_lightning.ops.types import Array
 
 
 def conv_relu_pool(
@@ -33,10 +33,10 @@ def conv_relu_pool(
         pair, is the lower pair, and does ReLU pass it. Ties go to the first, and NaN wins, as in `max_pool2d`.
     """
     stages = _stages(x, parameters, paddings)
-    y = _blocks.empty((len(x), *stages[-1].pooled), like=x)
+    y = blocks.empty((len(x), *stages[-1].pooled), like=x)
     kept = stages if keep else []
-    winners = [_blocks.empty((len(x) * 4 * stage.pixels,), like=x, dtype=bool) for stage in kept]
-    images = [_blocks.empty((len(x) * stage.pixels,), like=x) for stage in kept[:-1]]
+    winners = [blocks.empty((len(x) * 4 * stage.pixels,), like=x, dtype=bool) for stage in kept]
+    images = [blocks.empty((len(x) * stage.pixels,), like=x) for stage in kept[:-1]]
 
     def block(part: slice) -> None:
         image = x[part].transpose(1, 2, 3, 0)
@@ -49,7 +49,7 @@ def conv_relu_pool(
             image = pooled
         y[part] = image.transpose(3, 0, 1, 2)
 
-    _blocks.run(block, _parts(len(x), stages), like=x)
+    blocks.run(block, _parts(len(x), stages))
     return (y, *winners, *images) if keep else y
 
 
@@ -72,7 +72,7 @@ def conv_relu_pool_backward(
     stages = _stages(x, saved[: 2 * count], paddings)
     winners, images = _arrays(saved[2 * count : 3 * count]), _arrays(saved[3 * count :])
     needs_x, needs_weight, needs_bias = needs[0], needs[1::2], needs[2::2]
-    grad_x = _blocks.empty(x.shape, like=x) if needs_x else None
+    grad_x = blocks.empty(x.shape, like=x) if needs_x else None
     lowest = 0 if needs_x else (list(needs).index(True) - 1) // 2  # below it nothing needs a gradient
 
     def block(part: slice) -> list[Array | None]:
@@ -94,7 +94,7 @@ def conv_relu_pool_backward(
         return sums
 
     gradients = [grad_x]
-    for stage, *parts in zip(stages, *_blocks.run(block, _parts(len(x), stages), like=x), strict=True):
+    for stage, *parts in zip(stages, *blocks.run(block, _parts(len(x), stages)), strict=True):
         gradients += stage.gradients(parts)
     return tuple(gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
 

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from cnn_lightning.ops import _blocks
-from cnn_lightning.ops._types import Array
+from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.types import Array
 
 
 def precise(function: np.ufunc, x: Array, out: Array | None = None) -> Array:
@@ -13,7 +13,7 @@ def precise(function: np.ufunc, x: Array, out: Array | None = None) -> Array:
 
     NumPy casts piece by piece, so that no float64 array comes to be.
     """
-    out = _blocks.empty_like(x) if out is None else out
+    out = blocks.empty_like(x) if out is None else out
     function(x, out=out, dtype=np.float64, casting="same_kind")
     return out
 

@@ -12,8 +12,8 @@ from math import prod
 
 import numpy as np
 
-from cnn_lightning.ops import _blocks, _matmul
-from cnn_lightning.ops._types import Array
+from cnn_lightning.ops.fast import blocks, matmul
+from cnn_lightning.ops.types import Array
 
 
 class Stage:
@@ -38,7 +38,7 @@ class Stage:
     def room(self, n: int) -> "Room":
         """Where a block of ``n`` images is worked on."""
         key = (Room, *self.shape, *self.weight.shape, self.padding, n, self.weight.dtype)
-        return _blocks.kept(key, lambda: Room(self, n), like=self.weight)
+        return blocks.kept(key, lambda: Room(self, n))
 
     def forward(self, image: Array, pooled: Array, winners: Array | None) -> None:
         """Fill ``pooled`` (O, h, w, n) and ``winners`` (4, O, h, w, n) from ``image`` (C, H, W, n)."""
@@ -54,7 +54,7 @@ class Stage:
         if winners is not None:
             np.greater(room.lower, room.upper, out=is_lower)
             np.greater(y, 0, out=passes)
-            if _blocks.may_hold_nan(y):
+            if blocks.may_hold_nan(y):
                 is_right |= np.isnan(room.right)
                 is_lower |= np.isnan(room.lower)
                 passes |= np.isnan(y)
@@ -80,7 +80,7 @@ class Stage:
         """What a block contributes to the gradient of `matrix`, transposed, from (O, 4 * h * w * n)."""
         room = self.room(image.shape[-1])
         room.fill(image)
-        return _matmul.times_transposed(room.whole.make()[0], upstream)
+        return matmul.times_transposed(room.whole.make()[0], upstream)
 
     def spread(self, upstream: Array) -> Array:
         """The adjoint of the convolution: each output's gradient, times the kernel, added to what it was computed from.
@@ -113,21 +113,21 @@ class Room:
 
     def __init__(self, stage: Stage, n: int) -> None:
         like = stage.weight
-        self.pooled = _blocks.scratch("fused pooled", (*stage.pooled, n), like=like)
-        self.image = _blocks.scratch("fused image", (*stage.shape, n), like=like)
+        self.pooled = blocks.scratch("fused pooled", (*stage.pooled, n), like=like)
+        self.image = blocks.scratch("fused image", (*stage.shape, n), like=like)
 
         planes = stage.c, 2 * stage.h + stage.kh - 1, stage.kw + 1, stage.w, n
-        self.planes = _blocks.scratch("fused planes", planes, like=like)
+        self.planes = blocks.scratch("fused planes", planes, like=like)
         inside = list(_inside(stage))
         self.pixels = [(self.planes[:, rows, u, places], pixels) for u, (rows, places, *pixels) in enumerate(inside)]
         self.padding = [self.planes[place] for place in _outside(stage, inside)]
 
-        columns = _blocks.scratch("fused columns", (stage.rows + 1, 4 * stage.h * stage.w * n), like=like)
+        columns = blocks.scratch("fused columns", (stage.rows + 1, 4 * stage.h * stage.w * n), like=like)
         parts = _parts_of_a_row(stage.w * n, len(columns) * stage.o)
         self.whole = _Columns(self.planes, columns, stage, (1, 1, 1, 1))
         self.pieces = _Columns(self.planes, columns, stage, (2, 2, stage.h, parts)) if parts else self.whole
 
-        self.product = _blocks.scratch("fused phases", (stage.o, columns.shape[1]), like=like)
+        self.product = blocks.scratch("fused phases", (stage.o, columns.shape[1]), like=like)
         self.left, self.right, self.upper, self.lower = _phases(self.product)
         bits = self.product.view(np.dtype(f"i{like.itemsize}"))
         self.left_bits, self.right_bits, self.upper_bits, self.lower_bits = _phases(bits)
@@ -185,7 +185,7 @@ class _Columns:
 
     def make(self) -> Array:
         """The columns, and ones for the bias in the last row."""
-        _blocks.copy_windows(self.patches, self.planes, self.steps, taps=lambda: self.taps)
+        blocks.copy_windows(self.patches, self.planes, self.steps)
         self.stack[:, -1] = 1
         return self.stack
 

@@ -7,13 +7,13 @@ image, 0.17 from four; the way back 1.36 and 0.30.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
-from cnn_lightning.ops import _blocks
-from cnn_lightning.ops._geometry import Geometry
-from cnn_lightning.ops._types import Array
+from cnn_lightning.ops.expect import Geometry
+from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.types import Array
 
 Index = tuple[slice, ...]
 
@@ -21,19 +21,19 @@ Index = tuple[slice, ...]
 def columns_of(x: Array, g: Geometry) -> Array:
     """The patches of a block of images (n, C, H, W) as (groups, C / groups * kh * kw, H' * W' * n), in scratch."""
     n, pixels = x.shape[0], x.transpose(1, 2, 3, 0)
-    columns = _blocks.scratch("conv columns", (g.c, *g.kernel, g.oh, g.ow, n), like=x)
+    columns = blocks.scratch("conv columns", (g.c, *g.kernel, g.oh, g.ow, n), like=x)
     if _is_one_pixel(g):
         columns[:, 0, 0] = pixels[_every(g.stride)]
         return columns.reshape(g.groups, -1, g.oh * g.ow * n)
     for share in _shares(g):
-        image, part = _blocks.scratch("conv image", (*share.shape, n), like=x), columns[share.taps]
+        image, part = blocks.scratch("conv image", (*share.shape, n), like=x), columns[share.taps]
         for outside in share.border:
             image[outside] = 0
         image[share.inside] = pixels[share.pixels]
         of_channel, of_row, of_pixel, of_image = image.strides
         of_tap, of_output = ((of_row * r, of_pixel * c) for r, c in (g.dilation, share.steps))
         strides = of_channel, *of_tap, *of_output, of_image
-        _blocks.copy_windows(part, image, strides, taps=partial(_taps, image, part, share.windows))
+        blocks.copy_windows(part, image, strides)
     return columns.reshape(g.groups, -1, g.oh * g.ow * n)
 
 
@@ -47,7 +47,7 @@ def add_back(columns: Array, g: Geometry, out: Array) -> None:
         pixels[_every(g.stride)] = columns[:, 0, 0]
         return
     for share in _shares(g):
-        image = _blocks.scratch("conv image", (*share.shape, n), like=columns)
+        image = blocks.scratch("conv image", (*share.shape, n), like=columns)
         image[...] = 0
         for place, entries in _taps(image, columns[share.taps], share.windows):
             place += entries

@@ -17,8 +17,8 @@ A product that stands alone, as the batch is too small to be cut into blocks, is
 
 import numpy as np
 
-from cnn_lightning.ops import _blocks
-from cnn_lightning.ops._types import Array
+from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.types import Array
 
 _MULTIPLICATIONS = 1_000_000
 _LONGEST, _SHORTEST = 1024, 256
@@ -50,7 +50,7 @@ def times(a: Array, b: Array, out: Array, *, alone: bool = False) -> None:
 def times_transposed(a: Array, b: Array, *, alone: bool = False) -> Array:
     """``a @ b.T``: (m, n) and (k, n) to (m, k), with ``alone`` as in `times`."""
     size, whole = _pieces(len(a) * len(b), a.shape[1])
-    total = _blocks.empty((len(a), len(b)), like=a)
+    total = blocks.empty((len(a), len(b)), like=a)
     if not whole:
         if alone:
             _by_halves(a, b.T, total)
@@ -75,7 +75,7 @@ def _by_halves(a: Array, b: Array, out: Array) -> None:
         else:
             np.matmul(a, b[:, part], out=out[:, part])
 
-    _blocks.run(half, [slice(0, length // 2), slice(length // 2, length)] if worth else [slice(0, length)], like=a)
+    blocks.run(half, [slice(0, length // 2), slice(length // 2, length)] if worth else [slice(0, length)])
 
 
 def _pieces(entries: int, n: int) -> tuple[int, int]:

@@ -1,14 +1,10 @@
-"""Blocks of the batch that stay in cache, a thread pool for them, and memory that is used again.
-
-The one place that knows what kind of array it is given: for anything but ``numpy.ndarray`` (a CuPy array, say) a
-batch is a single block and runs on the calling thread, and memory comes from that library's own allocator.
-"""
+"""Blocks of the batch that stay in cache, a thread pool for them, and memory that is used again."""
 
 import os
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -18,15 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from cnn_lightning.ops._types import Array
+from cnn_lightning.ops.types import Array
 
 BLOCK_BYTES = 4 * 2**20
 """What a block's working set may take. Measured on cores with 2 MiB of L2 and a large L3, SimpleCNN's second stage,
 forward and backward: 9.2 ms with 1 MiB, 8.5 with 2, 7.8 with 4 (fewer calls into NumPy, longer matrix products)."""
-
-DEVICE_BYTES = 256 * 2**20
-"""What a block's working set may take in another library's memory, where there is no cache to stay in: as large as
-batches mostly are, so that they stay whole, but not as large as the columns of a batch of photographs."""
 
 _T = TypeVar("_T")
 
@@ -89,16 +81,8 @@ def blocks(n: int, item_bytes: int, *, at_least: int = 1) -> list[slice]:
     count = max(at_least, -(-n * item_bytes // BLOCK_BYTES))
     if count > 1:
         count += count % 2
-    return _Parts(n, -(-n // count), item_bytes)
-
-
-class _Parts(list[slice]):
-    """``n`` items cut into blocks of ``size``, which remember what an item takes."""
-
-    def __init__(self, n: int, size: int, item_bytes: int) -> None:
-        size = max(1, size)
-        super().__init__(slice(start, min(start + size, n)) for start in range(0, n, size))
-        self.n, self.item_bytes = n, item_bytes
+    size = max(1, -(-n // count))
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 _UFUNC_BUFFER = 1024
@@ -107,21 +91,19 @@ that large is slower to cast through, too. Measured with 8,192, 1,024 and 256: 6
 20.5, 8.2 and 8.7 us; whole numbers times flags 27, 21 and 29 us. `numpy.errstate` gives the user's own size back."""
 
 
-def run(function: Callable[[slice], _T], parts: Sequence[slice], *, like: Array, spread: bool = True) -> list[_T]:
+def run(function: Callable[[slice], _T], parts: Sequence[slice], *, spread: bool = True) -> list[_T]:
     """``[function(part) for part in parts]``, in that order, over the threads; BLAS keeps to one thread meanwhile.
 
     Infinity and NaN go their way without NumPy's warnings, as in torch. Without ``spread`` the calling thread does it
     all: what takes less than half a millisecond is not worth waking another one for, which takes some 150 microseconds.
     """
-    return run_each([function], parts, like=like, spread=spread)[0]
+    return run_each([function], parts, spread=spread)[0]
 
 
 def run_each(
-    functions: Sequence[Callable[[slice], Any]], parts: Sequence[slice], *, like: Array, spread: bool = True
+    functions: Sequence[Callable[[slice], Any]], parts: Sequence[slice], *, spread: bool = True
 ) -> list[list[Any]]:
     """`run` for several functions that don't wait for each other: ``[[function(part) for part in parts], ...]``."""
-    if type(like) is not np.ndarray:
-        return [[function(part) for part in _for_device(parts)] for function in functions]
     tasks = [partial(function, part) for part in parts for function in functions]
     results = _over_threads(tasks, spread=spread)
     return [results[first :: len(functions)] for first in range(len(functions))]
@@ -156,13 +138,6 @@ def _over_threads(tasks: Sequence[Callable[[], Any]], *, spread: bool) -> list[A
             for other in others:
                 other.result()
         return results
-
-
-def _for_device(parts: Sequence[slice]) -> Sequence[slice]:
-    """The same items in one block, or in as few as keep to `DEVICE_BYTES`: cutting for the cache is a CPU matter."""
-    if isinstance(parts, _Parts):
-        return _Parts(parts.n, DEVICE_BYTES // max(1, parts.item_bytes), parts.item_bytes)
-    return [slice(parts[0].start, parts[-1].stop)] if parts else []
 
 
 _PAUSE, _SOFT = "omp_pause_resource_all", 1
@@ -307,8 +282,6 @@ def empty(shape: Sequence[int], *, like: Array, dtype: Any = None) -> Array:
     """A new C-contiguous array for an output, of ``like``'s library and (unless given) its dtype."""
     dtype = np.dtype(like.dtype if dtype is None else dtype)
     nbytes = prod(shape) * dtype.itemsize
-    if type(like) is not np.ndarray:
-        return np.empty(tuple(shape), dtype, like=like)
     if nbytes < _RECYCLED_BYTES:
         return np.empty(tuple(shape), dtype)
     piece: Array = _recycler.take(nbytes)[:nbytes].view(dtype)
@@ -317,7 +290,7 @@ def empty(shape: Sequence[int], *, like: Array, dtype: Any = None) -> Array:
 
 def empty_like(x: Array) -> Array:
     """A new array with the shape, dtype and memory layout of ``x`` (the order of its axes in memory)."""
-    if type(x) is not np.ndarray or x.nbytes < _RECYCLED_BYTES:
+    if x.nbytes < _RECYCLED_BYTES:
         return np.empty_like(x)
     order = sorted(range(x.ndim), key=lambda axis: (-abs(x.strides[axis]), axis))
     wide = empty([x.shape[axis] for axis in order], like=x)
@@ -339,8 +312,6 @@ def scratch(name: str, shape: Sequence[int], *, like: Array, dtype: Any = None) 
     For what an operation needs only while it runs. Never return it, nor a view of it.
     """
     dtype = np.dtype(like.dtype if dtype is None else dtype)
-    if type(like) is not np.ndarray:
-        return np.empty(tuple(shape), dtype, like=like)
     nbytes = prod(shape) * dtype.itemsize
     pieces = _own.scratch
     if name not in pieces or pieces[name].nbytes < nbytes:
@@ -353,10 +324,8 @@ def scratch(name: str, shape: Sequence[int], *, like: Array, dtype: Any = None) 
 _KEPT = 256
 
 
-def kept(key: Hashable, make: Callable[[], _T], *, like: Array) -> _T:
+def kept(key: Hashable, make: Callable[[], _T]) -> _T:
     """What ``make()`` built of `scratch`: the same at every call of this thread with this ``key``."""
-    if type(like) is not np.ndarray:
-        return make()
     found: _T | None = _own.kept.get(key)
     if found is None:
         found = make()
@@ -366,32 +335,25 @@ def kept(key: Hashable, make: Callable[[], _T], *, like: Array) -> _T:
     return found
 
 
-# ---- what would take another library's array to the host, or is not in its dispatch
+# ---- looks at a whole array
 
 
 def may_hold_nan(x: Array) -> bool:
-    """Whether there is NaN in a NumPy array; True for any other, which would have to wait for its device to know."""
-    return type(x) is not np.ndarray or bool(np.isnan(x.max(initial=0)))
+    """Whether there is NaN in the array."""
+    return bool(np.isnan(x.max(initial=0)))
 
 
 def lowest(x: Array) -> float:
-    """The smallest value of a NumPy array; NaN if it holds any, and for any other array, as in `may_hold_nan`."""
-    return float(x.min(initial=np.inf)) if type(x) is np.ndarray and x.dtype.kind == "f" else np.nan
+    """The smallest value of a floating array; NaN if it holds any, and for integers."""
+    return float(x.min(initial=np.inf)) if x.dtype.kind == "f" else np.nan
 
 
-def copy_windows(
-    out: Array, x: Array, strides: Sequence[int], *, taps: Callable[[], Iterable[tuple[Array, Array]]]
-) -> None:
+def copy_windows(out: Array, x: Array, strides: Sequence[int]) -> None:
     """Fill ``out`` with the view of the C-contiguous ``x`` that has its shape and these strides, in bytes.
 
-    Two threads that take turns at the interpreter's lock are faster with one call than with one for each tap, so that
-    ``taps``, ``(part of x, part of out)`` for each, are for libraries that have no such views.
+    One call: two threads that take turns at the interpreter's lock are slower with one for each tap.
     """
-    if type(x) is np.ndarray:
-        out[...] = np.ndarray(out.shape, x.dtype, x.data, strides=strides)
-        return
-    for source, target in taps():
-        target[...] = source
+    out[...] = np.ndarray(out.shape, x.dtype, x.data, strides=strides)
 
 
 def _after_fork() -> None:

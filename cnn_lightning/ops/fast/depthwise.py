@@ -12,9 +12,9 @@ Zero times infinity is NaN, so that one infinity spoils a whole row: what comes 
 
 import numpy as np
 
-from cnn_lightning.ops import _blocks
-from cnn_lightning.ops._geometry import Geometry
-from cnn_lightning.ops._types import Array
+from cnn_lightning.ops.expect import Geometry
+from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.types import Array
 
 WIDEST = 96
 """Rows longer than this are cheaper as columns."""
@@ -25,15 +25,15 @@ def forward(x: Array, weight: Array, g: Geometry, y: Array) -> None:
 
     def block(part: slice) -> None:
         rows, bands = _rows(x[:, part], g), _bands(weight[part, 0], g)
-        total = _blocks.scratch("depthwise output", (rows.shape[0], g.oh, g.n, g.ow), like=x)
-        product = _blocks.scratch("depthwise product", total.shape, like=x)
+        total = blocks.scratch("depthwise output", (rows.shape[0], g.oh, g.n, g.ow), like=x)
+        product = blocks.scratch("depthwise product", total.shape, like=x)
         for i in range(g.kernel[0]):
             np.matmul(_under(rows, i, g), bands[:, i, None], out=total if i == 0 else product)
             if i:
                 total += product
         y[:, part] = total.transpose(2, 0, 1, 3)
 
-    _blocks.run(block, _parts(g, x), like=x, spread=_is_worth_threads(g))
+    blocks.run(block, _parts(g, x), spread=_is_worth_threads(g))
 
 
 def backward(
@@ -44,12 +44,12 @@ def backward(
     ``grad_row = grad_y_row @ band^T``; the gradient of a band is ``x_row^T @ grad_y_row``, and the weight's is its sum
     along each diagonal.
     """
-    grad_weight = _blocks.empty(weight.shape, like=weight) if need_weight else None
+    grad_weight = blocks.empty(weight.shape, like=weight) if need_weight else None
     (top, _), _ = g.pad
 
     def block(part: slice) -> None:
         channels = len(range(g.c)[part])
-        upstream = _blocks.scratch("depthwise output", (channels, g.oh, g.n, g.ow), like=x)
+        upstream = blocks.scratch("depthwise output", (channels, g.oh, g.n, g.ow), like=x)
         upstream[...] = grad_y[:, part].transpose(1, 2, 0, 3)
         if grad_weight is not None:
             rows = _rows(x[:, part], g)
@@ -59,16 +59,16 @@ def backward(
                 grad_weight[part, 0, i] = _along_diagonals(np.matmul(under.swapaxes(1, 2), flat), g)
         if grad_x is not None:
             bands = _bands(weight[part, 0], g).swapaxes(2, 3)
-            rows = _blocks.scratch("depthwise rows", (channels, g.h + sum(g.pad[0]), g.n, g.w), like=x)
+            rows = blocks.scratch("depthwise rows", (channels, g.h + sum(g.pad[0]), g.n, g.w), like=x)
             rows[...] = 0
-            product = _blocks.scratch("depthwise product", (channels, g.oh, g.n, g.w), like=x)
+            product = blocks.scratch("depthwise product", (channels, g.oh, g.n, g.w), like=x)
             for i in range(g.kernel[0]):
                 np.matmul(upstream, bands[:, i, None], out=product)
                 target = _under(rows, i, g)
                 target += product
             grad_x[:, part] = rows[:, top : top + g.h].transpose(2, 0, 1, 3)
 
-    _blocks.run(block, _parts(g, x), like=x, spread=_is_worth_threads(g))
+    blocks.run(block, _parts(g, x), spread=_is_worth_threads(g))
     return grad_weight
 
 
@@ -83,13 +83,13 @@ def _is_worth_threads(g: Geometry) -> bool:
 
 def _parts(g: Geometry, x: Array) -> list[slice]:
     """Blocks of channels, as every channel is on its own."""
-    return _blocks.blocks(g.c, 3 * g.n * (g.h + g.kernel[0]) * g.w * x.itemsize)
+    return blocks.blocks(g.c, 3 * g.n * (g.h + g.kernel[0]) * g.w * x.itemsize)
 
 
 def _rows(x: Array, g: Geometry) -> Array:
     """Channels (n, C, H, W) as (C, H + padding, n, W): rows of zeros above and below, none at the sides."""
     (top, bottom), _ = g.pad
-    rows = _blocks.scratch("depthwise rows", (x.shape[1], g.h + top + bottom, g.n, g.w), like=x)
+    rows = blocks.scratch("depthwise rows", (x.shape[1], g.h + top + bottom, g.n, g.w), like=x)
     rows[:, :top] = 0
     rows[:, top + g.h :] = 0
     rows[:, top : top + g.h] = x.transpose(1, 2, 0, 3)

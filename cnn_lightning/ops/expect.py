@@ -1,0 +1,553 @@
+"""What the operations expect of their arguments, and what follows from them: sizes, steps and borders.
+
+The first line of a formula, and of the fast function of the same name, calls the function here that checks its
+arguments. Each error is one line, ``op: argument: expected X, got Y``, of the exception type that torch raises.
+"""
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from cnn_lightning.ops.types import Array, Padding, Pair
+
+Border = tuple[int, int]
+"""Pixels before and after the image along one axis."""
+
+
+def integers(value: Pair | str, name: str, count: int) -> tuple[int, ...]:
+    """An option as ``count`` integers, of which one may stand for all.
+
+    Raises:
+        TypeError: Anything but integers.
+        RuntimeError: Another number of them.
+    """
+    if isinstance(value, int):
+        return (value,) * count
+    numbers = (value,) if isinstance(value, Integral) else value
+    if not isinstance(numbers, Sequence) or not all(isinstance(number, Integral) for number in numbers):
+        raise TypeError(f"{name}: expected integers, got {value!r}")
+    if len(numbers) not in (1, count):
+        raise RuntimeError(f"{name}: expected {count} {'number' if count == 1 else 'numbers'}, got {value}")
+    return tuple(int(number) for number in numbers) * (count // len(numbers))
+
+
+def pair(value: Pair, name: str, least: int | None = None) -> tuple[int, int]:
+    """`integers` for rows and columns, none of them below ``least``."""
+    rows, columns = integers(value, name, 2)
+    if least is not None and min(rows, columns) < least:
+        raise RuntimeError(f"{name}: expected at least {least}, got {value}")
+    return rows, columns
+
+
+def dtype(name: str, x: Array, kinds: str = "f") -> None:
+    """An array of numbers of these kinds: "f" for floating, "i" and "u" for integers.
+
+    Raises:
+        NotImplementedError: Another dtype.
+    """
+    if x.dtype.kind not in kinds:
+        raise NotImplementedError(f"{name}: expected a floating dtype, got {x.dtype}")
+
+
+def number(name: str, value: float) -> None:
+    """A real number.
+
+    Raises:
+        TypeError: Anything else.
+    """
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+
+
+def one_dtype(op: str, **arrays: Array | None) -> None:
+    """Floating arrays of one dtype, that of the first; None stays out.
+
+    Raises:
+        RuntimeError: Another dtype.
+    """
+    first = next(array for array in arrays.values() if array is not None)
+    for name, array in arrays.items():
+        if array is not None and (array.dtype.kind != "f" or array.dtype != first.dtype):
+            wanted = "a floating dtype" if array.dtype.kind != "f" else f"{next(iter(arrays))}'s dtype {first.dtype}"
+            raise RuntimeError(f"{op}: {name}: expected {wanted}, got {array.dtype}")
+
+
+# ---- convolution
+
+
+class Geometry(NamedTuple):
+    """Sizes of a convolution: input (n, c, h, w), output (n, o, oh, ow), and how its window moves."""
+
+    n: int
+    c: int
+    h: int
+    w: int
+    o: int
+    groups: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pad: tuple[Border, Border]
+    oh: int
+    ow: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        return self.oh, self.ow
+
+
+def conv2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+) -> Geometry:
+    """Images (N, C, H, W), kernels (O, C / groups, kh, kw), a bias (O,) or None, and options that leave a pixel.
+
+    Raises:
+        TypeError: Options that are no integers.
+        RuntimeError: Shapes, dtypes and options that do not go together.
+    """
+    for name, array in (("x", x), ("weight", weight)):
+        if array.ndim != 4:
+            raise RuntimeError(f"conv2d: {name}: expected 4 axes, got shape {tuple(array.shape)}")
+    one_dtype("conv2d", x=x, weight=weight, bias=bias)
+    (n, c, h, w), (o, per_group, *kernel) = x.shape, weight.shape
+    if groups < 1 or o % groups:
+        raise RuntimeError(f"conv2d: groups: expected a positive divisor of {o} output channels, got {groups}")
+    if c != per_group * groups:
+        raise RuntimeError(f"conv2d: x: expected {per_group * groups} channels, got {c} in shape {tuple(x.shape)}")
+    if bias is not None and bias.shape != (o,):
+        raise RuntimeError(f"conv2d: bias: expected shape ({o},), got {tuple(bias.shape)}")
+    steps, spacing = pair(stride, "conv2d: stride"), pair(dilation, "conv2d: dilation")
+    if min(*steps, *spacing) < 1:
+        raise RuntimeError(f"conv2d: stride and dilation: expected at least 1, got {stride} and {dilation}")
+    if o < 1:
+        raise RuntimeError(f"conv2d: weight: expected at least 1 output channel, got shape {tuple(weight.shape)}")
+    reach = [d * (k - 1) for d, k in zip(spacing, kernel, strict=True)]
+    pad = _borders(padding, steps, reach)
+    size = [h + sum(pad[0]), w + sum(pad[1])]
+    if min(kernel) < 1 or any(s <= r for s, r in zip(size, reach, strict=True)):
+        raise RuntimeError(
+            f"conv2d: x: expected a padded image of at least {reach[0] + 1}x{reach[1] + 1} for the kernel "
+            f"{kernel[0]}x{kernel[1]}, got {size[0]}x{size[1]}"
+        )
+    oh, ow = ((s - r - 1) // step + 1 for s, r, step in zip(size, reach, steps, strict=True))
+    return Geometry(n, c, h, w, o, groups, (kernel[0], kernel[1]), steps, spacing, pad, oh, ow)
+
+
+def _borders(padding: Padding, steps: tuple[int, int], reach: Sequence[int]) -> tuple[Border, Border]:
+    """Rows and columns of zeros around the image."""
+    if not isinstance(padding, str):
+        rows, columns = pair(padding, "conv2d: padding", 0)
+        return (rows, rows), (columns, columns)
+    if padding not in ("same", "valid"):
+        raise RuntimeError(f"conv2d: padding: expected 'same', 'valid' or numbers, got {padding!r}")
+    if padding == "same" and steps != (1, 1):
+        raise RuntimeError(f"conv2d: padding: 'same' expects stride 1, got {steps}")
+    height, width = reach if padding == "same" else (0, 0)
+    return (height // 2, height - height // 2), (width // 2, width - width // 2)
+
+
+class OneRow(NamedTuple):
+    """A one-dimensional convolution's options as those of `conv2d` on images of one row."""
+
+    stride: Pair
+    padding: Padding
+    dilation: Pair
+
+
+def conv1d(x: Array, weight: Array, stride: Pair, padding: Padding, dilation: Pair) -> OneRow:
+    """Signals (N, C, L) and kernels (O, C / groups, k).
+
+    Raises:
+        TypeError: Options that are no integers.
+        RuntimeError: Other shapes.
+    """
+    for name, array in (("x", x), ("weight", weight)):
+        if array.ndim != 3:
+            raise RuntimeError(f"conv1d: {name}: expected 3 axes, got shape {tuple(array.shape)}")
+    step, spacing = integers(stride, "conv1d: stride", 1), integers(dilation, "conv1d: dilation", 1)
+    border = padding if isinstance(padding, str) else (0, *integers(padding, "conv1d: padding", 1))
+    return OneRow((1, *step), border, (1, *spacing))
+
+
+class Transposed(NamedTuple):
+    """A transposed convolution: its output's shape, and the convolution that leads from its output to its input."""
+
+    shape: tuple[int, int, int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pad: tuple[Border, Border]
+    size: tuple[int, int]
+    output_padding: tuple[int, int]
+
+
+def conv_transpose2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Pair,
+    padding: Pair,
+    output_padding: Pair,
+    groups: int,
+    dilation: Pair,
+) -> Transposed:
+    """Images (N, C, H, W), kernels (C, O / groups, kh, kw), a bias (O,) or None, and options that leave an image.
+
+    Raises:
+        TypeError: Options that are no integers.
+        RuntimeError: Shapes, dtypes and options that do not go together.
+    """
+    op = "conv_transpose2d"
+    for name, array in (("x", x), ("weight", weight)):
+        if array.ndim != 4:
+            raise RuntimeError(f"{op}: {name}: expected 4 axes, got shape {tuple(array.shape)}")
+    one_dtype(op, x=x, weight=weight, bias=bias)
+    (n, c, *size), (channels, per_group, *kernel) = x.shape, weight.shape
+    if groups < 1 or channels % groups:
+        raise RuntimeError(f"{op}: groups: expected a divisor of {channels} input channels, got {groups}")
+    if c != channels:
+        raise RuntimeError(f"{op}: x: expected {channels} channels, got {c} in shape {tuple(x.shape)}")
+    if min(*size, *kernel, channels, per_group) < 1:
+        raise RuntimeError(
+            f"{op}: x and weight: expected at least one pixel and channel, "
+            f"got shapes {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    if bias is not None and bias.shape != (per_group * groups,):
+        raise RuntimeError(f"{op}: bias: expected shape ({per_group * groups},), got {tuple(bias.shape)}")
+    steps, spacing = pair(stride, f"{op}: stride", 1), pair(dilation, f"{op}: dilation", 1)
+    cut, more = pair(padding, f"{op}: padding", 0), pair(output_padding, f"{op}: output_padding", 0)
+    if any(m >= max(s, d) for m, s, d in zip(more, steps, spacing, strict=True)):
+        raise RuntimeError(f"{op}: output_padding: expected less than stride {steps} or dilation {spacing}, got {more}")
+    h, w = (
+        (k - 1) * s - 2 * p + d * (taps - 1) + m + 1
+        for k, s, p, d, taps, m in zip(size, steps, cut, spacing, kernel, more, strict=True)
+    )
+    if min(h, w) < 0:
+        raise RuntimeError(f"{op}: padding: expected to leave an image, got {cut} for a result of {h}x{w}")
+    pad = (cut[0], cut[0]), (cut[1], cut[1])
+    window = (kernel[0], kernel[1]), steps, spacing, pad, (size[0], size[1])
+    return Transposed((n, per_group * groups, h, w), *window, more)
+
+
+# ---- pooling
+
+
+class Windows(NamedTuple):
+    """The windows of a pooling, ``size`` of them: their pixels, their steps, and the borders that they reach into."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pad: tuple[Border, Border]
+    size: tuple[int, int]
+
+
+def windows(
+    op: str,
+    x: Array,
+    kernel_size: Pair,
+    stride: Pair | None,
+    padding: Pair,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+) -> Windows:
+    """Images (N, C, H, W) and options that leave a window.
+
+    Raises:
+        NotImplementedError: Booleans.
+        TypeError: Options that are no integers.
+        RuntimeError: Another number of axes, options out of range, an image that is too small.
+    """
+    kernel, padding = pair(kernel_size, f"{op}: kernel_size"), pair(padding, f"{op}: padding")
+    step = kernel if stride is None or stride == () else pair(stride, f"{op}: stride")
+    spacing = pair(dilation, f"{op}: dilation")
+    if x.dtype.kind == "b":
+        raise NotImplementedError(f"{op}: x: expected a dtype of numbers, got {x.dtype}")
+    if x.ndim != 4:
+        raise RuntimeError(f"{op}: x: expected 4 axes, got shape {tuple(x.shape)}")
+    if min(*kernel, *step, *spacing) < 1:
+        raise RuntimeError(f"{op}: kernel_size, stride, dilation: expected at least 1, got {kernel}, {step}, {spacing}")
+    if any(p > k // 2 or p < 0 for p, k in zip(padding, kernel, strict=True)):
+        raise RuntimeError(f"{op}: padding: expected at most half the kernel {kernel} and not negative, got {padding}")
+    pads, sizes = [], []
+    for n, k, s, p, d in zip(x.shape[2:], kernel, step, padding, spacing, strict=True):
+        reach = n + 2 * p - d * (k - 1) - 1
+        count = (-(-reach // s) if ceil_mode else reach // s) + 1
+        if ceil_mode and (count - 1) * s >= n + p:
+            count -= 1  # a window that would begin beyond the image and its left padding
+        if count < 1:
+            raise RuntimeError(f"{op}: x: expected an image of at least {d * (k - 1) + 1 - 2 * p}, got {n}")
+        sizes.append(count)
+        pads.append((p, max(0, (count - 1) * s + d * (k - 1) + 1 - n - p)))
+    return Windows(kernel, step, spacing, (pads[0], pads[1]), (sizes[0], sizes[1]))
+
+
+def divisor(value: int | None) -> None:
+    """`avg_pool2d`'s ``divisor_override``: None, or an integer other than 0.
+
+    Raises:
+        TypeError: No integer.
+        RuntimeError: 0.
+    """
+    if value is not None and not isinstance(value, int):
+        raise TypeError(f"avg_pool2d: divisor_override: expected an integer, got {value!r}")
+    if value == 0:
+        raise RuntimeError("avg_pool2d: divisor_override: expected a number other than 0, got 0")
+
+
+def some_windows(op: str, grad_y: Array) -> None:
+    """A gradient with at least one window: an output of size 0 is allowed, but as in torch it has no gradient.
+
+    Raises:
+        RuntimeError: None.
+    """
+    if 0 in grad_y.shape[1:]:
+        raise RuntimeError(f"{op}: output_size: expected at least 1 for a gradient, got shape {tuple(grad_y.shape)}")
+
+
+# ---- normalisation
+
+
+def channels(x: Array, **arrays: Array | None) -> None:
+    """Arrays of one value for each channel of ``x`` (N, C, ...), or None.
+
+    Raises:
+        RuntimeError: Another shape.
+    """
+    for name, array in arrays.items():
+        if array is not None and array.shape != (x.shape[1],):
+            raise RuntimeError(
+                f"{name}: expected one value for each of {x.shape[1]} channels, got {tuple(array.shape)}"
+            )
+
+
+def group_norm(x: Array, weight: Array | None, bias: Array | None, groups: int) -> None:
+    """Channels that divide into ``groups``, and one value of weight and bias for each channel.
+
+    Raises:
+        RuntimeError: Otherwise.
+    """
+    if groups < 1 or x.shape[1] % groups:
+        raise RuntimeError(f"group_norm: x: expected channels that divide into {groups} groups, got {tuple(x.shape)}")
+    channels(x, weight=weight, bias=bias)
+
+
+def layer_norm(x: Array, weight: Array | None, bias: Array | None, axes: int) -> None:
+    """Weight and bias in the shape of the last ``axes`` axes of ``x``.
+
+    Raises:
+        RuntimeError: Otherwise.
+    """
+    inner = x.shape[x.ndim - axes :]
+    for name, array in (("weight", weight), ("bias", bias)):
+        if array is not None and array.shape != inner:
+            raise RuntimeError(f"layer_norm: {name}: expected shape {tuple(inner)}, got {tuple(array.shape)}")
+
+
+# ---- activation, softmax, linear, padding
+
+
+def prelu(x: Array, weight: Array) -> tuple[int, ...]:
+    """A floating ``x`` and one weight, or one for each channel; the shape in which the weight meets ``x``.
+
+    Raises:
+        RuntimeError: Otherwise.
+    """
+    if x.dtype.kind != "f":
+        raise RuntimeError(f"prelu: x: expected the dtype of weight, {weight.dtype}, got {x.dtype}")
+    if weight.ndim > 1:
+        raise RuntimeError(f"prelu: weight: expected no more than one axis, got shape {weight.shape}")
+    if weight.size == 1:
+        return ()
+    count = x.shape[1] if x.ndim > 1 else 1
+    if x.ndim == 0 or weight.size != count:
+        raise RuntimeError(f"prelu: weight: expected 1 or {count} elements, the channels of x, got {weight.size}")
+    return (count, *(1,) * (x.ndim - 2))
+
+
+def approximate(value: str) -> None:
+    """`gelu`'s ``approximate``: "none" or "tanh".
+
+    Raises:
+        TypeError: No string.
+        RuntimeError: Another one.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"gelu: approximate: expected 'none' or 'tanh', got {type(value).__name__}")
+    if value not in ("none", "tanh"):
+        raise RuntimeError(f"gelu: approximate: expected 'none' or 'tanh', got {value!r}")
+
+
+def softmax(op: str, x: Array, dim: int) -> None:
+    """A floating ``x`` that has the dimension ``dim``.
+
+    Raises:
+        NotImplementedError: Another dtype.
+        IndexError: No such dimension.
+    """
+    dtype(f"{op}: x", x)
+    bound = max(1, x.ndim)
+    if not -bound <= dim < bound:
+        raise IndexError(f"{op}: dim: expected one from {-bound} to {bound - 1}, got {dim}")
+
+
+def linear(x: Array, weight: Array, bias: Array | None) -> None:
+    """``x`` (..., I), a weight (O, I) and a bias (O,) or None, of one floating dtype.
+
+    Raises:
+        RuntimeError: Otherwise.
+    """
+    if weight.ndim != 2:
+        raise RuntimeError(f"linear: weight: expected 2 axes, got shape {tuple(weight.shape)}")
+    if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise RuntimeError(f"linear: x: expected {weight.shape[1]} features, got shape {tuple(x.shape)}")
+    if bias is not None and bias.shape != (weight.shape[0],):
+        raise RuntimeError(f"linear: bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    one_dtype("linear", x=x, weight=weight, bias=bias)
+
+
+Mode = Literal["reflect", "replicate", "circular"]
+
+
+def pad(shape: Sequence[int], pad: Sequence[int], mode: Mode) -> list[tuple[int, int, int]]:
+    """Borders for which the image has pixels: ``(axis, left, right)`` for each axis that is padded.
+
+    Raises:
+        ValueError: An unknown mode.
+        RuntimeError: Borders that are too wide, negative, or of axes that are not there.
+    """
+    if mode not in ("reflect", "replicate", "circular"):
+        raise ValueError(f"pad: mode: expected 'reflect', 'replicate' or 'circular', got {mode!r}")
+    if len(pad) % 2 or len(pad) // 2 > len(shape):
+        raise RuntimeError(f"pad: pad: expected two widths for each of at most {len(shape)} axes, got {tuple(pad)}")
+    axes = [(len(shape) - 1 - i, pad[2 * i], pad[2 * i + 1]) for i in range(len(pad) // 2)]
+    for axis, left, right in axes:
+        n = shape[axis]
+        most = {"reflect": n - 1, "replicate": max(left, right) if n else 0, "circular": n}[mode]
+        if min(left, right) < 0 or max(left, right) > most:
+            raise RuntimeError(
+                f"pad: pad: expected widths from 0 to {most} for {mode!r} on the {n} pixels of axis {axis}, "
+                f"got {left} and {right}"
+            )
+    return [(axis, left, right) for axis, left, right in axes if left or right]
+
+
+# ---- losses
+
+
+def number_of_classes(scores: Array) -> int:
+    """C of scores (C,), (N, C) or (N, C, d1, ...)."""
+    return int(scores.shape[0 if scores.ndim == 1 else 1])
+
+
+def shape_of_losses(scores: Array) -> tuple[int, ...]:
+    """One loss for each target: the shape of the scores without C."""
+    return () if scores.ndim == 1 else (scores.shape[0], *scores.shape[2:])
+
+
+def reduction(value: str) -> None:
+    """One of "mean", "sum" and "none".
+
+    Raises:
+        ValueError: Another one.
+    """
+    if value not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {value!r}")
+
+
+def cross_entropy(
+    logits: Array,
+    target: Array,
+    weight: Array | None,
+    ignore_index: int,
+    kind: str,
+    label_smoothing: float,
+    check_target: bool,
+) -> None:
+    """Scores with class indices or class probabilities, and options that go with them; see `ops.loss`.
+
+    Raises:
+        IndexError, ValueError, TypeError, RuntimeError, NotImplementedError: As torch.
+    """
+    reduction(kind)
+    if label_smoothing > 1:
+        raise RuntimeError(f"label_smoothing: expected a number between 0 and 1, got {label_smoothing}")
+    dtype("logits", logits)
+    if target.shape == logits.shape:
+        if target.dtype.kind != "f":
+            raise RuntimeError(
+                f"target: expected a floating dtype for class probabilities (the shape of logits), got {target.dtype}"
+            )
+        if ignore_index >= 0:
+            raise RuntimeError(f"ignore_index: expected none (-100) with class probabilities, got {ignore_index}")
+        _factors(logits, weight)
+    if logits.ndim == 0:
+        raise IndexError("logits: expected at least one dimension, that of the classes, got none")
+    if target.shape != logits.shape:
+        _classes(logits, target, weight, ignore_index, check_target)
+
+
+def nll_loss(
+    log_probs: Array, target: Array, weight: Array | None, ignore_index: int, kind: str, check_target: bool
+) -> None:
+    """Log-probabilities with class indices.
+
+    Raises:
+        IndexError, ValueError, TypeError, RuntimeError, NotImplementedError: As torch.
+    """
+    reduction(kind)
+    dtype("log_probs", log_probs)
+    _classes(log_probs, target, weight, ignore_index, check_target)
+
+
+def _factors(scores: Array, weight: Array | None) -> None:
+    if weight is not None and weight.dtype != scores.dtype:
+        raise RuntimeError(f"weight: expected the dtype of the scores, {scores.dtype}, got {weight.dtype}")
+    if weight is not None and weight.shape != (number_of_classes(scores),):
+        raise RuntimeError(
+            f"weight: expected one factor for each of {number_of_classes(scores)} classes, got shape {weight.shape}"
+        )
+
+
+def _classes(scores: Array, target: Array, weight: Array | None, ignore_index: int, check_range: bool) -> None:
+    if not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index: expected an integer, got {type(ignore_index).__name__}")
+    if scores.ndim == 0:
+        raise ValueError("log_probs: expected at least one dimension, that of the classes, got none")
+    if scores.ndim == 1 and target.ndim < 2:
+        if target.size != 1:
+            _indices(scores, target)
+            raise ValueError(f"target: expected one class for scores of shape {scores.shape}, got {target.shape}")
+    elif scores.ndim <= 2 and target.ndim > 1:
+        raise RuntimeError(f"target: expected no more than one dimension, got shape {target.shape}")
+    elif target.shape[:1] != scores.shape[:1]:
+        raise ValueError(f"target: expected a batch of {scores.shape[0]}, got shape {target.shape}")
+    elif target.shape != shape_of_losses(scores):
+        raise RuntimeError(f"target: expected shape {shape_of_losses(scores)}, got {target.shape}")
+    _indices(scores, target)
+    _factors(scores, weight)
+    if check_range:
+        count = number_of_classes(scores)
+        bad = target[(target != ignore_index) & ((target < 0) | (target >= count))]
+        if bad.size:
+            raise IndexError(f"target: expected classes from 0 to {count - 1}, got {bad.reshape(-1)[0]}")
+
+
+def _indices(scores: Array, target: Array) -> None:
+    if target.dtype != np.int64 and not (target.dtype == np.uint8 and scores.ndim <= 2):
+        raise RuntimeError(f"target: expected class indices of dtype int64, got {target.dtype}")
+
+
+def rows_of_losses(scores: Array) -> int:
+    """How many targets there are."""
+    return math.prod(shape_of_losses(scores))

@@ -1,0 +1,61 @@
+"""Windows that slide over images, one pixel of the window at a time.
+
+A tap is one pixel (i, j) of a window. The pixels that lie under it, for all places of the window at once, are a view
+of the image: every ``stride``-th one, from row ``i * dilation`` and column ``j * dilation`` on.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from cnn_lightning.ops.expect import Border
+from cnn_lightning.ops.types import Array
+
+
+class Window(Protocol):
+    """A window of ``kernel`` pixels, at ``size`` places (rows and columns of the output)."""
+
+    @property
+    def kernel(self) -> tuple[int, int]: ...  # noqa: D102
+    @property
+    def stride(self) -> tuple[int, int]: ...  # noqa: D102
+    @property
+    def dilation(self) -> tuple[int, int]: ...  # noqa: D102
+    @property
+    def size(self) -> tuple[int, int]: ...  # noqa: D102
+
+
+def taps(wide: Array, window: Window) -> Iterator[tuple[int, int, Array]]:
+    """``(i, j, pixels)`` for each tap: a view (N, C, H', W') of the pixels of ``wide`` that lie under it."""
+    (dy, dx), (sy, sx), (height, width) = window.dilation, window.stride, window.size
+    for i, j in np.ndindex(*window.kernel):
+        rows = slice(i * dy, i * dy + sy * (height - 1) + 1, sy)
+        columns = slice(j * dx, j * dx + sx * (width - 1) + 1, sx)
+        yield i, j, wide[:, :, rows, columns]
+
+
+def padded(x: Array, pad: tuple[Border, Border], value: float = 0) -> Array:
+    """Images (N, C, H, W) with borders of ``value``: ``pad`` rows above and below, columns left and right."""
+    (top, bottom), (left, right) = pad
+    n, c, height, width = x.shape
+    wide = np.full_like(x, value, shape=(n, c, top + height + bottom, left + width + right))
+    wide[:, :, top : top + height, left : left + width] = x
+    return wide
+
+
+def inside(wide: Array, pad: tuple[Border, Border]) -> Array:
+    """What `padded` put its borders around: a view."""
+    (top, bottom), (left, right) = pad
+    return wide[:, :, top : wide.shape[2] - bottom, left : wide.shape[3] - right]
+
+
+def rows(images: Array, groups: int) -> Array:
+    """(N, C, H, W) as matrices (N, groups, C / groups, H * W): a row for each channel."""
+    n, c, height, width = images.shape
+    return images.reshape(n, groups, c // groups, height * width)
+
+
+def by_group(weight: Array, groups: int) -> Array:
+    """Kernels (A, B, kh, kw) as (groups, A / groups, B, kh, kw): a matrix A / groups by B for each tap and group."""
+    return weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])

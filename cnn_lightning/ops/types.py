@@ -1,0 +1,14 @@
+"""Types shared by the operations."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+"""A NumPy array, or anything that answers NumPy's dispatch as one (a CuPy array)."""
+
+Pair = int | Sequence[int]
+"""One number for rows and columns, or one for each."""
+Padding = Pair | Literal["same", "valid"]
+"""Pixels on every side; "valid" for none, "same" for as many as keep the image's size."""

@@ -1,0 +1,67 @@
+"""Every formula, and the arguments that the layers of the table of cases call it with."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cnn_lightning.layers import bridge
+from cnn_lightning.ops.fast import chooser
+from tests.cases import load
+from tests.test_layers import build, run
+
+Operation = Callable[..., Any]
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+OPERATIONS: list[Operation] = [op for functions in chooser.formulas().values() for op in functions.values()]
+
+
+def name_of(op: Operation) -> str:
+    return f"{op.__module__.rpartition('.')[2]}.{op.__name__}"
+
+
+def direct() -> dict[str, list[Call]]:
+    """Arguments of operations that no layer of the table calls."""
+    random = np.random.default_rng(0)
+
+    def array(*shape: int) -> np.ndarray:
+        return random.standard_normal(shape)
+
+    x, target = array(2, 3, 6, 6), random.integers(0, 3, (4,))
+    probabilities, logits = array(4, 3), array(4, 3)
+    return {
+        "conv.bias_gradient": [((x,), {})],
+        "activation.elu_backward_from_output": [((x, x), {"alpha": 0.5})],
+        "loss.cross_entropy_backward_target": [((np.array(1.0), logits, probabilities, array(3)), {})],
+        "norm.batch_statistics": [((x,), {})],
+        "norm.batch_norm_backward_part": [((x, 2 * x, array(3), *array(4, 3) ** 2), {"count": 100})],
+        "loss.nll_loss": [((logits, target, array(3)), {})],
+    }
+
+
+@cache
+def recorded() -> dict[str, list[Call]]:
+    """What every operation was called with while every layer of the table ran, forward and backward."""
+    found: dict[str, list[Call]] = defaultdict(list, direct())
+    original = bridge._run
+
+    def recording(op: Any, tensors: Any, dtypes: Any, mixed: bool, options: dict[str, Any], *rest: Any) -> Any:
+        arrays = tuple(None if value is None else bridge._array(value, value.device).copy("K") for value in tensors)
+        found[name_of(op)].append((arrays, options))
+        return original(op, tensors, dtypes, mixed, options, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bridge, "_run", recording)
+        for case in load():
+            for sample in case.samples:
+                for dtype in (torch.float64, torch.float32):
+                    run(build(case, sample, dtype)[0], sample.inputs(dtype))
+    return found
+
+
+def results(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, tuple) else [value]

@@ -1,0 +1,235 @@
+"""Read = run: an edited formula is what runs, wherever the package lies; fast functions are those that were proven."""
+
+import compileall
+import inspect
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import cnn_lightning
+from cnn_lightning.layers import bridge
+from cnn_lightning.layers.conv import Conv2d
+from cnn_lightning.ops import conv
+from cnn_lightning.ops.fast import chooser
+from cnn_lightning.ops.fast.digest import bare
+from tests import prove
+from tests.calls import OPERATIONS, Operation, name_of, recorded
+
+PACKAGE = Path(cnn_lightning.__file__).parent
+REPORT = """
+from cnn_lightning.ops.fast import chooser
+print(*(f"{file}={chooser.why_formula(file)}" for file in chooser.FILES), f"chain={chooser.is_chain('fused')}")
+"""
+ALL_FAST = dict.fromkeys(chooser.FILES, "") | {"chain": "True"}
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package, to be edited."""
+    shutil.copytree(PACKAGE, tmp_path / "cnn_lightning", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "cnn_lightning"
+
+
+def python(code: str, folder: Path, **variables: str) -> str:
+    """What the code prints, with the package that lies in the folder (or in the zip file)."""
+    environment = os.environ | {"PYTHONPATH": str(folder)} | variables
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=folder if folder.is_dir() else None, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def why(folder: Path, **variables: str) -> dict[str, str]:
+    """Why the formulas of each file run themselves."""
+    pairs = (pair.partition("=") for pair in python(REPORT, folder, **variables).split())
+    return {name: reason for name, _, reason in pairs}
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) >= 1
+    path.write_text(text.replace(old, new))
+
+
+# ---- the proof
+
+
+def test_the_proof_is_of_these_files() -> None:
+    assert chooser.proven() == prove.digests(), "a formula or a fast function was edited: run python -m tests.prove"
+
+
+@pytest.mark.parametrize("op", OPERATIONS, ids=name_of)
+def test_a_fast_function_equals_its_formula(op: Operation) -> None:
+    prove.prove(op)
+
+
+def test_a_chain_equals_its_formulas() -> None:
+    prove.prove_chains()
+
+
+@pytest.mark.parametrize("change", [lambda y: y * 1.001, lambda y: y.astype(np.float16), lambda y: y[..., ::-1]])
+def test_the_proof_can_fail(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any]) -> None:
+    fast = import_module("cnn_lightning.ops.fast.conv")
+    original = fast.conv2d
+    monkeypatch.setattr(fast, "conv2d", lambda *arrays, **options: change(original(*arrays, **options)))
+    with pytest.raises(AssertionError):
+        prove.prove(conv.conv2d)
+
+
+def test_the_proof_of_chains_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = import_module("cnn_lightning.ops.fast.fused")
+    original = fast.conv_relu_pool_backward
+
+    def wrong(*arrays: Any, **options: Any) -> Any:
+        grad_x, *others = original(*arrays, **options)
+        return (1.001 * grad_x, *others)
+
+    monkeypatch.setattr(fast, "conv_relu_pool_backward", wrong)
+    with pytest.raises(AssertionError):
+        prove.prove_chains()
+
+
+@pytest.mark.parametrize("file", chooser.FILES)
+def test_fast_functions_have_names_and_signatures_of_their_formulas(file: str) -> None:
+    formulas = import_module(f"cnn_lightning.ops.{file}")
+    for name, function in vars(import_module(f"cnn_lightning.ops.fast.{file}")).items():
+        if inspect.isfunction(function) and function.__module__.endswith(f"fast.{file}") and not name.startswith("_"):
+            parameters = dict(inspect.signature(function).parameters)
+            parameters.pop("needs", None)
+            assert list(parameters.values()) == list(inspect.signature(getattr(formulas, name)).parameters.values())
+
+
+# ---- what is edited runs
+
+
+def test_an_untouched_copy_is_fast(package: Path) -> None:
+    assert why(package.parent) == ALL_FAST
+
+
+def test_an_edited_formula_runs_and_so_does_its_file(package: Path) -> None:
+    edit(package / "ops/conv.py", "+ bias[:, None, None]", "- bias[:, None, None]")
+    expected = ALL_FAST | {"conv": "edited", "conv_transpose": "edited", "chain": "False"}
+    assert why(package.parent) == expected
+    edit(package / "ops/conv.py", "- bias[:, None, None]", "+ bias[:, None, None]")
+    assert why(package.parent) == ALL_FAST
+
+
+def test_an_edited_helper_ends_the_proof_of_every_file_that_uses_it(package: Path) -> None:
+    edit(package / "ops/taps.py", "i * dy,", "(i + 1) * dy,")
+    edited = dict.fromkeys(("conv", "conv_transpose", "pool"), "edited")
+    assert why(package.parent) == ALL_FAST | edited | {"chain": "False"}
+
+
+def test_an_edited_fast_function_or_helper_does_not_run(package: Path) -> None:
+    edit(package / "ops/fast/softmax.py", "np.exp", "np.exp2")
+    edit(package / "ops/fast/stage.py", "class Room", "unused = 1\n\n\nclass Room")
+    assert why(package.parent) == ALL_FAST | {"softmax": "edited", "chain": "False"}
+    assert why(package.parent, CNN_LIGHTNING_FAST="unproven") == ALL_FAST
+
+
+def test_line_ends_comments_and_docstrings_make_no_difference(package: Path) -> None:
+    path = package / "ops/linear.py"
+    text = (
+        path.read_text()
+        .replace('"""Linear: ', '"""A comment on: ')
+        .replace("    expect.linear", "    # why\n\n    expect.linear")
+    )
+    path.write_bytes(text.replace("\n", "\r\n").encode())
+    assert why(package.parent) == ALL_FAST
+
+
+def test_the_bare_text_keeps_what_is_code() -> None:
+    text = 'def f(x):\n    """Docs."""  # why\n    y = "# no comment"  # but this\n\n    return """no docs"""\n'
+    assert bare(text) == 'def f(x):\n    y = "# no comment"\n    return """no docs"""'
+    assert bare('"""é"""; x = 1\n') == "; x = 1"
+
+
+def test_in_a_zip_file_and_without_source(package: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "package.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in package.rglob("*"):
+            file.write(path, path.relative_to(tmp_path))
+    assert why(archive) == ALL_FAST
+    compileall.compile_dir(package / "ops", quiet=2, legacy=True)
+    for path in (package / "ops").rglob("*.py"):
+        path.unlink()
+    assert why(package.parent) == ALL_FAST  # nobody can have edited what isn't there
+
+
+def test_switched_off(package: Path) -> None:
+    assert why(package.parent, CNN_LIGHTNING_FAST="0") == dict.fromkeys(chooser.FILES, "off") | {"chain": "False"}
+    with cnn_lightning.fast(False):
+        assert chooser.why_formula("conv") == "off"
+        assert chooser.chosen(conv.conv2d) is conv.conv2d
+        with cnn_lightning.fast():
+            assert chooser.chosen(conv.conv2d) is not conv.conv2d
+    assert chooser.why_formula("conv") == ""
+
+
+def test_a_function_replaced_at_run_time_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = Conv2d(1, 2, 3, bias=False), torch.randn(1, 1, 5, 5)
+    expected = layer(x)
+    formula = conv.conv2d
+    monkeypatch.setattr(conv, "conv2d", lambda *arrays, **options: 2 * formula(*arrays, **options))
+    torch.testing.assert_close(layer(x), 2 * expected)
+    assert chooser.why_formula("conv") == "replaced"
+    assert not chooser.is_chain("fused")
+
+
+RAISING = """
+import pickle, sys
+from importlib import import_module
+import torch
+from cnn_lightning.layers import bridge
+
+torch.set_grad_enabled(False)
+calls = pickle.load(open("calls.pickle", "rb"))
+for name, (arrays, options) in calls.items():
+    file, _, function = name.partition(".")
+    tensors = [None if array is None else torch.from_numpy(array) for array in arrays]
+    try:
+        bridge.call(getattr(import_module(f"cnn_lightning.ops.{file}"), function), *tensors, mixed=True, **options)
+    except ZeroDivisionError as error:
+        print(error)
+"""
+
+
+def test_no_formula_can_be_edited_without_effect(package: Path) -> None:
+    """One call of each through the bridge, in a copy where each begins by saying so."""
+    for file in chooser.FILES:
+        path = package / f"ops/{file}.py"
+        lines = path.read_text().split("\n")
+        source = import_module(f"cnn_lightning.ops.{file}")
+        for name, function in chooser.formulas()[file].items():
+            text, first = inspect.getsourcelines(getattr(source, name))
+            body = next(i for i, line in enumerate(text) if line.startswith("    ") and '"""' in line)
+            lines[first - 1 + body] = f'    raise ZeroDivisionError("{file}.{name}")\n' + lines[first - 1 + body]
+            assert inspect.isfunction(function)
+        path.write_text("\n".join(lines))
+    calls = {name: found[0] for name, found in recorded().items()}
+    (package.parent / "calls.pickle").write_bytes(pickle.dumps(calls))
+    assert set(python(RAISING, package.parent).split()) == {name_of(op) for op in OPERATIONS}
+
+
+# ---- needs
+
+
+def test_the_bridge_drops_needs_for_formulas_and_gives_none_for_what_is_not_needed() -> None:
+    x, weight = torch.randn(1, 1, 5, 5), torch.randn(2, 1, 3, 3)
+    grad_y = torch.randn(1, 2, 3, 3)
+    for on in (True, False):
+        with cnn_lightning.fast(on), torch.no_grad():
+            found = bridge.call(conv.conv2d_backward, grad_y, x, weight, needs=(False, True, False))
+        assert [gradient is not None for gradient in found] == [False, True, False]
