@@ -3,7 +3,7 @@
 import numpy as np
 
 from cnn_lightning.ops import expect
-from cnn_lightning.ops.taps import by_group, inside, padded, rows, taps
+from cnn_lightning.ops.taps import inside, padded, rows, taps
 from cnn_lightning.ops.types import Array, Padding, Pair
 
 
@@ -40,7 +40,8 @@ def conv2d(
             differ or are not floating.
     """
     g = expect.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    w, y = by_group(weight, groups), np.zeros_like(x, shape=(g.n, groups, g.o // groups, g.oh * g.ow))
+    w = weight.reshape(groups, g.o // groups, *weight.shape[1:])
+    y = np.zeros_like(x, shape=(g.n, groups, g.o // groups, g.oh * g.ow))
     for i, j, pixels in taps(padded(x, g.pad), g):
         y += w[..., i, j] @ rows(pixels, groups)
     y = y.reshape(g.n, g.o, *g.size)
@@ -76,12 +77,14 @@ def conv2d_backward(
         ``(grad_x, grad_weight, grad_bias)``.
     """
     g = expect.conv2d(x, weight, None, stride, padding, dilation, groups)
-    w, upstream, wide = by_group(weight, groups), rows(grad_y, groups), padded(x, g.pad)
+    w = weight.reshape(groups, g.o // groups, *weight.shape[1:])
+    upstream, wide = rows(grad_y, groups), padded(x, g.pad)
     grad_w, grad_wide = np.zeros_like(w), np.zeros_like(wide)
     for (i, j, pixels), (_, _, grad_pixels) in zip(taps(wide, g), taps(grad_wide, g), strict=True):
         grad_w[..., i, j] = (upstream @ rows(pixels, groups).swapaxes(2, 3)).sum(0, dtype=np.float64)
         grad_pixels += (w[..., i, j].swapaxes(1, 2) @ upstream).reshape(pixels.shape)
-    return inside(grad_wide, g.pad), grad_w.reshape(weight.shape), bias_gradient(grad_y)
+    grad_bias = grad_y.sum((0, 2, 3), dtype=np.float64).astype(x.dtype)
+    return inside(grad_wide, g.pad), grad_w.reshape(weight.shape), grad_bias
 
 
 def bias_gradient(grad_y: Array) -> Array:

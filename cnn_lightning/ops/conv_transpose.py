@@ -8,7 +8,7 @@ import numpy as np
 
 from cnn_lightning.ops import expect
 from cnn_lightning.ops.conv import bias_gradient
-from cnn_lightning.ops.taps import by_group, inside, padded, rows, taps
+from cnn_lightning.ops.taps import inside, padded, rows, taps
 from cnn_lightning.ops.types import Array, Pair
 
 
@@ -47,7 +47,7 @@ def conv_transpose2d(
             dilation, a result of negative size, dtypes that differ or are not floating.
     """
     g = expect.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
-    w, pixels = by_group(weight, groups), rows(x, groups)
+    w, pixels = weight.reshape(groups, x.shape[1] // groups, *weight.shape[1:]), rows(x, groups)
     wide = padded(np.zeros_like(x, shape=g.shape), g.pad)
     for i, j, patch in taps(wide, g):
         patch += (w[..., i, j].swapaxes(1, 2) @ pixels).reshape(patch.shape)
@@ -86,7 +86,7 @@ def conv_transpose2d_backward(
         ``(grad_x, grad_weight, grad_bias)``.
     """
     g = expect.conv_transpose2d(x, weight, None, stride, padding, output_padding, groups, dilation)
-    w, pixels = by_group(weight, groups), rows(x, groups)
+    w, pixels = weight.reshape(groups, x.shape[1] // groups, *weight.shape[1:]), rows(x, groups)
     grad_x, grad_w = np.zeros_like(pixels), np.zeros_like(w)
     for i, j, patch in taps(padded(grad_y, g.pad), g):
         upstream = rows(patch, groups)

@@ -50,7 +50,7 @@ def batch_norm(
     expect.channels(x, weight=weight, bias=bias, mean=mean, var=var)
     mean = _channel_mean(x) if mean is None else mean.astype(np.float64)
     var = _channel_mean((x - _across(mean, x)) ** 2) if var is None else var.astype(np.float64)
-    y = _xhat(x, mean, var, eps)
+    y = (x - _across(mean, x)) / np.sqrt(_across(var, x) + eps)
     y = y if weight is None else y * _across(weight, x)
     y = y if bias is None else y + _across(bias, x)
     return y.astype(x.dtype), mean, var
@@ -70,20 +70,14 @@ def batch_norm_backward(
 
     In evaluation the statistics are constants and ``grad_x = invstd * g``.
     """
-    grad_weight = _channel_sum(grad_y * _xhat(x, mean, var, eps))
-    grad_bias = _channel_sum(grad_y)
+    invstd = 1 / np.sqrt(_across(var, x) + eps)
+    xhat, scale = (x - _across(mean, x)) * invstd, invstd if weight is None else invstd * _across(weight, x)
+    axes, count = (0, *range(2, x.ndim)), max(1, x.size // max(1, x.shape[1]))
+    grad_weight, grad_bias = (grad_y * xhat).sum(axes), grad_y.sum(axes, dtype=np.float64)
+    grad_x = scale * grad_y
     if training:
-        sums = grad_weight, grad_bias
-        grad_x = batch_norm_backward_part(grad_y, x, weight, mean, var, *sums, count=_count(x), eps=eps)
-    else:
-        grad_x = (grad_y * _across(_scale(weight, var, eps), x)).astype(x.dtype)
-    return grad_x, grad_weight.astype(x.dtype), grad_bias.astype(x.dtype)
-
-
-def batch_statistics(x: Array) -> tuple[Array, Array]:
-    """Each channel's mean and variance over (N, C, ...), in float64: for a process that has a part of the batch."""
-    mean = _channel_mean(x)
-    return mean, _channel_mean((x - _across(mean, x)) ** 2)
+        grad_x = scale * (grad_y - _across(grad_bias / count, x) - xhat * _across(grad_weight / count, x))
+    return grad_x.astype(x.dtype), grad_weight.astype(x.dtype), grad_bias.astype(x.dtype)
 
 
 def batch_norm_backward_part(
@@ -111,9 +105,16 @@ def batch_norm_backward_part(
         count: Values per channel of the whole batch.
         eps: Added to the variance.
     """
-    of_grad, of_dot = _across(grad_bias / count, x), _across(grad_weight / count, x)
-    grad_x = _across(_scale(weight, var, eps), x) * (grad_y - of_grad - _xhat(x, mean, var, eps) * of_dot)
+    invstd = 1 / np.sqrt(_across(var, x) + eps)
+    xhat, scale = (x - _across(mean, x)) * invstd, invstd if weight is None else invstd * _across(weight, x)
+    grad_x = scale * (grad_y - _across(grad_bias / count, x) - xhat * _across(grad_weight / count, x))
     return grad_x.astype(x.dtype)
+
+
+def batch_statistics(x: Array) -> tuple[Array, Array]:
+    """Each channel's mean and variance over (N, C, ...), in float64: for a process that has a part of the batch."""
+    mean = _channel_mean(x)
+    return mean, _channel_mean((x - _across(mean, x)) ** 2)
 
 
 def _across(values: Array, x: Array) -> Array:
@@ -126,25 +127,9 @@ def _channel_sum(x: Array) -> Array:
     return x.sum((0, *range(2, x.ndim)), dtype=np.float64)
 
 
-def _count(x: Array) -> int:
-    """Values of each channel; 1 in an empty batch, whose sums are 0."""
-    return max(1, x.size // max(1, x.shape[1]))
-
-
 def _channel_mean(x: Array) -> Array:
-    """(N, C, ...) to (C,), in float64."""
-    return _channel_sum(x) / _count(x)
-
-
-def _xhat(x: Array, mean: Array, var: Array, eps: float) -> Array:
-    """The normalised values, in float64."""
-    return (x - _across(mean, x)) / np.sqrt(_across(var, x) + eps)
-
-
-def _scale(weight: Array | None, var: Array, eps: float) -> Array:
-    """``weight * invstd``, (C,)."""
-    invstd = 1 / np.sqrt(var.astype(np.float64) + eps)
-    return invstd if weight is None else weight * invstd
+    """(N, C, ...) to (C,), in float64; 0 for an empty batch."""
+    return _channel_sum(x) / max(1, x.size // max(1, x.shape[1]))
 
 
 def layer_norm(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import product
+from math import prod
 
 import numpy as np
 
@@ -59,8 +60,8 @@ def max_pool2d_with_indices(
     lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
     y = np.full_like(x, lowest, shape=(*x.shape[:2], *g.size))
     winner = np.full_like(y, -1, dtype=np.int64)
-    wide, places = padded(x, g.pad, lowest), padded(_places(x), g.pad, -1)
-    for (_, _, pixels), (_, _, place) in zip(taps(wide, g), taps(places, g), strict=True):
+    places = padded(np.arange(prod(x.shape[2:]), like=x).reshape(1, 1, *x.shape[2:]), g.pad, -1)
+    for (_, _, pixels), (_, _, place) in zip(taps(padded(x, g.pad, lowest), g), taps(places, g), strict=True):
         won = (pixels > y) | np.isnan(pixels) | ((winner < 0) & (place >= 0))
         y, winner = np.where(won, pixels, y), np.where(won, place, winner)
     return y, winner
@@ -81,16 +82,11 @@ def max_pool2d_backward(
     _, winner = max_pool2d_with_indices(
         x, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
     )
-    grad_wide, places = padded(np.zeros_like(x), g.pad), padded(_places(x), g.pad, -1)
+    places = padded(np.arange(prod(x.shape[2:]), like=x).reshape(1, 1, *x.shape[2:]), g.pad, -1)
+    grad_wide = padded(np.zeros_like(x), g.pad)
     for (_, _, grad_pixels), (_, _, place) in zip(taps(grad_wide, g), taps(places, g), strict=True):
         grad_pixels += np.where(winner == place, grad_y, 0)
     return inside(grad_wide, g.pad)
-
-
-def _places(x: Array) -> Array:
-    """``row * W + column`` of each pixel of images (N, C, H, W), as (1, 1, H, W)."""
-    height, width = x.shape[2:]
-    return np.arange(height * width, dtype=np.int64, like=x).reshape(1, 1, height, width)
 
 
 def avg_pool2d(
@@ -185,7 +181,8 @@ def adaptive_max_pool2d(x: Array, *, output_size: Sequence[int]) -> tuple[Array,
     The first of equal pixels wins, and of several NaN the last.
     """
     y = np.zeros_like(x, shape=(*x.shape[:2], *output_size))
-    winner, places = np.zeros_like(y, dtype=np.int64), np.broadcast_to(_places(x), x.shape)
+    winner = np.zeros_like(y, dtype=np.int64)
+    places = np.broadcast_to(np.arange(prod(x.shape[2:]), like=x).reshape(1, 1, *x.shape[2:]), x.shape)
     for u, v, rows, columns in _adaptive(x, output_size):
         count = (rows.stop - rows.start) * (columns.stop - columns.start)
         window, place = (array[:, :, rows, columns].reshape(*x.shape[:2], count) for array in (x, places))
@@ -204,7 +201,7 @@ def adaptive_max_pool2d_backward(grad_y: Array, x: Array, indices: Array, *, out
         RuntimeError: No windows.
     """
     expect.some_windows("adaptive_max_pool2d", grad_y)
-    grad_x, places = np.zeros_like(x), _places(x)
+    grad_x, places = np.zeros_like(x), np.arange(prod(x.shape[2:]), like=x).reshape(1, 1, *x.shape[2:])
     for u, v, rows, columns in _adaptive(x, output_size):
         won = indices[:, :, u, v, None, None] == places[:, :, rows, columns]
         grad_x[:, :, rows, columns] += np.where(won, grad_y[:, :, u, v, None, None], 0)

@@ -54,8 +54,3 @@ def rows(images: Array, groups: int) -> Array:
     """(N, C, H, W) as matrices (N, groups, C / groups, H * W): a row for each channel."""
     n, c, height, width = images.shape
     return images.reshape(n, groups, c // groups, height * width)
-
-
-def by_group(weight: Array, groups: int) -> Array:
-    """Kernels (A, B, kh, kw) as (groups, A / groups, B, kh, kw): a matrix A / groups by B for each tap and group."""
-    return weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
