@@ -9,11 +9,15 @@ implementation under test, from the very inputs and upstream gradients that each
 agree, or the judge says which is right (`judge`; torch is not, by rank), a copy that gave something else is at fault. A
 copy that gave the same only carries on a difference that was there before: rounding, amplified perhaps, or a ReLU or
 max-pool whose inputs were so nearly tied that rounding chose the other side.
+
+A third way is compared for the layers of this package: where a fast function stands in for a formula, both compute each
+recorded call again, in float64; and so do chains and the formulas of their layers (`tiers`).
 """
 
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,9 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cnn_lightning import judge
+from cnn_lightning import judge, tiers
 from cnn_lightning.elementary import Elementary
+from cnn_lightning.layers import fused
 from cnn_lightning.model import total_loss
+from cnn_lightning.ops.fast import chooser
 from cnn_lightning.swap import LAYERS, Spec, SwapReport, native_type, swap_layers
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -56,6 +62,11 @@ class Row:
     ``verdict`` is ``equal``, ``rounding``, ``flip``, ``follows`` (an earlier fault) or one of `FAULTS`: ``fault`` of
     the layer under test, ``fault of torch``, ``both at fault``, or ``undecided`` where the two differ and the judge
     can't tell which is wrong. ``why`` says how a fault was judged, ``runs`` which class torch's side is.
+
+    ``tier`` is what the layer ran: ``fast``, or ``(formula: edited)`` or another reason; ``tiers`` the relative error
+    between its fast function and its formula on equal inputs, NaN where they were not compared; ``of`` which of them is
+    at fault: ``fast function``, ``formula`` or ``chain``. In the rows of a chain, and where only the tiers differ,
+    ``error`` is that between the tiers, ``native`` and ``other`` are the formula's and the fast one's own from torch.
     """
 
     step: int
@@ -70,6 +81,9 @@ class Row:
     verdict: str
     why: str = ""
     runs: str = ""
+    tier: str = ""
+    tiers: float = math.nan
+    of: str = ""
 
     def __str__(self) -> str:
         call = f" (call {self.call + 1})" if self.call else ""
@@ -87,6 +101,8 @@ class Parity:
     steps: int
     losses: list[dict[str, float]] = field(default_factory=list)
     """The loss of each step, under ``torch``, ``layers`` and ``float64``."""
+    tiers: dict[str, str] = field(default_factory=dict)
+    """What ran each NumPy layer of this package that calls formulas: ``fast``, or ``(formula: edited)`` or so."""
 
     @property
     def first(self) -> Row | None:
@@ -150,7 +166,10 @@ def compare(
 
     def in_float64(*, watch: bool) -> _Runner:
         runner = _Runner(net, layers, loss, torch.float64, lr, momentum, watch=watch)
-        runner.backward(batches[0], seed)
+        with fused.computed() as chains:
+            runner.backward(batches[0], seed)
+        names = {id(module): name for name, module in runner.named()}
+        comparison.chains = comparison.chains or [[names[id(module)] for module in chain] for chain in chains]
         return runner
 
     for step, batch in enumerate(batches):
@@ -160,14 +179,17 @@ def compare(
             tick(f"step {step + 1}: {name}")
         losses.append(values)
         comparison.step(step)
-        if step == 0:
-            comparison.whole(in_float64(watch=False), lambda: in_float64(watch=True))
+        unwatched = in_float64(watch=False) if step == 0 else None
+        comparison.chained(step)
+        if unwatched is not None:
+            comparison.whole(unwatched, lambda: in_float64(watch=True))
         for runner in (native, other, truth):
             runner.update()
         comparison.updated(step)
     tick("done")
+    ran = {name: tier for name, tier in comparison.tiers.items() if tier}
     kind = str(dtype).removeprefix("torch.")
-    return Parity(comparison.rows, other.report, kind, comparison.tolerance, len(batches), losses)
+    return Parity(comparison.rows, other.report, kind, comparison.tolerance, len(batches), losses, ran)
 
 
 # ---- a copy of the network under observation
@@ -340,11 +362,20 @@ class _Alone:
 class _Replay:
     """A recorded call, computed again by the class ``kind`` in ``dtype``, at any inputs and parameters.
 
-    With ``contiguous``, inputs and upstream gradients don't keep the order in memory that they had.
+    With ``contiguous``, inputs and upstream gradients don't keep the order in memory that they had; with ``formulas``
+    no fast function stands in for a formula.
     """
 
-    def __init__(self, call: _Call, kind: type[nn.Module], dtype: torch.dtype, *, contiguous: bool = False) -> None:
-        self.call, self.kind, self.dtype, self.contiguous = call, kind, dtype, contiguous
+    def __init__(
+        self,
+        call: _Call,
+        kind: type[nn.Module],
+        dtype: torch.dtype,
+        *,
+        contiguous: bool = False,
+        formulas: bool = False,
+    ) -> None:
+        self.call, self.kind, self.dtype, self.contiguous, self.formulas = call, kind, dtype, contiguous, formulas
         self.point: dict[Any, Tensor] = {
             index: self._cast(value)
             for index, value in enumerate(call.arguments)
@@ -365,11 +396,8 @@ class _Replay:
     def forward(self, point: judge.Point) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Outputs, and buffers afterwards."""
         call, source = self.call, self.call.module
-        module: Any = object.__new__(self.kind)
-        module.__dict__ = dict(source.__dict__) | {"training": call.training, "_backward_hooks": {}}
-        for key in [key for key in module.__dict__ if key.endswith(("_hooks", "_hooks_with_kwargs"))]:
-            module.__dict__[key] = type(source.__dict__[key])() if key in source.__dict__ else {}
-        module._parameters = {key: point.get(key) for key in source._parameters}
+        module = tiers.bare(source, self.kind, {key: point.get(key) for key in source._parameters})
+        module.__dict__["training"] = call.training
         module._buffers = {
             key: None if value is None else self._cast(call.buffers[key]).clone()
             for key, value in source._buffers.items()
@@ -387,15 +415,19 @@ class _Replay:
     def run(self, point: judge.Point | None = None, upstream: Mapping[int, Tensor] | None = None) -> _Alone:
         """Forward and backward."""
         leaves = {key: x.clone().requires_grad_() for key, x in (self.point if point is None else point).items()}
-        with torch.enable_grad():
+        with torch.enable_grad(), self._tier():
             outputs, after = self.forward(leaves)
         upstream = self.upstream if upstream is None else upstream
         reached = [(y, upstream[index]) for index, y in enumerate(outputs) if index in upstream and y.requires_grad]
         found: Sequence[Tensor | None] = ()
         if reached and leaves:
             ys, gradients = zip(*reached, strict=True)
-            found = torch.autograd.grad(ys, list(leaves.values()), gradients, allow_unused=True)
+            with self._tier():
+                found = torch.autograd.grad(ys, list(leaves.values()), gradients, allow_unused=True)
         return _Alone([y.detach() for y in outputs], after, dict(zip(leaves, found, strict=False)))
+
+    def _tier(self) -> Any:
+        return chooser.fast(False) if self.formulas else nullcontext()
 
     def party(self) -> judge.Party:
         """For the judge of a backward."""
@@ -458,6 +490,10 @@ class _Comparison:
         self.floor = 0.0
         self.repeated: dict[Any, _Replay | None] = {}
         self.rulings: dict[Any, _Ruling | None] = {}
+        self.apart: dict[Any, _Apart] = {}
+        self.chains: list[list[str]] = []
+        """The layers that the network computes as one, by their names, where nobody watches them."""
+        self.tiers = {name: tiers.tier(module) for name, module in other.named()}
         self.twins = {name: type(module) for name, module in other.named() if type(module) is not native_type(module)}
         self.owners = {
             id(parameter): (name, key)
@@ -472,12 +508,16 @@ class _Comparison:
         """Forward in the order of the calls, backward in the opposite one."""
         self.repeated.clear()
         self.rulings.clear()
+        self.apart.clear()
         triples = list(zip(self.native.calls, self.other.calls, self.truth.calls, strict=True))
         gradients = [parameter.grad for parameter in self.truth.net.parameters() if parameter.grad is not None]
         gradients += [gradient for call in self.truth.calls for gradient in call.grad_inputs.values()]
         largest = max((gradient.abs().max().item() for gradient in gradients if gradient.numel()), default=0.0)
         # What is pure rounding, such as the gradient of a bias before a normalisation, has no scale of its own.
         self.floor = torch.finfo(self.native.dtype).eps * largest
+        for call in self.other.calls:
+            if self.tiers[call.name] == "fast":
+                self.apart |= self._between_tiers(call)
         for a, b, c in triples:
             flips = _flips(a, b)
             self.flipped |= flips > 0
@@ -511,13 +551,27 @@ class _Comparison:
             wrong = (changed[0] and not changed[1], changed[1] and not changed[0])
             self._judge(step, _nobody(name), f"{key} after the step", (native, other, truth), None, wrong=wrong)
 
+    def chained(self, step: int) -> None:
+        """The chains against the formulas of their layers, from the inputs and upstream gradients of this step."""
+        for chain in tiers.chains_in(self.other.calls, self.chains):
+            for row in chain.differences(relative_error, self._exact_floor()):
+                verdict = "follows" if row.verdict == "fault" and self.faults() else row.verdict
+                numbers = (row.error, row.where, row.of_formula, row.of_chain, 0)
+                self.rows.append(
+                    Row(step, row.layer, 0, row.what, *numbers, verdict, tier="fast", tiers=row.error, of=row.of)
+                )
+
+    def _exact_floor(self) -> float:
+        """The floor of gradients in float64."""
+        return 1e-5 * self.floor / torch.finfo(self.native.dtype).eps
+
     def whole(self, runner: _Runner, watched: Callable[[], _Runner]) -> None:
         """The network as it trains, which no hook keeps from computing layers together, in float64.
 
         Where it is off by more than a well-conditioned network could be, the layers are judged one by one in float64;
         if they are right, the distance that they reach in a row is how much this network amplifies rounding.
         """
-        floor = 1e-5 * self.floor / torch.finfo(self.native.dtype).eps
+        floor = self._exact_floor()
         in_a_row: list[nn.Parameter] = []
         pairs = zip(runner.net.named_parameters(), self.truth.net.parameters(), strict=True)
         for index, ((name, ours), true) in enumerate(pairs):
@@ -592,9 +646,88 @@ class _Comparison:
                 native_off, other_off = (each.off for each in found)
             if verdict == "follows" and self._torch_is_wrong():
                 native_off = other_off = math.nan  # float64, too, is torch's
+        tier, apart = self.tiers.get(call.name, ""), self._apart(call, local)
+        of = apart.of
+        if of and verdict not in FAULTS:
+            verdict, why, error, where = "fault", apart.why, apart.error, apart.where
+            native_off, other_off = apart.of_formula, apart.of_fast
+        elif verdict in ("fault", "both at fault") and tier:
+            of = of or ("formula" if tier != "fast" else self._of_own_dtype(call, local))
         self.rows.append(
-            Row(step, call.name, call.index, what, error, where, native_off, other_off, flips, verdict, why, runs)
+            Row(
+                *(step, call.name, call.index, what, error, where, native_off, other_off, flips, verdict, why, runs),
+                tier=tier,
+                tiers=apart.error,
+                of=of,
+            )
         )
+
+    # -- one layer in both tiers
+
+    def _between_tiers(self, call: _Call, dtype: torch.dtype = torch.float64) -> "dict[Any, _Apart]":
+        """All results of a call by its fast functions and by its formulas, and which is wrong where they differ."""
+        kind, exact = type(call.module), dtype == torch.float64
+        fast, formula = (_Replay(call, kind, dtype, formulas=formulas) for formulas in (False, True))
+        places: list[tuple[str, Any]] = [("outputs", index) for index in range(len(fast.alone.outputs))]
+        places += [("after", key) for key in fast.alone.after]
+        places += [("parameter" if isinstance(key, str) else "grad_inputs", key) for key in fast.point]
+        found = {}
+        for place in places:
+            a, b = fast.alone.get(*place), formula.alone.get(*place)
+            if a is None or b is None:
+                continue
+            floor = (self._exact_floor() if exact else self.floor) if place[0] in ("parameter", "grad_inputs") else 0.0
+            error, where = relative_error(a, b, floor)
+            of, why, offs = "", "", (math.nan, math.nan)
+            if not error <= (tiers.TOLERANCE if exact else self.tolerance):
+                rounding = self._amplified(fast, *place, floor, torch.float32) if exact else 0.0
+                if not error <= _OWN_ROUNDING * rounding * torch.finfo(dtype).eps / torch.finfo(torch.float32).eps:
+                    of, why, offs = self._of_tiers(call, place, a, b, floor)
+            found[id(call), *place] = _Apart(error, where, of, why, *offs)
+        return found
+
+    def _of_tiers(
+        self, call: _Call, place: tuple[str, Any], fast: Tensor, formula: Tensor, floor: float
+    ) -> tuple[str, str, tuple[float, float]]:
+        """Which of two tiers is wrong: that which torch, in float64, does not agree with; and their distances to it."""
+        native = self._repeat(call, native_type(call.module), torch.float64)
+        third = None if native is None else native.alone.get(*place)
+        if third is None:
+            return "formula or fast function", "torch has no third result", (math.nan, math.nan)
+        of_formula, of_fast = (relative_error(value, third, floor)[0] for value in (formula, fast))
+        of = tiers.wrong(of_fast, of_formula, "fast function")
+        agrees = {"formula": "the fast function", "fast function": "the formula"}.get(of, "neither")
+        return of, f"of three float64 results torch's agrees with {agrees}", (of_formula, of_fast)
+
+    def _apart(self, call: _Call, local: _Local | None) -> "_Apart":
+        """How far the tiers are apart in a result; of a parameter that several calls use, the worst."""
+        if local is None:
+            return _Apart()
+        found = [
+            self.apart.get((id(user), local[0], key), _Apart()) for user, key in self._users(self.other, call, local)
+        ]
+        return max(found, key=lambda each: (bool(each.of), -1.0 if math.isnan(each.error) else each.error))
+
+    def _of_own_dtype(self, call: _Call, local: _Local | None) -> str:
+        """Which tier is at fault in the precision of the run, where in float64 both agree."""
+        if local is None or self.other.dtype == torch.float64:
+            return ""
+        users = self._users(self.other, call, local)
+        found = [self._between_tiers(user, self.other.dtype).get((id(user), local[0], key)) for user, key in users]
+        return next((each.of for each in found if each is not None and each.of), "")
+
+    def _users(self, runner: _Runner, call: _Call, local: _Local) -> list[tuple[_Call, Any]]:
+        """The calls that a result comes from, with its name there: for a parameter all that use it."""
+        kind, key = local
+        if kind != "parameter":
+            return [(call, key)]
+        parameter = call.module._parameters[key]
+        return [
+            (other, name)
+            for other in runner.calls
+            for name, value in other.module._parameters.items()
+            if value is parameter
+        ]
 
     def _blame(self, call: _Call, native: bool | None, other: bool | None) -> str:
         """The verdict on two copies of which each is wrong, right or (None) unsettled; empty where both are right."""
@@ -609,17 +742,9 @@ class _Comparison:
 
     def _examine(self, runner: _Runner, call: _Call, found: Tensor | None, local: _Local, floor: float) -> "_Found":
         """Whether a copy gave something else than is right for the inputs that this very layer had in it."""
-        kind, key = local
+        kind, _ = local
         dtype = runner.dtype
-        users = [(call, key)]
-        if kind == "parameter":
-            parameter = call.module._parameters[key]
-            users = [
-                (other, name)
-                for other in runner.calls
-                for name, value in other.module._parameters.items()
-                if value is parameter
-            ]
+        users = self._users(runner, call, local)
         rulings = [self._rule(other, kind, name, floor) for other, name in users]
         if any(ruling is None for ruling in rulings):
             return _Found(None if call.name in self.twins else False, why="the layer does not run alone in float64")
@@ -762,6 +887,18 @@ class _Found:
     wrong: bool | None
     off: float = math.nan
     why: str = ""
+
+
+@dataclass(frozen=True)
+class _Apart:
+    """How far two tiers are apart in one result, which is at fault, and how far each is from torch in float64."""
+
+    error: float = math.nan
+    where: Where = ()
+    of: str = ""
+    why: str = ""
+    of_formula: float = math.nan
+    of_fast: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -328,10 +328,10 @@ def _table(found: Parity, width: int) -> Table:
 
 
 def _folded(name: str, width: int) -> str:
-    """A dotted name in lines of at most ``width``, which end behind a dot or an underscore where they can."""
+    """A dotted name in lines of at most ``width``, which end behind a dot, an underscore or a space where they can."""
     width = max(width, 8)
     lines = [""]
-    for part in re.split(r"(?<=[._])", name):
+    for part in re.split(r"(?<=[._ ])", name):
         for piece in (part[start : start + width] for start in range(0, len(part), width)):
             if len(lines[-1] + piece) > width:
                 lines.append("")
@@ -366,6 +366,7 @@ def _summary(found: Parity) -> list[str]:
             f"rounding flipped {found.flips} time{'s' * (found.flips > 1)} the sign at a ReLU or the choice of a "
             "max-pooling, nearly tied inputs; what differs after that follows from it and is no fault"
         )
+    lines += _tiers(found)
     first = found.first
     if first is None:
         close = [row for row in found.rows if row.error <= found.tolerance]
@@ -389,6 +390,17 @@ def _summary(found: Parity) -> list[str]:
     return lines
 
 
+def _tiers(found: Parity) -> list[str]:
+    """What ran each NumPy layer of this package: a line for each tier."""
+    names: dict[str, list[str]] = {}
+    for row in found.layers.rows:
+        if row.tier and row.name in found.tiers:
+            names.setdefault(found.tiers[row.name], []).append(row.name)
+    return [
+        f"{tier}: {'all NumPy layers' if len(names) == 1 else ' '.join(members)}" for tier, members in names.items()
+    ]
+
+
 def _blamed(row: Row) -> str:
     """Who is at fault, and how that was judged."""
     far = [
@@ -396,15 +408,30 @@ def _blamed(row: Row) -> str:
         for who, off in (("torch", row.native), ("this layer", row.other))
         if not math.isnan(off)
     ]
+    if row.of.endswith("chain") or (row.of and row.tier == "fast" and row.error == row.tiers):
+        far = [f"the formula is {row.native:.1e} away", f"what stands in for it {row.other:.1e}"]
     from_right = f"; from the right value {' and '.join(far)}" if far else ""
     judged = f" ({row.why})" if row.why else ""
     blame = {
-        "fault": "this layer is wrong",
+        "fault": f"this layer is wrong{_of(row)}",
         "fault of torch": f"TORCH IS WRONG here, not this layer: {row.runs}",
         "both at fault": "torch and this layer are BOTH WRONG",
         "undecided": "one of them is wrong, UNDECIDED which",
     }[row.verdict]
     return f"{blame}{judged}{from_right}"
+
+
+def _of(row: Row) -> str:
+    """Which tier of a layer is wrong."""
+    if row.of == "chain":
+        return ": the chain differs from the formulas of its layers"
+    if row.of == "formula" and row.tier != "fast":
+        return f": its formula, which runs itself {row.tier}"
+    return {
+        "": "",
+        "fast function": ": its fast function, which differs from its formula",
+        "formula": ": its formula, not what stands in for it and runs",
+    }.get(row.of, f": its {row.of}, which differ")
 
 
 def _plain(subject: _Subject, found: Parity) -> dict[str, Any]:
@@ -423,7 +450,7 @@ def _plain(subject: _Subject, found: Parity) -> dict[str, Any]:
         "fault": None if first is None else first.verdict,
         "first": None if first is None else {key: plain(value) for key, value in asdict(first).items()},
         "losses": [{key: plain(value) for key, value in losses.items()} for losses in found.losses],
-        "layers": [asdict(row) for row in found.layers.rows],
+        "layers": [asdict(row) | {"tier": found.tiers.get(row.name, "")} for row in found.layers.rows],
         "comparisons": [{key: plain(value) for key, value in asdict(row).items()} for row in found.rows],
     }
 

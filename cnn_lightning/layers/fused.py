@@ -1,6 +1,7 @@
 """Modules one after the other, in which convolution, ReLU and max-pooling are computed as one where nobody looks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,11 +58,27 @@ def run(modules: Iterable[torch.nn.Module], x: Any) -> Any:
             paddings = tuple(_padding(conv) for conv, *_ in stages)
             keep = torch.is_grad_enabled() and _needs_gradient(x, stages[0])
             x = ConvReLUPoolFunction.apply(paddings, keep, x, *parameters)
+            for listener in _listeners:
+                listener.append([module for stage in stages for module in stage])
             place += 3 * len(stages)
         else:
             x = todo[place](x)
             place += 1
     return x
+
+
+_listeners: list[list[list[torch.nn.Module]]] = []
+
+
+@contextmanager
+def computed() -> Iterator[list[list[torch.nn.Module]]]:
+    """The modules of each chain that `run` computes as one while inside, in the order of the calls."""
+    listener: list[list[torch.nn.Module]] = []
+    _listeners.append(listener)
+    try:
+        yield listener
+    finally:
+        _listeners.remove(listener)
 
 
 class Sequential(torch.nn.Sequential):
