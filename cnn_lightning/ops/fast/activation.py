@@ -15,7 +15,7 @@ import numpy as np
 
 from cnn_lightning.ops import expect
 from cnn_lightning.ops.activation import ONE_SIXTH
-from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.fast import blocks, tuning
 from cnn_lightning.ops.fast.special import normal, precise
 from cnn_lightning.ops.types import Array
 
@@ -344,19 +344,13 @@ def _blockwise(formula: Callable[..., object], *arrays: Array, passes: int = 1) 
     result = blocks.empty_like(arrays[0])
     views = [array[None] if array.ndim == 0 else array for array in (*arrays, result)]
     length = views[0].shape[0]
-    spread = passes * result.size >= _WORTH_THREADS
-    count = _SPREAD_BLOCK if spread and blocks.get_num_threads() > 1 else _BLOCK
-    parts = blocks.blocks(length, blocks.BLOCK_BYTES * result.size // (count * max(1, length)))
+    numbers = tuning.TUNING
+    spread = passes * result.nbytes >= numbers.elementwise_threads_bytes
+    by_threads = spread and blocks.get_num_threads() > 1
+    size = numbers.elementwise_spread_block_bytes if by_threads else numbers.elementwise_block_bytes
+    parts = blocks.blocks(length, result.nbytes // max(1, length), block_bytes=size)
     blocks.run(lambda part: formula(*(view[part] for view in views)), parts, spread=spread)
     return result
-
-
-_WORTH_THREADS = 2**21
-_BLOCK, _SPREAD_BLOCK = 2**16, 2**17
-"""Values in a block. Measured, 2 million values, microseconds on one thread and on two, with blocks of 2**15, 2**16 and
-2**17: relu 878 and 1172, 788 and 913, 740 and 628; the gradient of hardswish, with more intermediate results to keep in
-cache, 4235 and 6653, 4423 and 5430, 5169 and 4612. Short blocks make two threads wait for each other: each call into
-NumPy begins and ends with the interpreter's lock."""
 
 
 def _precise(formula: Callable[..., Array], *arrays: Array) -> Array:

@@ -14,11 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from cnn_lightning.ops.fast import tuning
 from cnn_lightning.ops.types import Array
-
-BLOCK_BYTES = 4 * 2**20
-"""What a block's working set may take. Measured on cores with 2 MiB of L2 and a large L3, SimpleCNN's second stage,
-forward and backward: 9.2 ms with 1 MiB, 8.5 with 2, 7.8 with 4 (fewer calls into NumPy, longer matrix products)."""
 
 _T = TypeVar("_T")
 
@@ -71,24 +68,19 @@ def _share() -> int:
     return max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def blocks(n: int, item_bytes: int, *, at_least: int = 1) -> list[slice]:
+def blocks(n: int, item_bytes: int, *, at_least: int = 1, block_bytes: int | None = None) -> list[slice]:
     """Cut ``n`` items of ``item_bytes`` working memory each into blocks that stay in cache.
 
     The cut does not depend on the number of threads, so that sums over blocks are the same for any number. Several
     blocks are an even number, so that two threads have as much to do. Waking the other one takes some 100
     microseconds: ask for ``at_least`` two blocks only where there is much more to do than to move so many bytes.
+    ``block_bytes`` are `tuning`'s unless given.
     """
-    count = max(at_least, -(-n * item_bytes // BLOCK_BYTES))
+    count = max(at_least, -(-n * item_bytes // (block_bytes or tuning.TUNING.block_bytes)))
     if count > 1:
         count += count % 2
     size = max(1, -(-n // count))
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
-
-
-_UFUNC_BUFFER = 1024
-"""Rows shorter than NumPy's buffer of 8,192 values are copied into it wherever an operand is broadcast, and a buffer
-that large is slower to cast through, too. Measured with 8,192, 1,024 and 256: 64 rows of 1,024 times one number each
-20.5, 8.2 and 8.7 us; whole numbers times flags 27, 21 and 29 us. `numpy.errstate` gives the user's own size back."""
 
 
 def run(function: Callable[[slice], _T], parts: Sequence[slice], *, spread: bool = True) -> list[_T]:
@@ -124,7 +116,7 @@ def _over_threads(tasks: Sequence[Callable[[], Any]], *, spread: bool) -> list[A
             _working.here = True
             try:
                 with np.errstate(all="ignore"):
-                    np.setbufsize(_UFUNC_BUFFER)
+                    np.setbufsize(tuning.TUNING.buffer_values)
                     for index in todo:
                         results[index] = tasks[index]()
             finally:
@@ -204,16 +196,11 @@ _blas = _Blas()
 def one_blas_thread() -> Iterator[None]:
     """BLAS on one thread inside, and on as many as the user had it outside; no warnings of infinity or NaN."""
     with _blas, np.errstate(all="ignore"):
-        np.setbufsize(_UFUNC_BUFFER)
+        np.setbufsize(tuning.TUNING.buffer_values)  # `numpy.errstate` gives the user's own size back
         yield
 
 
 # ---- memory: a fresh large array costs a page fault every 4 KiB, which is a sixth of a training step
-
-_RECYCLED_BYTES = 64 * 1024
-_IDLE = 512
-"""A free piece of memory that so many allocations had no use for goes back to the system."""
-
 
 _probe = [np.empty(0)]
 _HELD_BY_NOBODY = sys.getrefcount(_probe[0])
@@ -251,7 +238,7 @@ class _Recycler:
     def _drop_idle(self) -> None:
         for pieces in self.pieces.values():
             for index in range(len(pieces) - 1, -1, -1):
-                idle = self.clock - self.last_use[id(pieces[index])] > _IDLE
+                idle = self.clock - self.last_use[id(pieces[index])] > tuning.TUNING.idle_allocations
                 if idle and sys.getrefcount(pieces[index]) == _HELD_BY_NOBODY:
                     del self.last_use[id(pieces[index])]
                     del pieces[index]
@@ -282,7 +269,7 @@ def empty(shape: Sequence[int], *, like: Array, dtype: Any = None) -> Array:
     """A new C-contiguous array for an output, of ``like``'s library and (unless given) its dtype."""
     dtype = np.dtype(like.dtype if dtype is None else dtype)
     nbytes = prod(shape) * dtype.itemsize
-    if nbytes < _RECYCLED_BYTES:
+    if nbytes < tuning.TUNING.recycled_bytes:
         return np.empty(tuple(shape), dtype)
     piece: Array = _recycler.take(nbytes)[:nbytes].view(dtype)
     return piece.reshape(shape)
@@ -290,7 +277,7 @@ def empty(shape: Sequence[int], *, like: Array, dtype: Any = None) -> Array:
 
 def empty_like(x: Array) -> Array:
     """A new array with the shape, dtype and memory layout of ``x`` (the order of its axes in memory)."""
-    if x.nbytes < _RECYCLED_BYTES:
+    if x.nbytes < tuning.TUNING.recycled_bytes:
         return np.empty_like(x)
     order = sorted(range(x.ndim), key=lambda axis: (-abs(x.strides[axis]), axis))
     wide = empty([x.shape[axis] for axis in order], like=x)
@@ -321,15 +308,12 @@ def scratch(name: str, shape: Sequence[int], *, like: Array, dtype: Any = None) 
     return piece.reshape(shape)
 
 
-_KEPT = 256
-
-
 def kept(key: Hashable, make: Callable[[], _T]) -> _T:
     """What ``make()`` built of `scratch`: the same at every call of this thread with this ``key``."""
     found: _T | None = _own.kept.get(key)
     if found is None:
         found = make()
-        if len(_own.kept) >= _KEPT:
+        if len(_own.kept) >= tuning.TUNING.kept_rooms:
             _own.kept.clear()
         _own.kept[key] = found
     return found

@@ -14,7 +14,7 @@ import numpy as np
 
 from cnn_lightning.ops import expect
 from cnn_lightning.ops.expect import Geometry
-from cnn_lightning.ops.fast import blocks, depthwise, matmul, patches
+from cnn_lightning.ops.fast import blocks, depthwise, matmul, patches, tuning
 from cnn_lightning.ops.types import Array, Padding, Pair
 
 
@@ -105,7 +105,7 @@ def conv2d_backward(
         return weight_part, bias_part
 
     parts = _parts(g, x)
-    apart = need_x and need_weight and len(parts) <= _FEW and _is_worth_threads(g)
+    apart = need_x and need_weight and len(parts) <= tuning.TUNING.conv_apart_blocks and _is_worth_threads(g)
     alone = len(parts) == 1 and not apart
     if apart:
         tasks = [partial(gradients, of_x=of_x, of_parameters=not of_x) for of_x in (False, True)]
@@ -181,9 +181,7 @@ def _product(matrices: Array, columns: Array, out: Array, *, alone: bool) -> Non
 
 def _times_columns(upstream: Array, columns: Array, *, alone: bool) -> Array:
     """``upstream @ columns^T`` per group, in the order that the matrix product is fastest in."""
-    # Measured with OpenBLAS on (32, P) by (144, P): 98 GFLOP/s as columns @ upstream^T, 70 the other way; but a large
-    # weight is better written in its own order than turned around.
-    small = columns.shape[1] * upstream.shape[1] < 65536
+    small = columns.shape[1] * upstream.shape[1] < tuning.TUNING.conv_small_weight
     first, second = (columns, upstream) if small else (upstream, columns)
     result: Array = (
         matmul.times_transposed(first[0], second[0], alone=alone)[None]
@@ -197,26 +195,15 @@ def _times_columns(upstream: Array, columns: Array, *, alone: bool) -> Array:
     return turned
 
 
-_COLUMNS = 512
-"""Two blocks of fewer columns cost more by reading the weight twice than they save by two threads: at 128 columns of
-2,304 rows for 256 channels 1.17 times a single product, whose halves on two threads take 0.7."""
-
-
-_FEW = 2
-"""Up to so many blocks a thread each for the gradients of input and weight, over the whole batch, is faster: fewer
-calls into NumPy, for whose beginnings and ends threads wait for each other. Measured with two threads, 8 images:
-64 channels of 16x16 2.13 -> 1.93 ms, 256 of 4x4 1.95 -> 1.62; with one thread 3.4 -> 3.3 and 2.6 -> 2.5."""
-
-
 def _parts(g: Geometry, x: Array) -> list[slice]:
     rows, columns = g.c * g.kernel[0] * g.kernel[1], g.n * g.oh * g.ow
-    heavy = _is_worth_threads(g) and columns >= _COLUMNS
+    heavy = _is_worth_threads(g) and columns >= tuning.TUNING.conv_columns
     return blocks.blocks(g.n, (rows + g.o) * g.oh * g.ow * x.dtype.itemsize, at_least=1 + heavy)
 
 
 def _is_worth_threads(g: Geometry) -> bool:
-    operations = 2 * g.c * g.kernel[0] * g.kernel[1] * g.o // g.groups * g.n * g.oh * g.ow
-    return operations >= matmul.WORTH_TWO_THREADS
+    multiplications = g.c * g.kernel[0] * g.kernel[1] * g.o // g.groups * g.n * g.oh * g.ow
+    return multiplications >= tuning.TUNING.product_threads
 
 
 def _total(parts: list[Array], like: Array, shape: Sequence[int]) -> Array:
@@ -235,18 +222,14 @@ def _scratch(name: str, shape: Sequence[int], like: Array) -> Array:
 
 # ---- a 1x1 kernel needs no columns: the image is the matrix
 
-_POINTWISE_PIXELS = 64
-"""From so many pixels on, a matrix product per image (which copies nothing) beats one over the block's images: at 256
-pixels by 1.6, at 16 it is 3 times slower, as the weight is then read again for every few pixels."""
-
 
 def _is_pointwise(g: Geometry) -> bool:
     plain = g.kernel == g.stride == g.dilation == (1, 1) and g.groups == 1 and g.pad == ((0, 0), (0, 0))
-    return plain and g.oh * g.ow >= _POINTWISE_PIXELS
+    return plain and g.oh * g.ow >= tuning.TUNING.conv_pointwise_pixels
 
 
 def _is_depthwise(g: Geometry) -> bool:
-    return g.groups == g.c == g.o > 1 and g.w <= depthwise.WIDEST
+    return g.groups == g.c == g.o > 1 and g.w <= tuning.TUNING.depthwise_pixels
 
 
 def _pixels(x: Array) -> Array:

@@ -4,8 +4,7 @@ With one channel in and one out there is no matrix for `conv2d` to multiply by: 
 for nine products each. But sliding one row of the kernel along one row of the image is itself a matrix product,
 ``x_row @ band`` with ``band[v * stride + j * dilation - left, v] = weight[j]``, and all rows of all images of a channel
 go through the same band. The zeros in it are multiplied too, which at BLAS's speed costs less than columns do up to
-rows of about a hundred pixels. Measured, 3x3, 8 images, forward and backward, over columns: 32 channels of 32x32 2.2
-times faster, 144 of 16x16 2.3, 384 of 4x4 1.2.
+rows of about a hundred pixels.
 
 Zero times infinity is NaN, so that one infinity spoils a whole row: what comes out with NaN in it is not to be used.
 """
@@ -13,11 +12,8 @@ Zero times infinity is NaN, so that one infinity spoils a whole row: what comes 
 import numpy as np
 
 from cnn_lightning.ops.expect import Geometry
-from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.fast import blocks, tuning
 from cnn_lightning.ops.types import Array
-
-WIDEST = 96
-"""Rows longer than this are cheaper as columns."""
 
 
 def forward(x: Array, weight: Array, g: Geometry, y: Array) -> None:
@@ -33,7 +29,7 @@ def forward(x: Array, weight: Array, g: Geometry, y: Array) -> None:
                 total += product
         y[:, part] = total.transpose(2, 0, 1, 3)
 
-    blocks.run(block, _parts(g, x), spread=_is_worth_threads(g))
+    blocks.run(block, _parts(g, x), spread=_is_worth_threads(g, x))
 
 
 def backward(
@@ -68,17 +64,12 @@ def backward(
                 target += product
             grad_x[:, part] = rows[:, top : top + g.h].transpose(2, 0, 1, 3)
 
-    blocks.run(block, _parts(g, x), spread=_is_worth_threads(g))
+    blocks.run(block, _parts(g, x), spread=_is_worth_threads(g, x))
     return grad_weight
 
 
-_WORTH_THREADS = 2**19
-"""Outputs from which on another thread helps. Measured, 3x3, backward on one thread and on two: 8x144x16x16 2.4, 3.8
-ms (so many small matrix products wait for each other inside OpenBLAS), 8x64x32x32 4.7, 3.0, 64x512x4x4 7.0, 6.0."""
-
-
-def _is_worth_threads(g: Geometry) -> bool:
-    return g.n * g.o * g.oh * g.ow >= _WORTH_THREADS
+def _is_worth_threads(g: Geometry, x: Array) -> bool:
+    return g.n * g.o * g.oh * g.ow * x.itemsize >= tuning.TUNING.depthwise_threads_bytes
 
 
 def _parts(g: Geometry, x: Array) -> list[slice]:

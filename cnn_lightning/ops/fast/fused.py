@@ -10,7 +10,7 @@ What happens to a block in a stage is in `_stage`.
 from collections.abc import Sequence
 from math import prod
 
-from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.fast import blocks, tuning
 from cnn_lightning.ops.fast.stage import Stage
 from cnn_lightning.ops.types import Array
 
@@ -108,23 +108,14 @@ def _stages(x: Array, parameters: Sequence[Array | None], paddings: Sequence[int
     return stages
 
 
-_IMAGES = 32
-"""In a block, at most: the runs that NumPy works on are as long as a block has images times the width of one, and a
-block should stay in cache. Measured with SimpleCNN on 28x28 and 32x32 images, 8, 16, 32 and 64 in a block, forward and
-backward, one thread: 10.4, 9.4, 9.3, 9.2 ms and 54.9, 51.6, 51.0, 55.3 ms; two threads: 12.3, 8.1, 6.7 and 36.5, 31.8,
-28.2 ms."""
-_BLOCK_BYTES = 16 * 2**20
-_WORTH_TWO_THREADS = 2 * 2**20
-"""Columns and phases of a batch; with fewer, waking another thread costs what it saves."""
-
-
 def _parts(n: int, stages: Sequence[Stage]) -> list[slice]:
     """One block, or an even number of them, so that two threads have as much to do."""
     image = max(1, *(stage.bytes for stage in stages))
-    blocks = -(-n // max(1, min(_IMAGES, _BLOCK_BYTES // image)))
-    if n * image >= _WORTH_TWO_THREADS:
-        blocks += blocks % 2
-    size = max(1, -(-n // max(1, blocks)))
+    numbers = tuning.TUNING
+    count = -(-n // max(1, min(numbers.chain_images, numbers.chain_block_bytes // image)))
+    if n * image >= numbers.chain_threads_bytes:
+        count += count % 2
+    size = max(1, -(-n // max(1, count)))
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 

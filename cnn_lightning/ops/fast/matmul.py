@@ -17,15 +17,8 @@ A product that stands alone, as the batch is too small to be cut into blocks, is
 
 import numpy as np
 
-from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.fast import blocks, tuning
 from cnn_lightning.ops.types import Array
-
-_MULTIPLICATIONS = 1_000_000
-_LONGEST, _SHORTEST = 1024, 256
-
-_SHORTEST_HALF = 64
-WORTH_TWO_THREADS = 30_000_000
-"""Operations, some 300 microseconds: less is not worth waking a thread."""
 
 
 def times(a: Array, b: Array, out: Array, *, alone: bool = False) -> None:
@@ -65,9 +58,9 @@ def times_transposed(a: Array, b: Array, *, alone: bool = False) -> Array:
 
 def _by_halves(a: Array, b: Array, out: Array) -> None:
     """``a @ b`` into ``out`` by two threads, each with half of the longer side of ``out``."""
-    tall = len(a) >= b.shape[1]
+    numbers, tall = tuning.TUNING, len(a) >= b.shape[1]
     length = max(out.shape)
-    worth = length >= 2 * _SHORTEST_HALF and 2 * a.size * b.shape[1] >= WORTH_TWO_THREADS
+    worth = length >= 2 * numbers.product_half and a.size * b.shape[1] >= numbers.product_threads
 
     def half(part: slice) -> None:
         if tall:
@@ -80,10 +73,11 @@ def _by_halves(a: Array, b: Array, out: Array) -> None:
 
 def _pieces(entries: int, n: int) -> tuple[int, int]:
     """How long a piece is, and how much of ``n`` is cut into such: a power of two, and 0 where whole is faster."""
-    size = _LONGEST
-    while size >= _SHORTEST and size * entries > _MULTIPLICATIONS:
+    numbers = tuning.TUNING
+    size, shortest = numbers.product_longest, numbers.product_shortest
+    while size >= shortest and size * entries > numbers.product_multiplications:
         size //= 2
-    return size, n // size * size if size >= _SHORTEST and n >= 2 * size else 0
+    return size, n // size * size if size >= shortest and n >= 2 * size else 0
 
 
 def _stack(a: Array, size: int, whole: int) -> Array:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cnn_lightning.ops import expect
-from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.fast import blocks, tuning
 from cnn_lightning.ops.types import Array
 
 Gradients = tuple[Array | None, Array | None, Array | None]
@@ -291,16 +291,6 @@ def group_norm_backward(
 # ---- how the channels of a batch lie in memory
 
 
-_LONG, _LONGER = 64, 256
-"""Runs of a channel's values from which on NumPy adds fastest, and multiplies by a number, run by run."""
-
-
-_WORTH_THREADS, _LARGER = 2**22, 4
-"""Values from which on another thread helps, with blocks as many times larger: with the short calls into NumPy of small
-ones, threads wait for each other. Measured, 64x256x32x32, forward and backward: one thread 35 and 63 ms, two threads 35
-and 55, with larger blocks 24 and 35; 8x64x64x64 takes two threads 4.1 and 6.1 and one 3.1 and 5.7."""
-
-
 class _Channels:
     """A batch (N, C, ...) as three axes without copying: (N, C, L), or (rows, f, C) where channels are last in memory.
 
@@ -313,11 +303,13 @@ class _Channels:
         self.last = _is_channels_last(x)
         self.side = 1
         if self.last:
-            while self.count % (2 * self.side) == 0 and self.count and self.side * self.c < 2 * _LONGER:
+            row = 2 * tuning.TUNING.norm_long_run
+            while self.count % (2 * self.side) == 0 and self.count and self.side * self.c < row:
                 self.side *= 2
         self.shape = (self.count // self.side, self.side, self.c) if self.last else (n, self.c, length)
-        # Neighbours in memory stay together, a few cache lines of them.
-        self.together = _LONG if self.last else 1
+        # Neighbours in memory stay together.
+        self.together = tuning.TUNING.norm_neighbours if self.last else 1
+        self.nbytes = x.nbytes
 
     def of(self, a: Array) -> Array:
         """``a``, shaped like the batch, in this form; a copy where it lies in memory in another way."""
@@ -325,10 +317,12 @@ class _Channels:
 
     def run(self, block: Callable[[slice], None], value_bytes: int) -> None:
         """``block`` for every block of channels, as `at` and `channels` take it."""
-        spread = self.count * self.c >= _WORTH_THREADS
-        any_cut = not self.last and self.shape[2] >= _LONG  # each run is summed on its own, whatever is beside it
+        numbers = tuning.TUNING
+        spread = self.nbytes >= numbers.norm_threads_bytes
+        # Each long run is summed on its own, whatever is beside it, so that any cut will do.
+        any_cut = not self.last and self.shape[2] >= numbers.norm_run
         if spread and any_cut and blocks.get_num_threads() > 1:
-            value_bytes //= _LARGER
+            value_bytes //= numbers.norm_larger
         parts = blocks.blocks(-(-self.c // self.together), self.together * self.count * value_bytes)
         blocks.run(block, parts, spread=spread)
 
@@ -344,7 +338,7 @@ class _Channels:
         """One value per channel of a block as an array to combine with the block."""
         if self.last:
             shape = (self.side, *values.shape)
-        elif self.shape[2] < _LONGER:
+        elif self.shape[2] < tuning.TUNING.norm_long_run:
             values, shape = values[:, None], (*values.shape, self.shape[2])
         else:
             return values[:, None]
@@ -397,7 +391,7 @@ def _wide(name: str, x: Array) -> Array:
 def _channel_sums(a: Array) -> Array:
     """(n, c, L) to (c,)."""
     n, c, length = a.shape
-    if length >= _LONG:
+    if length >= tuning.TUNING.norm_run:
         return _over_samples(_row_sums(a))
     columns = np.matmul(np.ones_like(a, shape=(n,)), a.reshape(n, c * length))
     result: Array = np.matmul(columns.reshape(c, length), np.ones_like(a, shape=(length,)))
@@ -406,7 +400,7 @@ def _channel_sums(a: Array) -> Array:
 
 def _channel_dots(a: Array, b: Array) -> Array:
     """(n, c, L) and the same to (c,), each channel's sum of products."""
-    if a.shape[2] >= _LONG:
+    if a.shape[2] >= tuning.TUNING.norm_run:
         return _over_samples(_row_dots(a, b))
     product = blocks.scratch("norm product", a.shape, like=a)
     np.multiply(a, b, out=product)

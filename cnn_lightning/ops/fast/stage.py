@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from cnn_lightning.ops.fast import blocks, matmul
+from cnn_lightning.ops.fast import blocks, matmul, tuning
 from cnn_lightning.ops.types import Array
 
 
@@ -199,19 +199,13 @@ class _Columns:
             place += patches
 
 
-_PIECE = 96, 256
-"""Shortest and longest piece of columns."""
-_MULTIPLICATIONS = 1_000_000
-"""In a product of matrices that OpenBLAS doesn't copy first, see `_matmul`. With 6,272 columns on one thread, whole ->
-in contiguous pieces of 112, 32 x 145 by columns takes 78 -> 122 GFLOP/s, 144 x 32 by gradients 102 -> 137, but columns
-by gradients 93 -> 80."""
-
-
 def _parts_of_a_row(length: int, entries: int) -> int:
     """How many pieces, each all of one row of a phase or a part of it, are fastest; 0 where the whole is."""
-    shortest, longest = _PIECE
-    longest = min(longest, _MULTIPLICATIONS // entries)
-    fitting = (parts for parts in (1, 2, 3, 4) if length % parts == 0 and shortest <= length // parts <= longest)
+    numbers = tuning.TUNING
+    shortest = numbers.chain_piece_shortest
+    longest = min(numbers.chain_piece_longest, numbers.product_multiplications // entries)
+    counts = range(1, numbers.chain_pieces + 1)
+    fitting = (parts for parts in counts if length % parts == 0 and shortest <= length // parts <= longest)
     return next(fitting, 0)
 
 
