@@ -8,14 +8,15 @@ machine whose speed drifts shifts both sides alike.
 import copy
 import functools
 import json
+import math
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -32,6 +33,8 @@ from cnn_lightning.swap import swap_layers
 UNTIMED = 2
 BURST_SECONDS = 0.1
 """About how long the timed part of a burst takes; a burst has at least one step and at most twenty."""
+
+K = TypeVar("K", bound=Hashable)
 
 Tick = Callable[[str, int, int], None]
 """Told the name of a measurement, the round and the number of rounds: progress for whoever watches."""
@@ -182,20 +185,28 @@ def _seconds(function: Callable[[], Any], repeats: int, cuda: bool) -> float:
 
 
 def interleave(
-    functions: Mapping[str, Callable[[], Any]],
+    functions: Mapping[K, Callable[[], Any]],
     rounds: int,
     *,
     name: str = "",
     tick: Tick | None = None,
     cuda: bool = False,
-) -> dict[str, Timing]:
-    """Time functions that take turns, a burst of each a round."""
+    burst: float | None = None,
+    limit: float = math.inf,
+) -> dict[K, Timing]:
+    """Time functions that take turns, a burst of each a round.
+
+    A burst takes about ``burst`` seconds, `BURST_SECONDS` by default. After ``limit`` seconds no further round begins.
+    """
+    end, length = time.perf_counter() + limit, BURST_SECONDS if burst is None else burst
     timings = {key: Timing() for key in functions}
     repeats = {}
     for key, function in functions.items():
         _seconds(function, UNTIMED, cuda)
-        repeats[key] = max(1, min(20, round(BURST_SECONDS / _seconds(function, 1, cuda))))
+        repeats[key] = max(1, min(20, round(length / _seconds(function, 1, cuda))))
     for index in range(rounds):
+        if index and time.perf_counter() > end:
+            break
         for key, function in functions.items():
             _seconds(function, UNTIMED, cuda)
             timings[key].seconds.append(_seconds(function, repeats[key], cuda))

@@ -20,7 +20,7 @@ def blas_kernel() -> str:
     """The kernel of NumPy's BLAS, which matrix products depend on: OpenBLAS chooses one for the processor."""
     found = [f"{each['internal_api']} {each.get('architecture', '')}".strip() for each in _blas()]
     kernel = ", ".join(dict.fromkeys(found)) or "unknown"
-    return f"BLAS kernel {kernel}" + (" (forced)" if FORCED in os.environ else "")
+    return f"BLAS kernel {kernel}" + (" (forced)" if _is_forced() else "")
 
 
 FORCED = "OPENBLAS_CORETYPE"
@@ -29,9 +29,14 @@ FORCED = "OPENBLAS_CORETYPE"
 
 def forced_kernel() -> str:
     """One line where the kernel is forced, and figures are not those of this processor; otherwise empty."""
-    if FORCED not in os.environ:
+    if not _is_forced():
         return ""
     return f"{FORCED}={os.environ[FORCED]} forces the BLAS kernel: without it, OpenBLAS takes this processor's own"
+
+
+def _is_forced() -> bool:
+    """Whether the variable says anything, to an OpenBLAS."""
+    return bool(os.environ.get(FORCED)) and any(each["internal_api"] == "openblas" for each in _blas())
 
 
 def _blas() -> list[dict[str, Any]]:

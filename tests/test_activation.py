@@ -20,6 +20,7 @@ from cnn_lightning.ops import softmax as formula_softmax
 from cnn_lightning.ops.fast import activation as fast_activation
 from cnn_lightning.ops.fast import blocks
 from cnn_lightning.ops.fast.special import normal
+from cnn_lightning.ops.fast.tuning import tuned
 from tests.duck import Duck
 from tests.tiers import both_tiers
 
@@ -252,17 +253,15 @@ def test_softplus_with_a_high_threshold_does_not_overflow() -> None:
 
 
 @pytest.mark.parametrize(("name", "native", "options", "by_output"), PAIRS, ids=IDS)
-def test_layout_threads_and_device_arrays(
-    name: str, native: Native, options: dict[str, Any], by_output: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layout_threads_and_device_arrays(name: str, native: Native, options: dict[str, Any], by_output: bool) -> None:
     x = np.random.default_rng(0).standard_normal((9, 8, 6, 7)).astype(np.float32).transpose(0, 3, 1, 2)
     plain = forward(name)(x, **options), backward(name)(x, x, **options)
     assert all(result.strides == x.strides for result in plain)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4096)
     threads = blocks.get_num_threads()
     try:
         blocks.set_num_threads(3)
-        threaded = forward(name)(x, **options), backward(name)(x, x, **options)
+        with tuned(elementwise_block_bytes=2048, elementwise_spread_bytes=2048, elementwise_threads_bytes=1):
+            threaded = forward(name)(x, **options), backward(name)(x, x, **options)
     finally:
         blocks.set_num_threads(threads)
     device = Duck(x)

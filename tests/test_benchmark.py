@@ -1,6 +1,8 @@
 """The benchmark measures what it says: a layer slowed on purpose shows up where it is slow, and nowhere else."""
 
+import functools
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from cnn_lightning import benchmark, layers
-from cnn_lightning.benchmark import Contender, Setting, Timing
+from cnn_lightning.benchmark import Contender, LayerRow, Setting, Timing
 from cnn_lightning.cli import main
 from cnn_lightning.commands import benchmark as command
+from cnn_lightning.machine import FORCED, forced_kernel, machine
 from cnn_lightning.ops import linear
+from cnn_lightning.ops.fast import fused
+from cnn_lightning.ops.fast import linear as fast_linear
 
 SMALL = Setting(batch_size=4, image_size=8, channels=(2, 3), hidden=5)
 SLOW = 0.02
@@ -65,14 +71,34 @@ def test_the_bridge_is_measured_against_the_very_operations_that_ran() -> None:
 
 def test_contenders_compute_the_same() -> None:
     gradients = []
-    for name in ("numpy", "torch", "torch channels_last"):
+    for name in ("numpy", "numpy formulas", "torch", "torch channels_last"):
         contender = Contender.make(name, SMALL)
         contender.backward()
         gradients.append([parameter.grad for parameter in contender.net.parameters()])
-        assert isinstance(contender.net.conv1, layers.Conv2d) == (name == "numpy")
+        assert isinstance(contender.net.conv1, layers.Conv2d) == name.startswith("numpy")
     for others in zip(*gradients, strict=True):
         for other in others[1:]:
             torch.testing.assert_close(other, others[0], rtol=1e-4, atol=1e-6)
+
+
+def test_the_row_of_formulas_runs_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def counted(fast: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(fast)
+        def count(*args: Any, **options: Any) -> Any:
+            calls.append(fast.__name__)
+            return fast(*args, **options)
+
+        return count
+
+    monkeypatch.setattr(fast_linear, "linear", counted(fast_linear.linear))
+    monkeypatch.setattr(fused, "conv_relu_pool", counted(fused.conv_relu_pool))
+    Contender.make("numpy formulas", SMALL).step()
+    Contender.make("numpy formulas", SMALL).forward()
+    assert calls == []
+    Contender.make("numpy", SMALL).step()
+    assert calls == ["conv_relu_pool", "linear", "linear"]
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -106,6 +132,11 @@ def test_the_floor_counts_the_products_of_the_step() -> None:
     assert floor.seconds == max(floor.flops / floor.peak_flops, floor.bytes / floor.bandwidth)
 
 
+def test_no_round_begins_after_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = benchmark.interleave({"a": lambda: None}, rounds=5, burst=0.0, limit=-1.0)
+    assert len(found["a"].seconds) == 1
+
+
 TINY = ["--data.batch_size", "2", "--data.image_size", "8", "--model.channels", "[2,3]", "--rounds", "2"]
 
 
@@ -114,20 +145,57 @@ def test_the_command_prints_writes_and_draws(
 ) -> None:
     monkeypatch.setattr(benchmark, "BURST_SECONDS", 0.005)
     monkeypatch.setattr(command, "measure_memory", lambda setting, names: dict.fromkeys(names, 7_000_000))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv(FORCED, "Haswell")
     files = [tmp_path / "found.json", tmp_path / "layers.png"]
     assert main(["benchmark", *TINY, "--json", str(files[0]), "--png", str(files[1])]) == 0
     out = capsys.readouterr().out
     for text in ("numpy", "channels_last", "conv1", "linear2", "bridge:", "floor:", "1 thread", "7.0"):
         assert text in out
+    rows = re.findall(r"^((?:numpy|torch)[a-z_ ]*?) +\d+\.\d{3} ", out, re.MULTILINE)
+    assert rows == ["numpy", "numpy formulas", "torch", "torch channels_last"]
+    whole = " ".join(out.split())
+    assert "BLAS kernel openblas" in whole
+    assert "(forced)" in whole
+    assert forced_kernel() in whole
+    assert max(map(len, out.splitlines())) <= 80
     found = json.loads(files[0].read_text())
     assert found["setting"]["channels"] == [2, 3]
     assert len(found["step"]["numpy"]["seconds"]) == 2
     assert files[1].read_bytes()[1:4] == b"PNG"
 
 
+@pytest.mark.parametrize("value", ["", None])
+def test_a_kernel_that_nothing_forces_is_not_warned_of(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(FORCED, raising=False)
+    if value is not None:
+        monkeypatch.setenv(FORCED, value)
+    assert forced_kernel() == ""
+    assert "forced" not in machine(1)
+
+
+def test_only_an_openblas_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FORCED, "Haswell")
+    monkeypatch.setattr("cnn_lightning.machine.threadpool_info", lambda: [{"user_api": "blas", "internal_api": "mkl"}])
+    assert "BLAS kernel mkl," in machine(1)
+    assert forced_kernel() == ""
+
+
+def test_layers_with_long_names_fit_into_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["features.18.0", "features.0.0"]
+    rows = [LayerRow(name, "BatchNorm2d", 1.2345678, 0.1234567, 0.1, 1e-5, 10**9) for name in names]
+    Console(width=80).print(command._layer_table(rows))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name, line in zip(names, lines[-2:], strict=True):
+        assert line.split() == [name, "BatchNorm2d", "1235", "12.35", "123.5", "12345.67", "0.7", "50%"]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["--tune", "--json", "found.json"], "--tune"),
+        (["--tune", "--png", "layers.png"], "--tune"),
         (["--rounds", "0"], "--rounds"),
         (["--threads", "-1"], "--threads"),
         (["--device", "cuda"], "--device"),

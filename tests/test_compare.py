@@ -19,6 +19,7 @@ from cnn_lightning.compare import (
     RunError,
     Setting,
 )
+from cnn_lightning.machine import FORCED, forced_kernel
 
 
 def test_plain_numpy_is_measured() -> None:
@@ -132,6 +133,21 @@ def test_markdown_json_and_png(known: list[Setting], tmp_path: Path, monkeypatch
     assert Path("c.md").read_text() == out
     assert json.loads(Path("c.json").read_text())["ways"][PLAIN_TORCH]["runs"][0]["test_acc"] == 0.97
     assert Path("c.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("forced", ["Haswell", "", None])
+def test_a_forced_kernel_is_told_beside_the_table(
+    forced: str | None, known: list[Setting], monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.delenv(FORCED, raising=False)
+    if forced is not None:
+        monkeypatch.setenv(FORCED, forced)
+    assert cli.main(["compare"]) == 0
+    out, err = capsys.readouterr()
+    assert "BLAS kernel openblas" in out
+    assert ("(forced)" in out) == bool(forced)
+    warnings = [line for line in err.splitlines() if FORCED in line]
+    assert warnings == ([f"cnn-lightning: {forced_kernel()}"] if forced else [])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """``cnn-lightning benchmark``: step, layers, bridge, memory and the floor, measured on the reader's own machine."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from cnn_lightning.benchmark import (
     Floor,
     LayerRow,
     Setting,
+    Tick,
     Timing,
     measure_bridge,
     measure_floor,
@@ -25,9 +28,11 @@ from cnn_lightning.benchmark import (
     threads,
 )
 from cnn_lightning.commands import parser as parsers
+from cnn_lightning.commands.tables import BELOW_TUNING, compact, milliseconds, numbers_table, trial_table
 from cnn_lightning.errors import UserError
 from cnn_lightning.machine import forced_kernel, machine
 from cnn_lightning.outputs import PICTURES, expect_writable, written
+from cnn_lightning.tune import measure, more_threads, trials
 
 HELP = "measure step, layers, bridge and memory of every implementation on this machine"
 
@@ -45,6 +50,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--data.batch_size", type=int, default=64, help="pictures in a batch")
     parser.add_argument("--threads", type=int, default=1, help="threads of both libraries")
     parser.add_argument("--rounds", type=int, default=15, help="bursts of each implementation")
+    parser.add_argument(
+        "--tune", action="store_true", help="print the tuned numbers and measure the most telling ones instead"
+    )
     parser.add_argument("--compile", type=bool, default=False, help="measure torch.compile too")
     parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="where the tensors live")
     parser.add_argument("--json", type=str | None, default=None, help="write every figure to this file")
@@ -60,8 +68,13 @@ def main(args: list[str]) -> int:
     parsers.expect_at_least_one(options, "rounds", "threads", "data.batch_size")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: expected a device of this machine, got cuda, which torch does not see here")
+    if options.tune and (options.json or options.png or options.device != "cpu"):
+        raise UserError("--tune: expected neither --json nor --png nor --device cuda: it measures the CPU and prints")
     expect_writable("--json", options.json)
     expect_writable("--png", options.png, PICTURES)
+    console = Console()
+    if options.tune:
+        return _tune(more_threads(options.threads), options.rounds, console)
     setting = Setting(
         net=options.model.net,
         batch_size=options.data.batch_size,
@@ -77,7 +90,6 @@ def main(args: list[str]) -> int:
         setting.network()
     except ValueError as error:
         raise UserError(str(error)) from error
-    console = Console()
     found = _measure(setting, options.rounds, options.compile, console)
     for table in _tables(setting, found):
         console.print(table)
@@ -91,10 +103,25 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def _measure(setting: Setting, rounds: int, compiled: bool, console: Console) -> Measured:
-    names = [name for name in IMPLEMENTATIONS if compiled or name != "torch.compile"]
+def _tune(threads: int, rounds: int, console: Console) -> int:
+    console.print(machine(threads))
+    console.print(numbers_table())
+    with _progress(console) as tick:
+        found = measure(trials(threads), rounds, tick)
+    for each in found:
+        for part in trial_table(each):
+            console.print(part)
+    for line in (*BELOW_TUNING, forced_kernel()):
+        if line:
+            console.print(line)
+    return 0
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Tick]:
+    """Bars for whoever watches, one for each name."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with threads(setting.threads), Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         tasks: dict[str, Any] = {}
 
         def tick(name: str, done: int, total: int) -> None:
@@ -102,6 +129,12 @@ def _measure(setting: Setting, rounds: int, compiled: bool, console: Console) ->
                 tasks[name] = progress.add_task(name)
             progress.update(tasks[name], completed=done, total=total)
 
+        yield tick
+
+
+def _measure(setting: Setting, rounds: int, compiled: bool, console: Console) -> Measured:
+    names = [name for name in IMPLEMENTATIONS if compiled or name != "torch.compile"]
+    with threads(setting.threads), _progress(console) as tick:
         found: Measured = measure_steps(setting, names, rounds, tick)
         found["layers"] = measure_layers(setting, rounds, tick)
         found["bridge"] = measure_bridge(setting, rounds, tick)
@@ -118,11 +151,8 @@ def _tables(setting: Setting, found: Measured) -> list[Table | str]:
 
 
 def _step_table(setting: Setting, found: Measured) -> Table:
-    title = f"{setting.net}, batch {setting.batch_size}\n{_machine(setting)}"
-    table = Table(title=title, title_justify="left", padding=(0, 0, 0, 1))
-    table.add_column("", min_width=len("channels_last"))
-    for heading in ("step ms", "±", "/ torch", "forward", "±", "/ torch", "peak MB", "/ torch"):
-        table.add_column(heading, justify="right")
+    title = f"{setting.net}, batch {setting.batch_size}, milliseconds\n{_machine(setting)}"
+    table = compact(title, [""], ["step", "±", "/ torch", "forward", "±", "/ torch", "peak MB", "/ torch"])
     for name, step in found["step"].items():
         forward, peak = found["forward"][name], found["memory"][name]
         table.add_row(
@@ -136,23 +166,21 @@ def _step_table(setting: Setting, found: Measured) -> Table:
 
 
 def _cells(timing: Timing, torch_timing: Timing) -> tuple[str, str, str]:
-    return f"{timing.median * 1e3:.3f}", f"{timing.spread:.0%}", f"{timing.ratio(torch_timing):.2f}"
+    return milliseconds(timing.median), f"{timing.spread:.0%}", f"{timing.ratio(torch_timing):.2f}"
 
 
 def _layer_table(rows: list[LayerRow]) -> Table:
     total = sum(row.forward + row.backward for row in rows)
-    table = Table(title="each layer alone on its own input (medians)", title_justify="left", padding=(0, 0, 0, 1))
-    for heading in ("layer", "type"):
-        table.add_column(heading)
-    for heading in ("forward ms", "/ torch", "backward ms", "/ torch", "GFLOP/s", "share"):
-        table.add_column(heading, justify="right")
+    title = "each layer alone on its own input, milliseconds (medians)"
+    columns = ["forward", "/ torch", "backward", "/ torch", "GFLOP/s", "share"]
+    table = compact(title, ["layer", "type"], columns)
     for row in rows:
         table.add_row(
             row.name,
             row.kind,
-            f"{row.forward * 1e3:.3f}",
+            milliseconds(row.forward),
             _over(row.forward, row.native_forward),
-            f"{row.backward * 1e3:.3f}",
+            milliseconds(row.backward),
             _over(row.backward, row.native_backward),
             f"{row.gflops:.1f}" if row.flops else "",
             f"{(row.forward + row.backward) / total:.0%}",

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from cnn_lightning.commands import parser as parsers
 from cnn_lightning.compare import PLAIN_TORCH, PROGRAMS, Measured, RunError, Setting, measure
 from cnn_lightning.errors import UserError
-from cnn_lightning.machine import machine
+from cnn_lightning.machine import forced_kernel, machine
+from cnn_lightning.notices import tell
 from cnn_lightning.ops.fast import blocks
 from cnn_lightning.outputs import PICTURES, expect_writable, written
 
@@ -51,6 +52,8 @@ def main(args: list[str]) -> int:
             raise UserError(str(error)) from error
     table = markdown(setting, found)
     print(table)
+    if forced_kernel():
+        tell(forced_kernel())  # not on stdout, where the table may be on its way into a page
     if options.markdown:
         with written("--markdown", options.markdown) as temporary:
             temporary.write_text(table + "\n", encoding="utf-8")

@@ -347,7 +347,7 @@ def _blockwise(formula: Callable[..., object], *arrays: Array, passes: int = 1) 
     numbers = tuning.TUNING
     spread = passes * result.nbytes >= numbers.elementwise_threads_bytes
     by_threads = spread and blocks.get_num_threads() > 1
-    size = numbers.elementwise_spread_block_bytes if by_threads else numbers.elementwise_block_bytes
+    size = numbers.elementwise_spread_bytes if by_threads else numbers.elementwise_block_bytes
     parts = blocks.blocks(length, result.nbytes // max(1, length), block_bytes=size)
     blocks.run(lambda part: formula(*(view[part] for view in views)), parts, spread=spread)
     return result
