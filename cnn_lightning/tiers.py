@@ -5,7 +5,7 @@ same input and upstream gradient in float64. torch's layers are the third opinio
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -92,12 +92,18 @@ class Chain:
         if self._differ_by_ties_alone(error, floor):
             return [row if row.verdict == "equal" else replace(row, verdict="flip") for row in rows]
         follow = [row if row.verdict == "equal" else replace(row, verdict="follows") for row in rows]
-        faults = self._faults(error, floor) or [replace(row, layer=_joined(self.names)) for row in rows]
+        wrongs = {(row.layer, row.what) for row in rows if row.verdict != "equal"}
+        faults = self._faults(error, floor, wrongs) or [
+            replace(row, layer=_joined(self.names)) for row in rows if row.of
+        ]
         named = {(row.layer, row.what) for row in faults}
         return faults + [row for row in follow if (row.layer, row.what) not in named]
 
-    def _faults(self, error: Error, floor: float) -> list[Difference]:
-        """Of the first stage whose output is wrong, or else of the last that makes wrong gradients of right ones."""
+    def _faults(self, error: Error, floor: float, wrongs: Container[tuple[str, str]]) -> list[Difference]:
+        """Of the first stage whose output is wrong, or else of the last that makes wrong gradients of right ones.
+
+        Only of results that are wrong in the whole chain, too, and of what goes from one stage to the next.
+        """
         ends = range(_STAGE, len(self.modules) + 1, _STAGE)
         for end in ends:
             forward = Chain(self.names[:end], self.modules[:end], self.x)
@@ -109,7 +115,12 @@ class Chain:
             x, _ = Chain(self.names[:start], self.modules[:start], self.x)._forward("formula")
             behind = Chain(self.names[start:], self.modules[start:], x.detach(), self.upstream)
             here = _joined(self.names[start:end])
-            rows = [row for row in behind._rows(error, floor) if row.layer == here and row.verdict != "equal"]
+            rows = [
+                row
+                for row in behind._rows(error, floor)
+                if row.layer == here and row.verdict != "equal"
+                if (here, row.what) in wrongs or (start and row.what == "gradient of input")
+            ]
             if rows:
                 return rows
         return []

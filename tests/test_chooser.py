@@ -223,6 +223,55 @@ def test_no_formula_can_be_edited_without_effect(package: Path) -> None:
     assert set(python(RAISING, package.parent).split()) == {name_of(op) for op in OPERATIONS}
 
 
+FIT = """
+import os, sys
+from cnn_lightning.cli import main
+options = "--data Digits --trainer.max_epochs 1 --trainer.limit_train_batches 4 --model.channels [4,8]"
+sys.exit(main(["fit", *options.split(), "--trainer.default_root_dir", sys.argv[1]]))
+"""
+
+
+def fitted(folder: Path, run: str) -> tuple[str, dict[str, torch.Tensor]]:
+    """What a fit with the package in the folder prints, and its last weights."""
+    printed = python(FIT.replace("sys.argv[1]", repr(run)), folder)
+    (path,) = (folder / run).rglob("last.ckpt")
+    return printed, torch.load(path, weights_only=False)["state_dict"]
+
+
+def test_an_edited_formula_trains(package: Path) -> None:
+    """Another factor in the convolution: other weights, said in the layer report; undone, the same bits as before."""
+    printed, before = fitted(package.parent, "before")
+    assert "(formula: edited)" not in printed
+    edit(package / "ops/conv.py", "return y if bias is None", "y = 1.5 * y\n    return y if bias is None")
+    printed, edited = fitted(package.parent, "edited")
+    layers = {line.split()[0]: line for line in printed.splitlines() if "numpy" in line}
+    assert all("(formula: edited)" in layers[name] for name in ("conv1", "conv2"))
+    assert "(formula: edited)" not in layers["linear1"]
+    assert not any(torch.equal(before[name], edited[name]) for name in before)
+    edit(package / "ops/conv.py", "y = 1.5 * y\n    ", "")
+    printed, undone = fitted(package.parent, "undone")
+    assert "(formula: edited)" not in printed
+    assert all(torch.equal(before[name], undone[name]) for name in before)
+
+
+def test_parity_names_an_edited_helper(package: Path) -> None:
+    edit(
+        package / "ops/taps.py",
+        "wide[:, :, top : top + height, left : left + width] = x",
+        "wide[:, :, :height, :width] = x",
+    )
+    code = """
+from cnn_lightning.cli import main
+print(main("parity --model.image_size 8 --model.channels [3] --steps 1 --data.batch_size 2".split()))
+"""
+    lines = python(code, package.parent).splitlines()
+    assert lines[-1] == "1"
+    (line,) = (line for line in lines if line.startswith("parity: DIFFERENT"))
+    assert "layer conv1, output: " in line
+    assert "this layer is wrong: its formula, which runs itself (formula: edited)" in line
+    assert "(formula: edited): conv1 pool1" in lines
+
+
 # ---- needs
 
 
