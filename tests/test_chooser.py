@@ -20,7 +20,8 @@ import torch
 import cnn_lightning
 from cnn_lightning.layers import bridge
 from cnn_lightning.layers.conv import Conv2d
-from cnn_lightning.ops import conv
+from cnn_lightning.layers.pool import MaxPool2d
+from cnn_lightning.ops import conv, pool
 from cnn_lightning.ops.fast import chooser
 from cnn_lightning.ops.fast.digest import bare
 from tests import prove
@@ -186,6 +187,12 @@ def test_a_function_replaced_at_run_time_runs_as_it_is(monkeypatch: pytest.Monke
     torch.testing.assert_close(layer(x), 2 * expected)
     assert chooser.why_formula("conv") == "replaced"
     assert not chooser.is_chain("fused")
+
+
+def test_a_replaced_function_that_a_formula_calls_ends_its_fast_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "max_pool2d_with_indices", lambda x, **options: (0 * x[..., ::2, ::2], None))
+    assert chooser.chosen(pool.max_pool2d) is pool.max_pool2d
+    assert not MaxPool2d(2)(torch.randn(1, 1, 4, 4)).any()
 
 
 RAISING = """

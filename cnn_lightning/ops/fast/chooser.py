@@ -53,7 +53,7 @@ def formulas() -> dict[str, dict[str, Function]]:
 def chosen(op: Function) -> Function:
     """The fast function that stands in for ``op`` on NumPy arrays, or ``op`` itself."""
     file = _file_of.get(op)
-    return op if file is None or not _is_on() or _edited(file) else getattr(_fast(file), op.__name__, op)
+    return op if file is None or why_formula(file) else getattr(_fast(file), op.__name__, op)
 
 
 def is_formula(op: Function) -> bool:
@@ -73,7 +73,8 @@ def is_chain(file: str) -> bool:
 
 def why_formula(file: str) -> str:
     """Why the formulas of this file run themselves: "off", "edited", "replaced"; empty where fast functions run."""
-    if any(getattr(_modules[file], name, None) is not _formulas[file].get(name) for name in _functions(_fast(file))):
+    now = vars(_modules[file])
+    if any(now.get(name) is not function for name, function in _pairs(file)):
         return "replaced"
     return "off" if not _is_on() else "edited" if _edited(file) else ""
 
@@ -104,6 +105,12 @@ def set_fast(on: bool) -> None:
 
 def _is_on() -> bool:
     return _wishes[-1] and _setting != "0"
+
+
+@cache
+def _pairs(file: str) -> list[tuple[str, Function | None]]:
+    """The names of a file's fast functions, and the formulas that they stand for."""
+    return [(name, _formulas[file].get(name)) for name in _functions(_fast(file))]
 
 
 @cache
