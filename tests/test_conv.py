@@ -1,6 +1,7 @@
 """Convolution, its transpose, padding and linear against torch: random options, adjoints, what is not a number."""
 
 import warnings
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,16 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cnn_lightning.layers import layout
 from cnn_lightning.layers.conv import Conv1d, Conv2d, ConvTranspose2d
 from cnn_lightning.layers.linear import Linear
-from cnn_lightning.ops import conv, conv_transpose, linear, padding
-from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops import conv, conv_transpose, padding
+from cnn_lightning.ops.fast import blocks, chooser
 from tests.duck import Duck
 from tests.test_layers import assert_equal, run
 from tests.tiers import both_tiers
 
-tier = both_tiers(__name__, "conv", "conv_transpose", "linear", "padding")
+tier = both_tiers(__name__, "conv", "padding")
 
 PAIRS = {Conv1d: torch.nn.Conv1d, Conv2d: torch.nn.Conv2d, ConvTranspose2d: torch.nn.ConvTranspose2d}
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True)
@@ -70,6 +72,12 @@ def has_fitting_output_padding(options: dict[str, Any]) -> bool:
     return all(more < max(stride, dilation) for more, stride, dilation in rows)
 
 
+def has_pixels(options: dict[str, Any], x: torch.Tensor) -> bool:
+    names = ("stride", "padding", "dilation", "kernel_size", "output_padding")
+    sizes = zip(x.shape[-2:], *(options[name] for name in names), strict=True)
+    return all((n - 1) * s - 2 * p + d * (k - 1) + more + 1 != 0 for n, s, p, d, k, more in sizes)
+
+
 def image_of(data: st.DataObject, channels: int, axes: int) -> torch.Tensor:
     size = data.draw(st.tuples(*[st.integers(1, 9)] * axes), "size")
     batch = data.draw(st.sampled_from([(), (0,), (1,), (3,)]), "batch")
@@ -88,6 +96,8 @@ def test_random_options_equal_torch(layer: type[torch.nn.Module], data: st.DataO
     x = image_of(data, options["in_channels"], axes)
     # torch checks the output padding only where there is an image to compute.
     assume(layer is not ConvTranspose2d or x.numel() or has_fitting_output_padding(options))
+    # A result without pixels is refused by torch's kernel for float64, and returned by the one for float32.
+    assume(layer is not ConvTranspose2d or has_pixels(options, x))
     agree(layer, options, x)
 
 
@@ -154,7 +164,8 @@ def test_few_images_and_a_large_kernel_give_each_gradient_a_thread(
         return run_each(functions, parts, **given)
 
     monkeypatch.setattr(blocks, "run_each", counted)
-    agree(Conv2d, options | {"groups": groups}, x)
+    with chooser.fast():
+        agree(Conv2d, options | {"groups": groups}, x)
     assert (2, 1) in sizes
 
 
@@ -165,8 +176,9 @@ def test_the_first_convolution_never_computes_the_images_gradient(monkeypatch: p
         asked.append(needs)
         return original(*arrays, **options)
 
-    original = conv.conv2d_backward
-    monkeypatch.setattr(conv, "conv2d_backward", spy)
+    formulas = import_module("cnn_lightning.ops.conv")
+    original = formulas.conv2d_backward
+    monkeypatch.setattr(formulas, "conv2d_backward", spy)
     Conv2d(1, 2, 3)(torch.randn(2, 1, 6, 6)).sum().backward()
     assert asked == [(False, True, True)]
 
@@ -257,10 +269,12 @@ def test_padding_equals_torch(mode: Any, data: st.DataObject) -> None:
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 def test_padding_keeps_the_memory_format_and_its_inputs(mode: Any) -> None:
     x = np.random.default_rng(0).standard_normal((2, 3, 5, 6)).transpose(0, 3, 1, 2)
-    g = np.random.default_rng(1).standard_normal((2, 6, 7, 7))
+    g = np.random.default_rng(1).standard_normal((2, 6, 7, 9))
     before = x.copy(), g.copy()
-    assert padding.pad(x, pad=(2, 2, 2, 2), mode=mode).transpose(0, 2, 3, 1).flags.c_contiguous
-    assert padding.pad_backward(g, x, pad=(2, 2, 2, 2), mode=mode).transpose(0, 2, 3, 1).flags.c_contiguous
+    results = padding.pad(x, pad=(2, 2, 2, 2), mode=mode), padding.pad_backward(g, x, pad=(2, 2, 2, 2), mode=mode)
+    for name, arrays, result in zip(("pad", "pad_backward"), ((x,), (g, x)), results, strict=True):
+        # What the bridge does for formulas makes no difference to fast functions.
+        assert layout.as_torch(name, result, arrays).transpose(0, 2, 3, 1).flags.c_contiguous
     np.testing.assert_array_equal(x, before[0])
     np.testing.assert_array_equal(g, before[1])
 
@@ -274,8 +288,8 @@ def test_padding_refuses_what_it_does_not_know() -> None:
 
 
 def test_a_device_array_never_comes_to_the_host() -> None:
-    from cnn_lightning.ops import conv_transpose, padding  # the formulas, which devices run
-
+    names = ("conv_transpose", "linear", "padding")  # the formulas, which devices run
+    conv_transpose, linear, padding = (import_module(f"cnn_lightning.ops.{name}") for name in names)
     random = np.random.default_rng(0)
     x, weight, bias = (Duck(random.standard_normal(shape)) for shape in [(2, 3, 5, 5), (3, 2, 3, 3), (2,)])
     options: Any = {"stride": 2, "padding": 1, "dilation": 3, "output_padding": 2}

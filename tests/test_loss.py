@@ -1,5 +1,6 @@
 """Losses against torch under random options, at infinities and NaN, and where torch's rules are odd."""
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cnn_lightning.layers import loss as layers
-from cnn_lightning.ops import loss
 from tests.duck import Duck
 from tests.tiers import both_tiers
 
-tier = both_tiers(__name__, "loss")
+tier = both_tiers(__name__)
 
 INF, NAN = float("inf"), float("nan")
 
@@ -178,6 +178,7 @@ def test_a_class_out_of_range_names_the_target() -> None:
 
 def test_without_the_check_nothing_waits_for_the_device() -> None:
     """A device array refuses truth values: the losses must not ask for one."""
+    loss = import_module("cnn_lightning.ops.loss")  # the formulas, which devices run
 
     generator = np.random.default_rng(0)
     logits, target, weight = generator.standard_normal((3, 5, 4)), generator.integers(5, size=(3, 4)), np.ones(5)

@@ -44,14 +44,15 @@ def _order(name: str, arrays: Any, result: Any) -> Any:
     if name in _SAME and arrays[_SAME[name]].ndim == result.ndim > 0:
         source = arrays[_SAME[name]]
         return sorted(axes, key=lambda axis: (-abs(source.strides[axis]), axis))
-    if name in _IMAGE and is_channels_last(arrays[_IMAGE[name]]):
+    if name in _IMAGE and is_channels_last(arrays[_IMAGE[name]], name.startswith("conv")):
         return [0, *axes[2:], 1]
     return axes
 
 
-def is_channels_last(x: Any) -> bool:
-    """Whether the channels of (N, C, ...) are neighbours in memory."""
-    return bool(x.ndim > 2 and x.shape[1] > 1 and x.strides[1] == x.itemsize < x.strides[-1])
+def is_channels_last(x: Any, in_order: bool = False) -> bool:
+    """Whether the channels of (N, C, ...) are neighbours in memory, and (``in_order``) images come one by one."""
+    neighbours = x.ndim > 2 and x.shape[1] > 1 and x.strides[1] == x.itemsize < x.strides[-1]
+    return bool(neighbours and (x.ndim < 4 or not in_order or x.strides[2] <= x.strides[0]))
 
 
 def _in_order(result: Any, order: Any) -> Any:
