@@ -109,9 +109,9 @@ class Classifier(LightningModule):
         weight_decay: float = 1e-2,
         schedule: Literal["one_cycle", "cosine", "none"] = "one_cycle",
         label_smoothing: float = 0.0,
-        fast: bool = True,
         threads: int | None = None,
         compile: bool = False,
+        fast: bool = True,
     ) -> None:
         super().__init__()
         channels = tuple(channels)
