@@ -516,8 +516,7 @@ class _Comparison:
         # What is pure rounding, such as the gradient of a bias before a normalisation, has no scale of its own.
         self.floor = torch.finfo(self.native.dtype).eps * largest
         for call in self.other.calls:
-            # Where one function of a file was replaced, the fast ones of the others may run.
-            if self.tiers[call.name] in ("fast", "(formula: replaced)"):
+            if self.tiers[call.name] == "fast":
                 self.apart |= self._between_tiers(call)
         for a, b, c in triples:
             flips = _flips(a, b)

@@ -184,8 +184,9 @@ def test_fit_reports_what_runs_each_layer(
     report = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
     for name, module in torchvision.models.resnet18().named_modules():
         if type(module) in LAYERS:
-            assert report.pop(name) == [type(module).__name__, "numpy"]
-    assert report == {"loss": ["CrossEntropyLoss", "numpy"]}
+            assert report.pop(name)[:2] == [type(module).__name__, "numpy"]
+    assert report.pop("loss")[:2] == ["CrossEntropyLoss", "numpy"]
+    assert not report
 
 
 def test_fit_with_grey_images_and_auxiliary_heads(
