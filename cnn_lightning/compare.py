@@ -16,12 +16,12 @@ import tempfile
 import threading
 import time
 import tokenize
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 from unittest.mock import patch
 
@@ -58,24 +58,31 @@ class Setting:
 
 @dataclass
 class Run:
-    """One process: when its first step was done, how long each epoch took, and what it left behind."""
+    """One process: when its first step was done, how long each epoch took, and what it left behind.
+
+    ``functions`` has, for each of the package's files, the first lines of those functions that were called.
+    """
 
     first_batch: float
     epochs: list[float]
     test_acc: float
     peak_bytes: int
     packages: list[str]
-    files: list[str]
+    functions: dict[str, list[int]]
     backward: str
     gpu: str
 
 
 @dataclass
 class Measured:
-    """The runs of one way, its lines of code by file, and what became of the attempt to use a GPU."""
+    """The runs of one way, its lines of code by file, and what became of the attempt to use a GPU.
+
+    ``lines`` counts whole files, ``called`` only the functions in them that were called.
+    """
 
     runs: list[Run] = field(default_factory=list)
     lines: dict[str, int] = field(default_factory=dict)
+    called: dict[str, int] = field(default_factory=dict)
     gpu: str = ""
 
     @property
@@ -106,7 +113,7 @@ class RunError(RuntimeError):
 
 
 def measure(setting: Setting, rounds: int, tick: Tick | None = None, ways: Sequence[str] = WAYS) -> dict[str, Measured]:
-    """Every way ``rounds`` times, taking turns; then once to see which files work, and once on the GPU.
+    """Every way ``rounds`` times, taking turns; then once to see which functions work, and once on the GPU.
 
     Raises:
         RunError: A way that can't be run.
@@ -129,8 +136,10 @@ def measure(setting: Setting, rounds: int, tick: Tick | None = None, ways: Seque
                 found[way].runs.append(_spawn(way, setting))
         for way in ways:
             next_run(way, "lines of code")
-            files = _spawn(way, replace(setting, epochs=1, watch=True)).files
-            found[way].lines = {name: count_lines(_package().parent / name) for name in files}
+            functions = _spawn(way, replace(setting, epochs=1, watch=True)).functions
+            for name, starts in functions.items():
+                path = _package().parent / name
+                found[way].lines[name], found[way].called[name] = count_lines(path), count_lines(path, starts)
             next_run(way, "GPU")
             found[way].gpu = _try_gpu(way, replace(setting, epochs=2, device="cuda"))
     return found
@@ -167,20 +176,20 @@ def _spawn(way: str, setting: Setting) -> Run:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise RunError(lines[-1])
-    return Run(**json.loads(done.stdout.splitlines()[-1])) if way else Run(0, [], 0, 0, [], [], "", "")
+    return Run(**json.loads(done.stdout.splitlines()[-1])) if way else Run(0, [], 0, 0, [], {}, "", "")
 
 
 # ---- inside the process
 
 
 class _Witness:
-    """Notes when steps and epochs end and, if asked to, which of the package's files work."""
+    """Notes when steps and epochs end and, if asked to, which of the package's functions work."""
 
     def __init__(self, watch: bool) -> None:
         self.watch = watch
         self.first_batch = 0.0
         self.epochs: list[float] = []
-        self.files: set[str] = set()
+        self.codes: set[CodeType] = set()
         self._begin = 0.0
 
     def __enter__(self) -> None:
@@ -195,7 +204,7 @@ class _Witness:
     def _note(self, frame: FrameType, event: str, _: object) -> None:
         # Only functions have optimized code: what a module or a class runs while it is imported is not its work.
         if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
-            self.files.add(frame.f_code.co_filename)
+            self.codes.add(frame.f_code)
 
     def epoch_begins(self) -> None:
         self._begin = time.perf_counter()
@@ -206,11 +215,15 @@ class _Witness:
     def epoch_ends(self) -> None:
         self.epochs.append(time.perf_counter() - self._begin)
 
-    def ours(self) -> list[str]:
-        """The package's files among those that worked."""
+    def ours(self) -> dict[str, list[int]]:
+        """The package's files of which functions were called, and the first lines of those."""
         home, me = _package(), Path(__file__).resolve()
-        paths = {Path(name).resolve() for name in self.files if not name.startswith("<")}
-        return sorted(str(path.relative_to(home.parent)) for path in paths if path.is_relative_to(home) and path != me)
+        found: dict[str, list[int]] = {}
+        for code in self.codes:
+            path = Path(code.co_filename).resolve()
+            if path.is_relative_to(home) and path != me:
+                found.setdefault(str(path.relative_to(home.parent)), []).append(code.co_firstlineno)
+        return {name: sorted(found[name]) for name in sorted(found)}
 
 
 def _run(way: str, setting: Setting, start: float) -> Run:
@@ -223,7 +236,7 @@ def _run(way: str, setting: Setting, start: float) -> Run:
         test_acc=test_acc,
         peak_bytes=_peak_bytes(),
         packages=_packages(),
-        files=witness.ours(),
+        functions=witness.ours(),
         backward=backward,
         gpu=gpu,
     )
@@ -343,18 +356,34 @@ def _packages() -> list[str]:
 # ---- lines of code
 
 
-def count_lines(path: Path) -> int:
-    """Lines of a Python file with code on them: no blank lines, comments or docstrings."""
+def count_lines(path: Path, functions: Collection[int] | None = None) -> int:
+    """Lines of a Python file with code on them: no blank lines, comments or docstrings.
+
+    Args:
+        path: The file.
+        functions: Only lines of the functions that begin on these lines, with their decorators.
+    """
     source = path.read_text(encoding="utf-8")
     silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in silent:
             lines.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             lines.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    if functions is not None:
+        lines &= {line for first, last in _functions(tree) if first in functions for line in range(first, last + 1)}
     return len(lines)
+
+
+def _functions(tree: ast.AST) -> Iterator[tuple[int, int]]:
+    """The first and last line of each function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            yield first, node.end_lineno or first
 
 
 def _package() -> Path:

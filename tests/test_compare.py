@@ -37,6 +37,7 @@ def test_plain_numpy_is_measured() -> None:
     assert found.gpu == "no"
     assert found.lines["cnn_lightning/plain/train_numpy.py"] > 100
     assert found.lines["cnn_lightning/ops/conv.py"] > 50
+    assert 20 < found.called["cnn_lightning/ops/conv.py"] < found.lines["cnn_lightning/ops/conv.py"]
     assert not any(name.startswith(("cnn_lightning/layers", "cnn_lightning/compare")) for name in found.lines)
     assert [(done, total) for _, done, total in told] == [(0, 3), (1, 3), (2, 3)]
 
@@ -88,6 +89,15 @@ def test_lines_of_code(tmp_path: Path) -> None:
     path = tmp_path / "example.py"
     path.write_text(SOURCE)
     assert compare.count_lines(path) == 1 + 2 + 1 + 4
+    first = SOURCE.splitlines().index("def half(x):") + 1
+    assert compare.count_lines(path, [first]) == 1 + 4
+    assert compare.count_lines(path, [first + 1]) == 0
+
+
+def test_lines_of_decorated_functions(tmp_path: Path) -> None:
+    path = tmp_path / "example.py"
+    path.write_text("@property\ndef one(self):\n    return 1\n\n\ndef two():\n    return 2\n")
+    assert compare.count_lines(path, [1]) == 3
 
 
 # ---- the table
@@ -95,8 +105,9 @@ def test_lines_of_code(tmp_path: Path) -> None:
 
 def measured(seconds: float, gpu: str) -> Measured:
     program = dict.fromkeys(compare.PROGRAMS.values(), 70)
-    run = Run(2.5, [9.0, seconds, seconds], 0.97, 300_000_000, ["numpy", "rich"], [], "manual", "")
-    return Measured([run, run], {**program, "cnn_lightning/ops/conv.py": 1000}, gpu)
+    run = Run(2.5, [9.0, seconds, seconds], 0.97, 300_000_000, ["numpy", "rich"], {}, "manual", "")
+    conv = "cnn_lightning/ops/conv.py"
+    return Measured([run, run], {**program, conv: 1000}, {**dict.fromkeys(program, 20), conv: 10}, gpu)
 
 
 @pytest.fixture
@@ -128,6 +139,8 @@ def test_markdown_json_and_png(known: list[Setting], tmp_path: Path, monkeypatch
     assert cells["peak memory"] == ["300 MB"] * 4
     assert cells["test accuracy after 3 epochs"] == ["97.00%"] * 4
     assert cells["lines of code, the program"] == ["70"] * 4
+    assert cells["lines of code, our functions that ran"] == ["70"] * 4
+    assert cells["lines of code, all of their files"] == ["1,210"] * 4
     assert "2 threads" in below
     assert "mnist" in below
     assert Path("c.md").read_text() == out
