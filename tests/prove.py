@@ -15,7 +15,7 @@ import numpy as np
 
 from cnn_lightning.layers import layout
 from cnn_lightning.ops import activation, conv, pool
-from cnn_lightning.ops.fast import chooser, fused
+from cnn_lightning.ops.fast import chooser, fused, proof
 from tests.calls import OPERATIONS, Operation, name_of, recorded, results
 
 EXACT = ("max_pool2d", "max_pool2d_with_indices", "adaptive_max_pool2d", "relu", "relu_backward", "relu6", "pad")
@@ -121,7 +121,8 @@ def one_by_one(x: Any, parameters: list[Any], paddings: list[int], grad_y: Any =
 
 def digests() -> dict[str, str | None]:
     """Of all files that the proof is about."""
-    return {name: value for file in (*chooser.FILES, *chooser.CHAINS) for name, value in chooser.digests(file).items()}
+    modules = [name for file in (*chooser.FILES, *chooser.CHAINS) for name in chooser.modules(file)]
+    return {name: proof.digest(name) for name in modules}
 
 
 def main() -> None:
@@ -129,7 +130,7 @@ def main() -> None:
     for op in OPERATIONS:
         prove(op)
     prove_chains()
-    path = Path(chooser.__file__).with_name(chooser.LOCK)
+    path = Path(proof.__file__).with_name(proof.LOCK)
     path.write_text(json.dumps(digests(), indent=1) + "\n", encoding="utf-8")
     print(f"{len(OPERATIONS)} operations and {len(chooser.CHAINS)} chain proven: {path}")
 

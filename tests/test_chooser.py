@@ -21,9 +21,9 @@ import cnn_lightning
 from cnn_lightning.layers import bridge
 from cnn_lightning.layers.conv import Conv2d
 from cnn_lightning.layers.pool import MaxPool2d
-from cnn_lightning.ops import conv, pool
-from cnn_lightning.ops.fast import chooser
-from cnn_lightning.ops.fast.digest import bare
+from cnn_lightning.ops import conv, pool, taps
+from cnn_lightning.ops.fast import chooser, proof
+from cnn_lightning.ops.fast.proof import bare
 from tests import prove
 from tests.calls import OPERATIONS, Operation, name_of, recorded
 
@@ -68,7 +68,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def test_the_proof_is_of_these_files() -> None:
-    assert chooser.proven() == prove.digests(), "a formula or a fast function was edited: run python -m tests.prove"
+    assert proof.proven() == prove.digests(), "a formula or a fast function was edited: run python -m tests.prove"
 
 
 @pytest.mark.parametrize("op", OPERATIONS, ids=name_of)
@@ -169,6 +169,24 @@ def test_in_a_zip_file_and_without_source(package: Path, tmp_path: Path) -> None
     assert why(package.parent) == ALL_FAST  # nobody can have edited what isn't there
 
 
+@pytest.mark.slow
+def test_in_a_wheel(tmp_path: Path) -> None:
+    """What pip makes of the project and unpacks into site-packages holds sources and proof; an edit there is seen."""
+    project, site = tmp_path / "project", tmp_path / "site"
+    project.mkdir()
+    for name in ("pyproject.toml", "README.md", "cnn_lightning", "configs"):
+        path = PACKAGE.parent / name
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, project / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(project)]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(site)
+    assert why(site) == ALL_FAST
+    edit(site / "cnn_lightning/ops/linear.py", "return y if bias is None", "return 2 * y if bias is None")
+    assert why(site) == ALL_FAST | {"linear": "edited"}
+
+
 def test_switched_off(package: Path) -> None:
     assert why(package.parent, CNN_LIGHTNING_FAST="0") == dict.fromkeys(chooser.FILES, "off") | {"chain": "False"}
     with cnn_lightning.fast(False):
@@ -177,6 +195,14 @@ def test_switched_off(package: Path) -> None:
         with cnn_lightning.fast():
             assert chooser.chosen(conv.conv2d) is not conv.conv2d
     assert chooser.why_formula("conv") == ""
+
+
+def test_another_value_of_the_variable_is_refused_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cnn_lightning", "fit", "--data", "Digits", "--trainer.max_epochs", "1"]
+    environment = os.environ | {"CNN_LIGHTNING_FAST": "false", "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "cnn-lightning: error: CNN_LIGHTNING_FAST: expected 0, 1 or unproven, got 'false'\n"
 
 
 def test_a_function_replaced_at_run_time_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +219,34 @@ def test_a_replaced_function_that_a_formula_calls_ends_its_fast_function(monkeyp
     monkeypatch.setattr(pool, "max_pool2d_with_indices", lambda x, **options: (0 * x[..., ::2, ::2], None))
     assert chooser.chosen(pool.max_pool2d) is pool.max_pool2d
     assert not MaxPool2d(2)(torch.randn(1, 1, 4, 4)).any()
+
+
+def test_a_helper_replaced_where_it_is_called_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = Conv2d(1, 2, 3, padding=1), torch.randn(1, 1, 5, 5)
+    expected = layer(x)
+    original = taps.padded
+    monkeypatch.setattr(conv, "padded", lambda x, pad, value=0: 2 * original(x, pad, value))
+    assert chooser.why_formula("conv") == "replaced"
+    assert chooser.why_formula("pool") == ""
+    torch.testing.assert_close(layer(x) - layer.bias[:, None, None], 2 * (expected - layer.bias[:, None, None]))
+
+
+@pytest.mark.parametrize("home", [conv, taps])
+def test_code_that_is_exchanged_in_place_runs(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a notebook's autoreload does after the file was edited: functions stay the same objects."""
+    text = inspect.getsource(home).replace("y += w[..., i, j]", "y += 2 * w[..., i, j]")
+    text = text.replace("left : left + width] = x", "left : left + width] = 2 * x")
+    new: dict[str, Any] = {}
+    exec(compile(text, home.__file__, "exec"), new)
+    layer, x = Conv2d(1, 2, 3, padding=1, bias=False), torch.randn(1, 1, 5, 5)
+    expected = layer(x)
+    for name in ("conv2d", "padded"):
+        if name in vars(home) and getattr(home, name).__module__ == home.__name__:
+            monkeypatch.setattr(getattr(home, name), "__code__", new[name].__code__)
+    torch.testing.assert_close(layer(x), 2 * expected)
+    assert chooser.why_formula("conv") == "replaced"
+    monkeypatch.undo()
+    assert torch.equal(layer(x), expected)
 
 
 RAISING = """
@@ -245,20 +299,44 @@ def fitted(folder: Path, run: str) -> tuple[str, dict[str, torch.Tensor]]:
     return printed, torch.load(path, weights_only=False)["state_dict"]
 
 
-def test_an_edited_formula_trains(package: Path) -> None:
-    """Another factor in the convolution: other weights, said in the layer report; undone, the same bits as before."""
+EDITS = {
+    "a factor": ("conv", "return y if bias is None", "y = 1.5 * y\n    return y if bias is None", ("conv1", "conv2")),
+    "a sign": ("conv", "grad_pixels += (w[", "grad_pixels -= (w[", ("conv1", "conv2")),
+    "a helper": ("taps", "i * dy, i * dy + sy * (height - 1) + 1", "0, sy * (height - 1) + 1", ("conv1", "pool1")),
+    "a tie": ("pool", "won = (pixels > y)", "won = (pixels >= y)", ("pool1", "pool2")),
+}
+
+
+def change(package: Path, name: str) -> dict[str, torch.Tensor]:
+    """The weights of a fit as the package is, after another one with an edit that its layer report has to name."""
     printed, before = fitted(package.parent, "before")
     assert "(formula: edited)" not in printed
-    edit(package / "ops/conv.py", "return y if bias is None", "y = 1.5 * y\n    return y if bias is None")
+    file, old, new, edited_layers = EDITS[name]
+    edit(package / f"ops/{file}.py", old, new)
     printed, edited = fitted(package.parent, "edited")
     layers = {line.split()[0]: line for line in printed.splitlines() if "numpy" in line}
-    assert all("(formula: edited)" in layers[name] for name in ("conv1", "conv2"))
+    assert all("(formula: edited)" in layers[layer] for layer in edited_layers)
     assert "(formula: edited)" not in layers["linear1"]
-    assert not any(torch.equal(before[name], edited[name]) for name in before)
-    edit(package / "ops/conv.py", "y = 1.5 * y\n    ", "")
+    if name != "a tie":  # equal pixels have equal patches in these pictures, so that either may have the gradient
+        assert not all(torch.equal(before[key], edited[key]) for key in before)
+    edit(package / f"ops/{file}.py", new, old)
+    return before
+
+
+def test_an_edited_formula_trains(package: Path) -> None:
+    """Other weights, said in the layer report; undone, it is fast again."""
+    change(package, "a factor")
+    assert why(package.parent) == ALL_FAST
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EDITS)
+def test_an_undone_edit_leaves_no_trace(name: str, package: Path) -> None:
+    """The same bits as before."""
+    before = change(package, name)
     printed, undone = fitted(package.parent, "undone")
     assert "(formula: edited)" not in printed
-    assert all(torch.equal(before[name], undone[name]) for name in before)
+    assert all(torch.equal(before[key], undone[key]) for key in before)
 
 
 def test_parity_names_an_edited_helper(package: Path) -> None:

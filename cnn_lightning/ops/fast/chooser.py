@@ -2,30 +2,28 @@
 
 A fast function was proven equal to its formula, file by file; ``proven.json`` holds the digests of what was proven. It
 runs while fast is on, and while its file and the formula's file are still those: an edited formula runs itself, and so
-does everything else of its file. A function replaced at run time (``conv.conv2d = mine``) runs as it is. A replaced
-*helper* (``taps.padded = mine``) is not seen where fast functions run: edit the file, or switch fast off.
+does everything else of its file. Likewise at run time: a formula or a helper that is replaced where it is called
+(``conv.conv2d = mine``, ``conv.padded = mine``) or whose code is exchanged (a notebook's autoreload) runs as it is.
 
 Off for the process with the variable ``CNN_LIGHTNING_FAST=0``; ``CNN_LIGHTNING_FAST=unproven`` doesn't look at digests,
 for who works on a fast file.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from importlib.resources import files
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from cnn_lightning.ops.fast.digest import digest
+from cnn_lightning.errors import UserError
+from cnn_lightning.ops.fast import proof
 
 Function = Callable[..., Any]
 FILES = ("activation", "conv", "conv_transpose", "dropout", "linear", "loss", "norm", "padding", "pool", "softmax")
 CHAINS = {"fused": ("conv", "activation", "pool")}
 """Fast files that compute several formulas as one, and the files of those."""
-LOCK = "proven.json"
 
 
 def _functions(module: ModuleType) -> dict[str, Function]:
@@ -37,10 +35,23 @@ def _functions(module: ModuleType) -> dict[str, Function]:
     }
 
 
+def _written(module: ModuleType) -> list[tuple[dict[str, Any], str, FunctionType, CodeType]]:
+    """The functions of the module and of those it imports functions from, under each name by which they are called."""
+    named = [value for value in vars(module).values() if isinstance(value, FunctionType)]
+    ours = [function for function in named if function.__module__.startswith(proof.PACKAGE)]
+    homes = {id(function.__globals__): function.__globals__ for function in ours}
+    return [
+        (home, name, value, value.__code__)
+        for home in homes.values()
+        for name, value in home.items()
+        if isinstance(value, FunctionType)
+    ]
+
+
 _modules = {file: import_module(f"cnn_lightning.ops.{file}") for file in FILES}
 _formulas = {file: _functions(module) for file, module in _modules.items()}
+_as_written = {file: _written(module) for file, module in _modules.items()}
 _file_of = {function: file for file, functions in _formulas.items() for function in functions.values()}
-_setting = os.environ.get("CNN_LIGHTNING_FAST", "1")
 _wishes = [True]
 """The process's own, see `set_fast`, and those of the `fast` blocks that it is inside of: the last one counts."""
 
@@ -73,9 +84,9 @@ def is_chain(file: str) -> bool:
 
 def why_formula(file: str) -> str:
     """Why the formulas of this file run themselves: "off", "edited", "replaced"; empty where fast functions run."""
-    now = vars(_modules[file])
-    if any(now.get(name) is not function for name, function in _pairs(file)):
-        return "replaced"
+    for home, name, function, code in _as_written[file]:
+        if home.get(name) is not function or function.__code__ is not code:
+            return "replaced"
     return "off" if not _is_on() else "edited" if _edited(file) else ""
 
 
@@ -104,13 +115,15 @@ def set_fast(on: bool) -> None:
 
 
 def _is_on() -> bool:
-    return _wishes[-1] and _setting != "0"
+    return _wishes[-1] and _setting() != "0"
 
 
 @cache
-def _pairs(file: str) -> list[tuple[str, Function | None]]:
-    """The names of a file's fast functions, and the formulas that they stand for."""
-    return [(name, _formulas[file].get(name)) for name in _functions(_fast(file))]
+def _setting() -> str:
+    given = os.environ.get("CNN_LIGHTNING_FAST", "1")
+    if given not in ("0", "1", "unproven"):
+        raise UserError(f"CNN_LIGHTNING_FAST: expected 0, 1 or unproven, got {given!r}")
+    return given
 
 
 @cache
@@ -120,20 +133,10 @@ def _fast(file: str) -> ModuleType:
 
 @cache
 def _edited(file: str) -> bool:
-    """Whether the formulas or the fast functions are other ones than those of the proof; no source counts as not."""
-    if _setting == "unproven":
-        return False
-    return any(found not in (None, proven().get(name)) for name, found in digests(file).items())
+    """Whether the formulas or the fast functions are other ones than those of the proof."""
+    return _setting() != "unproven" and not proof.holds(modules(file))
 
 
-@cache
-def proven() -> dict[str, str]:
-    """The digests of the files that were proven."""
-    found: dict[str, str] = json.loads(files(__package__).joinpath(LOCK).read_text(encoding="utf-8"))
-    return found
-
-
-def digests(file: str) -> dict[str, str | None]:
-    """What the proof of a file is about: the formulas and the fast functions."""
-    names = [f"ops.{file}"] * (file in FILES) + [f"ops.fast.{file}"]
-    return {name: digest(f"cnn_lightning.{name}") for name in names}
+def modules(file: str) -> list[str]:
+    """What the proof of a file is about: its formulas (a file of chains has none of its own) and its fast functions."""
+    return [f"cnn_lightning.ops.{file}"] * (file in FILES) + [f"cnn_lightning.ops.fast.{file}"]

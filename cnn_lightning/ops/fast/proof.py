@@ -1,4 +1,4 @@
-"""Digests of source files: what a proof was made of, and whether it is still what runs.
+"""Digests of source files: what the proof of ``proven.json`` was made of, and whether that is still what runs.
 
 The text is what the file's loader gives, so that a wheel, a zip file and a checkout have the same digests. Line ends,
 comments, docstrings and empty lines make no difference. They are cut out by their positions in the text: byte code and
@@ -7,14 +7,30 @@ the grammar's own tokens differ between versions of Python.
 
 import ast
 import io
+import json
 import tokenize
+from collections.abc import Iterable
 from functools import cache
 from hashlib import sha256
+from importlib.resources import files
 from importlib.util import find_spec
 
+LOCK = "proven.json"
 PACKAGE = "cnn_lightning.ops"
 SHARED = frozenset({f"{PACKAGE}.expect", f"{PACKAGE}.types"})
 """What formulas and fast functions call alike: an edit there changes both."""
+
+
+@cache
+def proven() -> dict[str, str]:
+    """The digests of the modules that were proven."""
+    found: dict[str, str] = json.loads(files(__package__).joinpath(LOCK).read_text(encoding="utf-8"))
+    return found
+
+
+def holds(modules: Iterable[str]) -> bool:
+    """Whether the modules are those that were proven; one without source counts as unedited."""
+    return all(digest(module) in (None, proven().get(module)) for module in modules)
 
 
 def digest(module: str) -> str | None:
