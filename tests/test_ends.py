@@ -186,9 +186,9 @@ ENDS = [
     ("stopped early", ["--early_stopping", "1"]),
     ("with a limit", _steps(3)),
     ("rate found", _steps(7)),
-    ("size found", _steps(4)),
 ]
 MORE_ENDS = [
+    ("size found", _steps(4)),
     *(("plain", _steps(n)) for n in (1, 5, 8)),
     *(("plain", _wish("on_train_batch_end", n)) for n in (2, 5)),
     ("plain", _wish("on_train_batch_start", 7)),

@@ -700,7 +700,10 @@ def test_command_names_the_fault(
     ("width", "names", "verdicts"),
     [
         (80, ["features.3.", "expand1x1", "features.3.", "expand1x1_", "activation"], ["fault:", "output", "follows"]),
-        (120, ["features.3.expand1x1", "features.3.expand1x1_activation"], ["fault: output", "follows"]),
+        pytest.param(
+            *(120, ["features.3.expand1x1", "features.3.expand1x1_activation"], ["fault: output", "follows"]),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_command_fits_the_terminal(

@@ -225,7 +225,12 @@ def _read(descriptor: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "start"), [(signal.SIGHUP, "fork"), (signal.SIGINT, "fork"), (signal.SIGHUP, "forkserver")]
+    ("number", "start"),
+    [
+        (signal.SIGHUP, "fork"),
+        (signal.SIGINT, "fork"),
+        pytest.param(signal.SIGHUP, "forkserver", marks=pytest.mark.slow),
+    ],
 )
 def test_processes_that_read_data_live_until_the_step_is_done(number: int, start: str, tmp_path: Path) -> None:
     write_pictures(Path("pictures"))
