@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 
 from cnn_lightning import ops
-from cnn_lightning.classifier import Classifier
+from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.cli import main
 from cnn_lightning.commands import explain
 from cnn_lightning.explain import formulas, images, picker, source, training
@@ -423,10 +423,9 @@ def numbers(text: str) -> list[float]:
 def test_the_pickers_and_the_slider_do_what_they_say(made: Made, tmp_path: Path) -> None:
     seen, console = visit(observed(made.text, PICK), tmp_path, LIGHT, "--window-size=1200,900")
     assert console == []
-    model = explain._model(made.run / "checkpoints/last.ckpt")
-    shown = explain._from_data(
-        explain._parser().parse_args(["--index", "5"]), model, made.run / "checkpoints/last.ckpt"
-    )
+    path = made.run / "checkpoints/last.ckpt"
+    model = from_checkpoint(path, layers="numpy")
+    shown = explain._from_data(explain._parser().parse_args(["--index", "5"]), model, path)
     assert shown.label is not None
     found = record(model.net, model.loss, shown.image, shown.label)
     layers = {layer.name: layer for layer in found.layers}
