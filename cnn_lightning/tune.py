@@ -4,7 +4,6 @@ A *choice* does the same work with one value after the other. A *limit* does wor
 below the limit, and as above it.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -78,8 +77,7 @@ class Found:
 
 def more_threads(wanted: int) -> int:
     """How many threads are compared with one: what is wanted, two by default, one where there is but one core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return wanted if wanted > 1 else min(2, cores)
+    return wanted if wanted > 1 else min(2, blocks.cores())
 
 
 def measure(trials: Sequence[Trial], rounds: int, tick: Tick | None = None) -> list[Found]:

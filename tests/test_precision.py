@@ -62,7 +62,7 @@ def dtypes(module: nn.Module, inputs: tuple[Any, ...], autocast: torch.dtype | N
         upstream = [torch.ones_like(output) for output in floats]
         found = torch.autograd.grad(floats, wanted, upstream, allow_unused=True) if floats else ()
     except (RuntimeError, NotImplementedError) as error:
-        return RuntimeError if isinstance(error, RuntimeError) else NotImplementedError
+        return NotImplementedError if isinstance(error, NotImplementedError) else RuntimeError
     return [output.dtype for output in outputs] + [None if each is None else each.dtype for each in found]
 
 

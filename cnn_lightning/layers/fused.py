@@ -16,7 +16,7 @@ from cnn_lightning.ops.fast import chooser, fused
 
 
 class ConvReLUPoolFunction(torch.autograd.Function):
-    """`ops.fused.conv_relu_pool` and its backward."""
+    """`ops.fast.fused.conv_relu_pool` and its backward."""
 
     @staticmethod
     def forward(ctx: Any, paddings: Sequence[int], keep: bool, x: Tensor, *parameters: Tensor | None) -> Tensor:

@@ -5,25 +5,14 @@ of the image: every ``stride``-th one, from row ``i * dilation`` and column ``j 
 """
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 
-from cnn_lightning.ops.expect import Border
+from cnn_lightning.ops.expect import Border, Geometry, Transposed, Windows
 from cnn_lightning.ops.types import Array
 
-
-class Window(Protocol):
-    """A window of ``kernel`` pixels, at ``size`` places (rows and columns of the output)."""
-
-    @property
-    def kernel(self) -> tuple[int, int]: ...  # noqa: D102
-    @property
-    def stride(self) -> tuple[int, int]: ...  # noqa: D102
-    @property
-    def dilation(self) -> tuple[int, int]: ...  # noqa: D102
-    @property
-    def size(self) -> tuple[int, int]: ...  # noqa: D102
+Window = Geometry | Transposed | Windows
+"""A window of ``kernel`` pixels at ``size`` places (rows and columns of the output), with its stride and dilation."""
 
 
 def taps(wide: Array, window: Window) -> Iterator[tuple[int, int, Array]]:

@@ -58,14 +58,18 @@ def suggest_num_threads(n: int) -> None:
         set_num_threads(_share() if "CNN_LIGHTNING_NUM_THREADS" in os.environ else min(n, _share()))
 
 
+def cores() -> int:
+    """How many cores this process may use, by its affinity where the system has one."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _share() -> int:
     given = os.environ.get("CNN_LIGHTNING_NUM_THREADS")
     if given is not None:
         if not given.isdecimal() or int(given) < 1:
             raise ValueError(f"CNN_LIGHTNING_NUM_THREADS: expected a whole number of at least 1, got {given!r}")
         return int(given)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def blocks(n: int, item_bytes: int, *, at_least: int = 1, block_bytes: int | None = None) -> list[slice]:

@@ -4,7 +4,7 @@ Layer by layer, each step writes a whole batch to memory and reads it back, forw
 images goes through all stages at once. What the backward keeps of a stage is its pooled output and four comparisons
 for each of its pixels.
 
-What happens to a block in a stage is in `_stage`.
+What happens to a block in a stage is in `stage`.
 """
 
 from collections.abc import Sequence

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.special import COEFFICIENTS, K
 from cnn_lightning.ops.types import Array
 
 
@@ -18,12 +19,8 @@ def precise(function: np.ufunc, x: Array, out: Array | None = None) -> Array:
     return out
 
 
-# After M. M. Shepherd and J. G. Laframboise, "Chebyshev Approximation of (1 + 2x) exp(x^2) erfc x in 0 <= x < inf.",
-# Math. Comp. 36 (1981), 249-253. In terms of the distribution P, F(a) = (1 + sqrt(2) a) exp(a^2 / 2) P(-a) is smooth in
-# t = (a - K) / (a + K), so that one polynomial serves every a >= 0, without a branch. F(0) = 1/2; these are the
-# coefficients of (F - 1/2) / w with w = a / (a + K) = (1 + t) / 2, in powers of t, for float32 and float64 (by item
-# size). They interpolate it at Chebyshev nodes of 0 <= a <= 14 and 0 <= a <= 38, where P(-a) leaves the dtype's range.
-_K = 4.0
+# For float32 a shorter polynomial than `ops.special`'s will do: interpolated as that is, but at 0 <= a <= 14, where
+# P(-a) leaves the dtype's range. By item size.
 _COEFFICIENTS = {
     4: (
         0.2569558024406433,
@@ -36,29 +33,7 @@ _COEFFICIENTS = {
         0.0020930871833115816,
         0.0004865473019890487,
     ),
-    8: (
-        0.25695575749662525,
-        -0.389312401298556,
-        0.3258701990109447,
-        -0.1855717922608258,
-        0.06893331459640964,
-        -0.011167287720267116,
-        -0.0034020537089650216,
-        0.002064978764780073,
-        5.555502840005643e-05,
-        -0.0002849045953650382,
-        1.268839649856548e-05,
-        4.357692841897869e-05,
-        -1.4807375089020342e-06,
-        -7.53677210306928e-06,
-        -3.7453923217505655e-07,
-        1.347791164389536e-06,
-        2.5089299995388294e-07,
-        -2.1092531497541375e-07,
-        -7.32953064485427e-08,
-        2.028762745474248e-08,
-        1.0199153029852857e-08,
-    ),
+    8: COEFFICIENTS,
 }
 
 
@@ -71,7 +46,7 @@ def normal(x: Array) -> tuple[Array, Array]:
     """
     a = np.abs(x)
     np.minimum(a, 1000, out=a)  # infinity / infinity would be NaN
-    w = a + _K
+    w = a + K
     np.divide(a, w, out=w)
     t = 2 * w
     t -= 1
