@@ -1,6 +1,12 @@
-"""One thread for each of the workers that share the tests: more than there are cores wait for each other."""
+"""How the tests run: one thread for each worker, and the same random examples every time."""
 
 import os
 
+from hypothesis import settings
+
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+    # Before torch is imported: more threads than there are cores wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("the same every time", derandomize=True, deadline=None, database=None)
+settings.load_profile("the same every time")

@@ -133,7 +133,7 @@ def arrays(draw: st.DrawFn) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("name", "native", "options", "by_output"), PAIRS, ids=IDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(x=arrays(), single=st.booleans())
 def test_any_shape_and_strides(
     name: str, native: Native, options: dict[str, Any], by_output: bool, x: np.ndarray, single: bool
@@ -156,7 +156,7 @@ def test_any_shape_and_strides(
     np.testing.assert_array_equal(grad_y, before[1])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(x=arrays(), channels=st.booleans())
 def test_prelu(x: np.ndarray, channels: bool) -> None:
     number = x.shape[1] if channels and x.ndim > 1 and x.shape[1] else 1
@@ -390,7 +390,7 @@ def test_softmax_of_special_values(name: str, native: Native, dtype: Any) -> Non
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(x=arrays(), data=st.data())
 def test_softmax_along_any_dimension(name: str, x: np.ndarray, data: st.DataObject) -> None:
     dim = data.draw(st.integers(-max(1, x.ndim), max(1, x.ndim) - 1))

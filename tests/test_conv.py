@@ -23,7 +23,7 @@ from tests.tiers import both_tiers
 tier = both_tiers(__name__, "conv", "padding")
 
 PAIRS = {Conv1d: torch.nn.Conv1d, Conv2d: torch.nn.Conv2d, ConvTranspose2d: torch.nn.ConvTranspose2d}
-EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=60)
 
 
 def agree(layer: type[torch.nn.Module], options: dict[str, Any], x: torch.Tensor, *more: Any) -> None:

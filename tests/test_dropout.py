@@ -19,7 +19,7 @@ tier = both_tiers(__name__)
 PAIRS = [(layers.Dropout, nn.Dropout), (layers.Dropout1d, nn.Dropout1d), (layers.Dropout2d, nn.Dropout2d)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.lists(st.integers(0, 6), min_size=0, max_size=5),
     p=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,7 +40,7 @@ def assert_stage(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -
         torch.testing.assert_close(torch.from_numpy(a), b.detach(), rtol=1e-10, atol=1e-10, equal_nan=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     size=st.tuples(st.integers(0, 3), st.integers(1, 3), st.integers(2, 11), st.integers(2, 11)),
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
@@ -51,8 +51,7 @@ def assert_stage(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -
 def test_equals_torch_in_float64(
     size: tuple[int, ...], kernel: tuple[int, int], padding: int, with_bias: bool, seed: int
 ) -> None:
-    if any(n + 2 * padding - k < 1 for n, k in zip(size[2:], kernel, strict=True)):
-        return
+    assume(all(n + 2 * padding - k >= 1 for n, k in zip(size[2:], kernel, strict=True)))
     torch.manual_seed(seed)
     x, weight = torch.randn(size, dtype=torch.float64), torch.randn(2, size[1], *kernel, dtype=torch.float64)
     assert_stage(x, weight, torch.randn(2, dtype=torch.float64) if with_bias else None, padding)
@@ -83,7 +82,7 @@ def test_an_infinite_upstream_gradient_stays_at_the_winner() -> None:
     assert not np.isnan(grad_x).any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.sampled_from([0, 1, 15, 16, 33, 70]),
     size=st.tuples(st.integers(1, 3), st.integers(6, 14), st.integers(6, 14)),
@@ -102,8 +101,7 @@ def test_a_chain_of_stages_equals_torch(
     parameters: list[Tensor] = []
     y = x
     for channels, kernel, padding in stages:
-        if min(y.shape[2:]) + 2 * padding - kernel < 1:
-            return
+        assume(min(y.shape[2:]) + 2 * padding - kernel >= 1)
         weight = torch.randn(channels, y.shape[1], kernel, kernel, generator=generator, dtype=torch.float64)
         parameters += [weight, torch.randn(channels, generator=generator, dtype=torch.float64)]
         y = reference(y, *[value.requires_grad_() for value in parameters[-2:]], padding)

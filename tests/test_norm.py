@@ -18,7 +18,7 @@ from tests.tiers import both_tiers
 
 tier = both_tiers(__name__, "norm")
 
-EXAMPLES = settings(max_examples=50, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=50)
 
 PAIRS: dict[type[nn.Module], type[nn.Module]] = {
     layers.BatchNorm1d: nn.BatchNorm1d,

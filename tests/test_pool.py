@@ -16,7 +16,7 @@ from tests.tiers import both_tiers
 
 tier = both_tiers(__name__, "pool")
 
-EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=80)
 
 PAIRS: dict[type[nn.Module], type[nn.Module]] = {
     layers.MaxPool1d: nn.MaxPool1d,

@@ -640,9 +640,7 @@ def test_what_was_once_wrong(trial: Trial) -> None:
 def try_out(strategy: st.SearchStrategy[Trial], count: int, derandomize: bool) -> None:
     tried = 0
 
-    @settings(
-        max_examples=count, derandomize=derandomize, deadline=None, database=None, suppress_health_check=[*HealthCheck]
-    )
+    @settings(max_examples=count, derandomize=derandomize, suppress_health_check=[*HealthCheck])
     @given(strategy)
     def cases(trial: Trial) -> None:
         nonlocal tried
