@@ -23,11 +23,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cnn_lightning import judge, tiers
 from cnn_lightning.elementary import Elementary
-from cnn_lightning.layers import fused
+from cnn_lightning.layers import catalog, fused
 from cnn_lightning.model import total_loss
 from cnn_lightning.ops.fast import chooser
 from cnn_lightning.swap import LAYERS, Spec, SwapReport, native_type, swap_layers
@@ -933,42 +932,12 @@ def _nobody(name: str) -> tuple[_Call, _Call]:
 def _flips(a: _Call, b: _Call) -> int:
     """How many signs of a ReLU-like layer, or choices of a max-pooling, differ between two calls."""
     kind = native_type(b.module)
-    if kind in _KINKS:
+    entry = catalog.entries().get(kind)
+    if entry is not None and entry.kinks:
         x, y = a.arguments[0], b.arguments[0]
-        return sum(int(((x > kink) != (y > kink)).sum()) for kink in _KINKS[kind])
-    choices = _CHOICES.get(kind)
-    if choices is not None:
-        x, y = (choices(call.module, call.arguments[0]) for call in (a, b))
+        return sum(int(((x > kink) != (y > kink)).sum()) for kink in entry.kinks)
+    if entry is not None and entry.choices is not None:
+        choose = entry.choices
+        x, y = (choose(call.module, call.arguments[0]) for call in (a, b))
         return int((x != y).sum())
     return 0
-
-
-_KINKS: dict[type[nn.Module], tuple[float, ...]] = {
-    nn.ReLU: (0,),
-    nn.ReLU6: (0, 6),
-    nn.LeakyReLU: (0,),
-    nn.PReLU: (0,),
-    nn.Hardswish: (-3, 3),
-    nn.Hardsigmoid: (-3, 3),
-}
-
-
-def _pool_choices(pool: Callable[..., Any]) -> Callable[[Any, Tensor], Tensor]:
-    def choices(module: Any, x: Tensor) -> Tensor:
-        options = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
-        found: Tensor = pool(x, *options, return_indices=True)[1]
-        return found
-
-    return choices
-
-
-def _adaptive_choices(module: Any, x: Tensor) -> Tensor:
-    found: Tensor = functional.adaptive_max_pool2d(x, module.output_size, return_indices=True)[1]
-    return found
-
-
-_CHOICES: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
-    nn.MaxPool1d: _pool_choices(functional.max_pool1d),
-    nn.MaxPool2d: _pool_choices(functional.max_pool2d),
-    nn.AdaptiveMaxPool2d: _adaptive_choices,
-}

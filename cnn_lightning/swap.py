@@ -20,56 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
-from torchvision.models.convnext import LayerNorm2d
 
-from cnn_lightning import layers
-from cnn_lightning.layers import fused
+from cnn_lightning.layers import catalog, fused
 from cnn_lightning.ops.fast import chooser
 
 Implementation: TypeAlias = str | type[nn.Module]
 Spec: TypeAlias = str | Mapping[Any, Any]
 
-LAYERS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv1d: layers.Conv1d,
-    nn.Conv2d: layers.Conv2d,
-    nn.ConvTranspose2d: layers.ConvTranspose2d,
-    nn.Linear: layers.Linear,
-    nn.MaxPool1d: layers.MaxPool1d,
-    nn.MaxPool2d: layers.MaxPool2d,
-    nn.AvgPool1d: layers.AvgPool1d,
-    nn.AvgPool2d: layers.AvgPool2d,
-    nn.AdaptiveAvgPool1d: layers.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d: layers.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d: layers.AdaptiveMaxPool2d,
-    nn.BatchNorm1d: layers.BatchNorm1d,
-    nn.BatchNorm2d: layers.BatchNorm2d,
-    nn.LayerNorm: layers.LayerNorm,
-    LayerNorm2d: layers.LayerNorm2d,
-    nn.GroupNorm: layers.GroupNorm,
-    nn.ReLU: layers.ReLU,
-    nn.ReLU6: layers.ReLU6,
-    nn.LeakyReLU: layers.LeakyReLU,
-    nn.PReLU: layers.PReLU,
-    nn.ELU: layers.ELU,
-    nn.GELU: layers.GELU,
-    nn.SiLU: layers.SiLU,
-    nn.Mish: layers.Mish,
-    nn.Softplus: layers.Softplus,
-    nn.Hardswish: layers.Hardswish,
-    nn.Hardsigmoid: layers.Hardsigmoid,
-    nn.Sigmoid: layers.Sigmoid,
-    nn.Tanh: layers.Tanh,
-    nn.Softmax: layers.Softmax,
-    nn.LogSoftmax: layers.LogSoftmax,
-    nn.Dropout: layers.Dropout,
-    nn.Dropout1d: layers.Dropout1d,
-    nn.Dropout2d: layers.Dropout2d,
-    nn.Flatten: layers.Flatten,
-    nn.Identity: layers.Identity,
-    nn.CrossEntropyLoss: layers.CrossEntropyLoss,
-    nn.NLLLoss: layers.NLLLoss,
-    nn.MSELoss: layers.MSELoss,
-}
+LAYERS: dict[type[nn.Module], type[nn.Module]] = {native: entry.layer for native, entry in catalog.entries().items()}
 """The native type of a layer -> ours."""
 
 _NATIVE: dict[type[nn.Module], type[nn.Module]] = {ours: native for native, ours in LAYERS.items()}
@@ -82,43 +40,7 @@ _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 _INNER = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 """Parts of a dotted name that torch.compile and friends put in; patterns match with and without them."""
 
-_FUNCTIONS = [
-    "conv1d",
-    "conv2d",
-    "conv_transpose2d",
-    "linear",
-    "max_pool1d",
-    "max_pool2d",
-    "avg_pool1d",
-    "avg_pool2d",
-    "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d",
-    "adaptive_max_pool2d",
-    "batch_norm",
-    "layer_norm",
-    "group_norm",
-    "relu",
-    "relu_",
-    "relu6",
-    "leaky_relu",
-    "prelu",
-    "elu",
-    "gelu",
-    "silu",
-    "mish",
-    "softplus",
-    "hardswish",
-    "hardsigmoid",
-    "sigmoid",
-    "tanh",
-    "softmax",
-    "log_softmax",
-    "dropout",
-    "dropout2d",
-    "cross_entropy",
-    "nll_loss",
-    "mse_loss",
-]
+_FUNCTIONS = tuple(dict.fromkeys(name for entry in catalog.entries().values() for name in entry.functions))
 
 
 @dataclass(frozen=True)
@@ -518,16 +440,10 @@ def _become(module: nn.Module, kind: type[nn.Module]) -> None:
 # ---- what the report says
 
 
-_FILES = {"ConvTranspose2d": "conv_transpose"}
-"""Files of formulas whose name isn't that of the layer's own file."""
-
-
 def formula_file(module: nn.Module) -> str:
     """The file of `cnn_lightning.ops` whose formulas a layer calls in NumPy; empty where it calls none."""
-    kind = native_type(module)
-    home = LAYERS[kind].__module__.rpartition(".")[2] if kind in LAYERS else ""
-    file = _FILES.get(kind.__name__, home)
-    return file if file in chooser.FILES else ""
+    entry = catalog.entries().get(native_type(module))
+    return "" if entry is None else entry.formulas
 
 
 def _chains(found: list[_Part]) -> dict[str, tuple[str, ...]]:

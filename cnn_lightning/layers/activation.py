@@ -5,9 +5,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnn_lightning.layers import bridge
+from cnn_lightning.layers import bridge, catalog
 from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import activation
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "Hardsigmoid",
+    "Hardswish",
+    "LeakyReLU",
+    "Mish",
+    "PReLU",
+    "ReLU",
+    "ReLU6",
+    "SiLU",
+    "Sigmoid",
+    "Softplus",
+    "Tanh",
+]
 
 # Each keeps for backward what torch's keeps, so that a change in place is allowed and refused alike: relu, sigmoid and
 # tanh their output, the others their input. Where inplace=True overwrites that, leaky_relu and elu keep their output,
@@ -43,6 +59,18 @@ class ReLUFunction(torch.autograd.Function):
         return bridge.call(activation.relu_backward, grad_y, *ctx.saved_tensors), None
 
 
+@catalog.layer(
+    native=torch.nn.ReLU,
+    formulas="activation",
+    functions=("relu", "relu_"),
+    kinks=(0,),
+    choices=None,
+    page=(
+        r"y = \max(x, 0)",
+        r"\d{x} = g \text{ where } x > 0 \text{, else } 0",
+    ),
+    flops=None,
+)
 class ReLU(Layer, torch.nn.ReLU):
     """`torch.nn.ReLU` in NumPy."""
 
@@ -67,6 +95,18 @@ class ReLU6Function(torch.autograd.Function):
         return bridge.call(activation.relu6_backward, grad_y, *ctx.saved_tensors), None
 
 
+@catalog.layer(
+    native=torch.nn.ReLU6,
+    formulas="activation",
+    functions=("relu6",),
+    kinks=(0, 6),
+    choices=None,
+    page=(
+        r"y = \min(\max(x, 0), 6)",
+        r"\d{x} = g \text{ where } 0 < x < 6 \text{, else } 0",
+    ),
+    flops=None,
+)
 class ReLU6(Layer, torch.nn.ReLU6):
     """`torch.nn.ReLU6` in NumPy."""
 
@@ -100,6 +140,18 @@ class LeakyReLUFunction(torch.autograd.Function):
         return grad_x, None, None
 
 
+@catalog.layer(
+    native=torch.nn.LeakyReLU,
+    formulas="activation",
+    functions=("leaky_relu",),
+    kinks=(0,),
+    choices=None,
+    page=(
+        r"y = \max(x, 0) + a \min(x, 0)",
+        r"\d{x} = g \text{ where } x > 0 \text{, else } a g",
+    ),
+    flops=None,
+)
 class LeakyReLU(Layer, torch.nn.LeakyReLU):
     """`torch.nn.LeakyReLU` in NumPy."""
 
@@ -124,6 +176,20 @@ class PReLUFunction(torch.autograd.Function):
         return bridge.call(activation.prelu_backward, grad_y, *ctx.saved_tensors, needs=tuple(ctx.needs_input_grad))
 
 
+@catalog.layer(
+    native=torch.nn.PReLU,
+    formulas="activation",
+    functions=("prelu",),
+    kinks=(0,),
+    choices=None,
+    page=(
+        r"y = \max(x, 0) + a_c \min(x, 0)",
+        r"\d{x} = g \text{ where } x > 0 \text{, else } a_c g"
+        "\n"
+        r"\d{a_c} = \sum g \min(x, 0)",
+    ),
+    flops=None,
+)
 class PReLU(Layer, torch.nn.PReLU):
     """`torch.nn.PReLU` in NumPy."""
 
@@ -153,6 +219,18 @@ class ELUFunction(torch.autograd.Function):
         return bridge.call(backward, grad_y, *ctx.saved_tensors, alpha=ctx.alpha), None, None
 
 
+@catalog.layer(
+    native=torch.nn.ELU,
+    formulas="activation",
+    functions=("elu",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = x \text{ where } x > 0 \text{, else } a (e^x - 1)",
+        r"\d{x} = g \text{ where } x > 0 \text{, else } a e^x g",
+    ),
+    flops=None,
+)
 class ELU(Layer, torch.nn.ELU):
     """`torch.nn.ELU` in NumPy."""
 
@@ -178,6 +256,18 @@ class GELUFunction(torch.autograd.Function):
         return bridge.call(activation.gelu_backward, grad_y, *ctx.saved_tensors, approximate=ctx.approximate), None
 
 
+@catalog.layer(
+    native=torch.nn.GELU,
+    formulas="activation",
+    functions=("gelu",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = x Φ(x)",
+        r"\d{x} = g (Φ(x) + x φ(x))",
+    ),
+    flops=None,
+)
 class GELU(Layer, torch.nn.GELU):
     """`torch.nn.GELU` in NumPy."""
 
@@ -202,6 +292,20 @@ class SiLUFunction(torch.autograd.Function):
         return bridge.call(activation.silu_backward, grad_y, *ctx.saved_tensors), None
 
 
+@catalog.layer(
+    native=torch.nn.SiLU,
+    formulas="activation",
+    functions=("silu",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = x σ(x)"
+        "\n"
+        r"σ(x) = \frac{1}{1 + e^{-x}}",
+        r"\d{x} = g σ(x) (1 + x (1 - σ(x)))",
+    ),
+    flops=None,
+)
 class SiLU(Layer, torch.nn.SiLU):
     """`torch.nn.SiLU` in NumPy."""
 
@@ -226,6 +330,18 @@ class MishFunction(torch.autograd.Function):
         return bridge.call(activation.mish_backward, grad_y, *ctx.saved_tensors), None
 
 
+@catalog.layer(
+    native=torch.nn.Mish,
+    formulas="activation",
+    functions=("mish",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = x \tanh(\ln(1 + e^x))",
+        r"\d{x} = g (t + x (1 - t^2) σ(x)) \text{, where } t = \tanh(\ln(1 + e^x))",
+    ),
+    flops=None,
+)
 class Mish(Layer, torch.nn.Mish):
     """`torch.nn.Mish` in NumPy."""
 
@@ -258,6 +374,18 @@ class SoftplusFunction(torch.autograd.Function):
         )
 
 
+@catalog.layer(
+    native=torch.nn.Softplus,
+    formulas="activation",
+    functions=("softplus",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = \frac{1}{β} \ln(1 + e^{β x})",
+        r"\d{x} = g σ(β x)",
+    ),
+    flops=None,
+)
 class Softplus(Layer, torch.nn.Softplus):
     """`torch.nn.Softplus` in NumPy."""
 
@@ -282,6 +410,18 @@ class HardswishFunction(torch.autograd.Function):
         return bridge.call(activation.hardswish_backward, grad_y, *ctx.saved_tensors), None
 
 
+@catalog.layer(
+    native=torch.nn.Hardswish,
+    formulas="activation",
+    functions=("hardswish",),
+    kinks=(-3, 3),
+    choices=None,
+    page=(
+        r"y = \frac{1}{6} x \min(\max(x + 3, 0), 6)",
+        r"\d{x} = g \frac{2 x + 3}{6} \text{ where } |x| < 3 \text{; } g \text{ above, } 0 \text{ below}",
+    ),
+    flops=None,
+)
 class Hardswish(Layer, torch.nn.Hardswish):
     """`torch.nn.Hardswish` in NumPy."""
 
@@ -306,6 +446,18 @@ class HardsigmoidFunction(torch.autograd.Function):
         return bridge.call(activation.hardsigmoid_backward, grad_y, *ctx.saved_tensors), None
 
 
+@catalog.layer(
+    native=torch.nn.Hardsigmoid,
+    formulas="activation",
+    functions=("hardsigmoid",),
+    kinks=(-3, 3),
+    choices=None,
+    page=(
+        r"y = \frac{1}{6} \min(\max(x + 3, 0), 6)",
+        r"\d{x} = \frac{g}{6} \text{ where } |x| < 3 \text{, else } 0",
+    ),
+    flops=None,
+)
 class Hardsigmoid(Layer, torch.nn.Hardsigmoid):
     """`torch.nn.Hardsigmoid` in NumPy."""
 
@@ -331,6 +483,18 @@ class SigmoidFunction(torch.autograd.Function):
         return bridge.call(activation.sigmoid_backward, grad_y, *ctx.saved_tensors)
 
 
+@catalog.layer(
+    native=torch.nn.Sigmoid,
+    formulas="activation",
+    functions=("sigmoid",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = \frac{1}{1 + e^{-x}}",
+        r"\d{x} = g y (1 - y)",
+    ),
+    flops=None,
+)
 class Sigmoid(Layer, torch.nn.Sigmoid):
     """`torch.nn.Sigmoid` in NumPy."""
 
@@ -356,6 +520,18 @@ class TanhFunction(torch.autograd.Function):
         return bridge.call(activation.tanh_backward, grad_y, *ctx.saved_tensors)
 
 
+@catalog.layer(
+    native=torch.nn.Tanh,
+    formulas="activation",
+    functions=("tanh",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = \tanh(x)",
+        r"\d{x} = g (1 - y^2)",
+    ),
+    flops=None,
+)
 class Tanh(Layer, torch.nn.Tanh):
     """`torch.nn.Tanh` in NumPy."""
 

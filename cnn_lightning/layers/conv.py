@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnn_lightning.layers import bridge
+from cnn_lightning.layers import bridge, catalog
 from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import conv, conv_transpose, padding
+
+__all__ = ["Conv1d", "Conv2d", "ConvTranspose2d"]
 
 
 class Conv1dFunction(torch.autograd.Function):
@@ -82,6 +84,22 @@ class PadFunction(torch.autograd.Function):
         return bridge.call(padding.pad_backward, grad_y, x, **ctx.options), None, None
 
 
+@catalog.layer(
+    native=torch.nn.Conv1d,
+    formulas="conv",
+    functions=("conv1d",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y_{o,u} = b_o + \sum_{c,i} w_{o,c,i} x_{c,ROW}",
+        r"\d{w_{o,c,i}} = \sum_{u} g_{o,u} x_{c,ROW}"
+        "\n"
+        r"\d{b_o} = \sum_{u} g_{o,u}"
+        "\n"
+        r"\d{x_{c,r}} = \sum_{o,u,i : ROW = r} w_{o,c,i} g_{o,u}",
+    ),
+    flops=catalog.products,
+)
 class Conv1d(Layer, torch.nn.Conv1d):
     """`torch.nn.Conv1d` in NumPy."""
 
@@ -92,6 +110,22 @@ class Conv1d(Layer, torch.nn.Conv1d):
         return _like(input, Conv1dFunction.apply(*arguments, options))
 
 
+@catalog.layer(
+    native=torch.nn.Conv2d,
+    formulas="conv",
+    functions=("conv2d",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y_{o,u,v} = b_o + \sum_{c,i,j} w_{o,c,i,j} x_{c,ROW,COLUMN}",
+        r"\d{w_{o,c,i,j}} = \sum_{u,v} g_{o,u,v} x_{c,ROW,COLUMN}"
+        "\n"
+        r"\d{b_o} = \sum_{u,v} g_{o,u,v}"
+        "\n"
+        r"\d{x_{c,r,s}} = \sum_{o,u,i,v,j : ROW = r, COLUMN = s} w_{o,c,i,j} g_{o,u,v}",
+    ),
+    flops=catalog.products,
+)
 class Conv2d(Layer, torch.nn.Conv2d):
     """`torch.nn.Conv2d` in NumPy."""
 
@@ -102,6 +136,18 @@ class Conv2d(Layer, torch.nn.Conv2d):
         return _like(input, Conv2dFunction.apply(*arguments, options))
 
 
+@catalog.layer(
+    native=torch.nn.ConvTranspose2d,
+    formulas="conv_transpose",
+    functions=("conv_transpose2d",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y_{o,r,s} = b_o + \sum_{c,u,i,v,j : \text{(u,v) and (i,j) reach (r,s)}} w_{c,o,i,j} x_{c,u,v}",
+        r"\d{x_{c,u,v}} = \sum_{o,i,j} w_{c,o,i,j} g_{o,r,s}",
+    ),
+    flops=catalog.products_of_input,
+)
 class ConvTranspose2d(Layer, torch.nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d` in NumPy."""
 

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnn_lightning.layers import bridge
+from cnn_lightning.layers import bridge, catalog
 from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import dropout
+
+__all__ = ["Dropout", "Dropout1d", "Dropout2d"]
 
 
 class DropoutFunction(torch.autograd.Function):
@@ -31,6 +33,22 @@ class DropoutFunction(torch.autograd.Function):
         return bridge.call(dropout.dropout_backward, grad_y, *ctx.saved_tensors, p=ctx.p), None, None, None
 
 
+PAGE = (
+    r"y = x \text{ (it rests when nothing is learned)}",
+    r"\d{x} = g",
+)
+"""On the explain page nothing is learned."""
+
+
+@catalog.layer(
+    native=torch.nn.Dropout,
+    formulas="dropout",
+    functions=("dropout",),
+    kinks=(),
+    choices=None,
+    page=PAGE,
+    flops=None,
+)
 class Dropout(Layer, torch.nn.Dropout):
     """`torch.nn.Dropout` in NumPy, with torch's own mask."""
 
@@ -41,6 +59,15 @@ class Dropout(Layer, torch.nn.Dropout):
         return _dropped(input, _elements(input, self.p), self.p, self.inplace)
 
 
+@catalog.layer(
+    native=torch.nn.Dropout1d,
+    formulas="dropout",
+    functions=(),
+    kinks=(),
+    choices=None,
+    page=PAGE,
+    flops=None,
+)
 class Dropout1d(Layer, torch.nn.Dropout1d):
     """`torch.nn.Dropout1d` in NumPy: whole channels of ``(N, C, L)`` or ``(C, L)``."""
 
@@ -63,6 +90,15 @@ class Dropout1d(Layer, torch.nn.Dropout1d):
         return _dropped(input, keep, self.p, self.inplace)
 
 
+@catalog.layer(
+    native=torch.nn.Dropout2d,
+    formulas="dropout",
+    functions=("dropout2d",),
+    kinks=(),
+    choices=None,
+    page=PAGE,
+    flops=None,
+)
 class Dropout2d(Layer, torch.nn.Dropout2d):
     """`torch.nn.Dropout2d` in NumPy: whole channels of ``(N, C, H, W)``."""
 

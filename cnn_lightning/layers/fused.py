@@ -14,6 +14,8 @@ from cnn_lightning.layers.conv import Conv2d
 from cnn_lightning.layers.pool import MaxPool2d
 from cnn_lightning.ops.fast import chooser, fused
 
+__all__ = ["Sequential"]
+
 
 class ConvReLUPoolFunction(torch.autograd.Function):
     """`ops.fast.fused.conv_relu_pool` and its backward."""

@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnn_lightning.layers import bridge
+from cnn_lightning.layers import bridge, catalog
 from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import linear
+
+__all__ = ["Linear"]
 
 
 class LinearFunction(torch.autograd.Function):
@@ -28,6 +30,22 @@ class LinearFunction(torch.autograd.Function):
         return bridge.call(linear.linear_backward, grad_y, x, weight, needs=tuple(ctx.needs_input_grad))
 
 
+@catalog.layer(
+    native=torch.nn.Linear,
+    formulas="linear",
+    functions=("linear",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y_o = b_o + \sum_i w_{o,i} x_i",
+        r"\d{w_{o,i}} = g_o x_i"
+        "\n"
+        r"\d{b_o} = g_o"
+        "\n"
+        r"\d{x_i} = \sum_o w_{o,i} g_o",
+    ),
+    flops=catalog.products,
+)
 class Linear(Layer, torch.nn.Linear):
     """`torch.nn.Linear` in NumPy."""
 

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnn_lightning.layers import bridge
+from cnn_lightning.layers import bridge, catalog
 from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import loss
+
+__all__ = ["CrossEntropyLoss", "MSELoss", "NLLLoss"]
 
 
 class CrossEntropyFunction(torch.autograd.Function):
@@ -44,6 +46,18 @@ class CrossEntropyFunction(torch.autograd.Function):
         return of_logits, of_target, None, None
 
 
+@catalog.layer(
+    native=torch.nn.CrossEntropyLoss,
+    formulas="loss",
+    functions=("cross_entropy",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"L = -\ln p_t \text{, } p_k = \frac{e^{x_k}}{\sum_j e^{x_j}}",
+        r"\d{x_k} = p_k - 1 \text{ for the true class } t \text{, else } p_k",
+    ),
+    flops=None,
+)
 class CrossEntropyLoss(Layer, torch.nn.CrossEntropyLoss):
     """`torch.nn.CrossEntropyLoss` in NumPy: class indices or probabilities, weights, smoothing, every reduction."""
 
@@ -78,6 +92,18 @@ class NLLLossFunction(torch.autograd.Function):
         return bridge.call(loss.nll_loss_backward, grad_y, *ctx.saved_tensors, **ctx.options), None, None, None
 
 
+@catalog.layer(
+    native=torch.nn.NLLLoss,
+    formulas="loss",
+    functions=("nll_loss",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"L = -x_t",
+        r"\d{x_k} = -1 \text{ for the true class } t \text{, else } 0",
+    ),
+    flops=None,
+)
 class NLLLoss(Layer, torch.nn.NLLLoss):
     """`torch.nn.NLLLoss` in NumPy."""
 
@@ -107,6 +133,18 @@ class MSELossFunction(torch.autograd.Function):
         return grad_x, -grad_x, None
 
 
+@catalog.layer(
+    native=torch.nn.MSELoss,
+    formulas="loss",
+    functions=("mse_loss",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"L = \frac{1}{n} \sum_k (x_k - t_k)^2",
+        r"\d{x_k} = \frac{2}{n} (x_k - t_k)",
+    ),
+    flops=None,
+)
 class MSELoss(Layer, torch.nn.MSELoss):
     """`torch.nn.MSELoss` in NumPy."""
 

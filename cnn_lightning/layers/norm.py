@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, distributed
 from torchvision.models import convnext
 
-from cnn_lightning.layers import bridge
+from cnn_lightning.layers import bridge, catalog
 from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import norm
+
+__all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm", "LayerNorm2d"]
 
 
 class BatchNormFunction(torch.autograd.Function):
@@ -115,6 +117,34 @@ def _statistics_like(x: Tensor) -> Tensor:
     return x.new_empty(0, dtype=torch.float32 if x.device.type == "mps" else torch.float64)
 
 
+BATCH_NORM = (
+    r"y_{c,u,v} = γ_c \frac{x_{c,u,v} - μ_c}{\sqrt{σ_c^2 + ε}} + β_c",
+    r"\d{x_{c,u,v}} = \frac{γ_c}{\sqrt{σ_c^2 + ε}} g_{c,u,v}"
+    "\n"
+    r"\d{γ_c} = \sum_{u,v} g_{c,u,v} \frac{x_{c,u,v} - μ_c}{\sqrt{σ_c^2 + ε}}"
+    "\n"
+    r"\d{β_c} = \sum_{u,v} g_{c,u,v}",
+)
+LAYER_NORM = (
+    r"y_k = γ_k z_k + β_k \text{, } z_k = \frac{x_k - μ}{\sqrt{σ^2 + ε}}",
+    r"\d{x_k} = \frac{1}{\sqrt{σ^2 + ε}} (h_k - \text{mean}(h) - z_k \text{mean}(h z)) \text{, } h_k = γ_k g_k"
+    "\n"
+    r"\d{γ_k} = \sum g_k z_k"
+    "\n"
+    r"\d{β_k} = \sum g_k",
+)
+"""Formulas of the page."""
+
+
+@catalog.layer(
+    native=torch.nn.BatchNorm1d,
+    formulas="norm",
+    functions=("batch_norm",),
+    kinks=(),
+    choices=None,
+    page=BATCH_NORM,
+    flops=None,
+)
 class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
     """``torch.nn.BatchNorm1d`` in NumPy."""
 
@@ -123,6 +153,15 @@ class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
         return _batch_norm(self, input)
 
 
+@catalog.layer(
+    native=torch.nn.BatchNorm2d,
+    formulas="norm",
+    functions=("batch_norm",),
+    kinks=(),
+    choices=None,
+    page=BATCH_NORM,
+    flops=None,
+)
 class BatchNorm2d(Layer, torch.nn.BatchNorm2d):
     """``torch.nn.BatchNorm2d`` in NumPy."""
 
@@ -216,6 +255,15 @@ def _average(running: Tensor, new: Tensor, factor: float, correction: float) -> 
         running.copy_(running.to(new.dtype).mul_(1 - factor).add_(new, alpha=factor * correction))
 
 
+@catalog.layer(
+    native=torch.nn.LayerNorm,
+    formulas="norm",
+    functions=("layer_norm",),
+    kinks=(),
+    choices=None,
+    page=LAYER_NORM,
+    flops=None,
+)
 class LayerNorm(Layer, torch.nn.LayerNorm):
     """``torch.nn.LayerNorm`` in NumPy."""
 
@@ -231,6 +279,15 @@ class LayerNorm(Layer, torch.nn.LayerNorm):
         return LayerNormFunction.apply(x, weight, bias, axes, self.eps)  # type: ignore[no-any-return]
 
 
+@catalog.layer(
+    native=convnext.LayerNorm2d,
+    formulas="norm",
+    functions=(),
+    kinks=(),
+    choices=None,
+    page=LAYER_NORM,
+    flops=None,
+)
 class LayerNorm2d(Layer, convnext.LayerNorm2d):  # type: ignore[misc]
     """torchvision's layer norm over the channels of (N, C, H, W), in NumPy."""
 
@@ -254,6 +311,15 @@ class LayerNorm2d(Layer, convnext.LayerNorm2d):  # type: ignore[misc]
         return y.permute(0, 3, 1, 2)
 
 
+@catalog.layer(
+    native=torch.nn.GroupNorm,
+    formulas="norm",
+    functions=("group_norm",),
+    kinks=(),
+    choices=None,
+    page=LAYER_NORM,
+    flops=None,
+)
 class GroupNorm(Layer, torch.nn.GroupNorm):
     """``torch.nn.GroupNorm`` in NumPy."""
 

@@ -5,10 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnn_lightning.layers import bridge
+from cnn_lightning.layers import bridge, catalog
 from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import pool
 from cnn_lightning.ops.expect import integers
+
+__all__ = [
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
+    "AvgPool1d",
+    "AvgPool2d",
+    "MaxPool1d",
+    "MaxPool2d",
+]
 
 Options = dict[str, Any]
 
@@ -101,6 +111,18 @@ class AdaptiveMaxPool2dFunction(torch.autograd.Function):
         return bridge.call(pool.adaptive_max_pool2d_backward, grad_y, *ctx.saved_tensors, output_size=ctx.size), None
 
 
+@catalog.layer(
+    native=torch.nn.MaxPool2d,
+    formulas="pool",
+    functions=("max_pool2d",),
+    kinks=(),
+    choices=catalog.places(torch.nn.functional.max_pool2d),
+    page=(
+        r"y_{c,u,v} = \max_{i,j} x_{c,ROW,COLUMN}",
+        r"\d{x_{c,r,s}} = \sum_{u,v : \text{(r,s) won window (u,v)}} g_{c,u,v}",
+    ),
+    flops=None,
+)
 class MaxPool2d(Layer, torch.nn.MaxPool2d):
     """``torch.nn.MaxPool2d`` in NumPy."""
 
@@ -112,6 +134,18 @@ class MaxPool2d(Layer, torch.nn.MaxPool2d):
         return _batched(input, 4, lambda x: function.apply(x, options))
 
 
+@catalog.layer(
+    native=torch.nn.MaxPool1d,
+    formulas="pool",
+    functions=("max_pool1d",),
+    kinks=(),
+    choices=catalog.places(torch.nn.functional.max_pool1d),
+    page=(
+        r"y_{c,u} = \max_{i} x_{c,ROW}",
+        r"\d{x_{c,r}} = \sum_{u : \text{r won window u}} g_{c,u}",
+    ),
+    flops=None,
+)
 class MaxPool1d(Layer, torch.nn.MaxPool1d):
     """``torch.nn.MaxPool1d`` in NumPy."""
 
@@ -123,6 +157,18 @@ class MaxPool1d(Layer, torch.nn.MaxPool1d):
         return _along_rows(input, lambda x: function.apply(x, options))
 
 
+@catalog.layer(
+    native=torch.nn.AvgPool2d,
+    formulas="pool",
+    functions=("avg_pool2d",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y_{c,u,v} = \frac{1}{k} \sum_{i,j} x_{c,ROW,COLUMN}",
+        r"\d{x_{c,r,s}} = \frac{1}{k} \sum_{u,i,v,j : ROW = r, COLUMN = s} g_{c,u,v}",
+    ),
+    flops=None,
+)
 class AvgPool2d(Layer, torch.nn.AvgPool2d):
     """``torch.nn.AvgPool2d`` in NumPy."""
 
@@ -134,6 +180,18 @@ class AvgPool2d(Layer, torch.nn.AvgPool2d):
         return _batched(input, 4, lambda x: AvgPool2dFunction.apply(x, options))
 
 
+@catalog.layer(
+    native=torch.nn.AvgPool1d,
+    formulas="pool",
+    functions=("avg_pool1d",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y_{c,u} = \frac{1}{k} \sum_{i} x_{c,ROW}",
+        r"\d{x_{c,r}} = \frac{1}{k} \sum_{u,i : ROW = r} g_{c,u}",
+    ),
+    flops=None,
+)
 class AvgPool1d(Layer, torch.nn.AvgPool1d):
     """``torch.nn.AvgPool1d`` in NumPy."""
 
@@ -144,6 +202,18 @@ class AvgPool1d(Layer, torch.nn.AvgPool1d):
         return _along_rows(input, lambda x: AvgPool2dFunction.apply(x, options))
 
 
+@catalog.layer(
+    native=torch.nn.AdaptiveAvgPool2d,
+    formulas="pool",
+    functions=("adaptive_avg_pool2d",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y_{c,u,v} = \frac{1}{k} \sum_{(r,s) \text{ in window } (u,v)} x_{c,r,s}",
+        r"\d{x_{c,r,s}} = \sum_{(u,v) \text{ over } (r,s)} \frac{1}{k} g_{c,u,v}",
+    ),
+    flops=None,
+)
 class AdaptiveAvgPool2d(Layer, torch.nn.AdaptiveAvgPool2d):
     """``torch.nn.AdaptiveAvgPool2d`` in NumPy."""
 
@@ -154,6 +224,18 @@ class AdaptiveAvgPool2d(Layer, torch.nn.AdaptiveAvgPool2d):
         return _batched(input, 4, lambda x: AdaptiveAvgPool2dFunction.apply(x, size))
 
 
+@catalog.layer(
+    native=torch.nn.AdaptiveAvgPool1d,
+    formulas="pool",
+    functions=("adaptive_avg_pool1d",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y_{c,u} = \frac{1}{k} \sum_{r \text{ in window } u} x_{c,r}",
+        r"\d{x_{c,r}} = \sum_{u \text{ over } r} \frac{1}{k} g_{c,u}",
+    ),
+    flops=None,
+)
 class AdaptiveAvgPool1d(Layer, torch.nn.AdaptiveAvgPool1d):
     """``torch.nn.AdaptiveAvgPool1d`` in NumPy."""
 
@@ -165,6 +247,18 @@ class AdaptiveAvgPool1d(Layer, torch.nn.AdaptiveAvgPool1d):
         return _along_rows(input, lambda x: AdaptiveAvgPool2dFunction.apply(x, (1, length)))
 
 
+@catalog.layer(
+    native=torch.nn.AdaptiveMaxPool2d,
+    formulas="pool",
+    functions=("adaptive_max_pool2d",),
+    kinks=(),
+    choices=catalog.adaptive_places,
+    page=(
+        r"y_{c,u,v} = \max_{(r,s) \text{ in window } (u,v)} x_{c,r,s}",
+        r"\d{x_{c,r,s}} = \sum_{(u,v) \text{ won by } (r,s)} g_{c,u,v}",
+    ),
+    flops=None,
+)
 class AdaptiveMaxPool2d(Layer, torch.nn.AdaptiveMaxPool2d):
     """``torch.nn.AdaptiveMaxPool2d`` in NumPy."""
 

@@ -3,7 +3,23 @@
 import torch
 from torch import Tensor
 
+from cnn_lightning.layers import catalog
 
+__all__ = ["Flatten", "Identity"]
+
+
+@catalog.layer(
+    native=torch.nn.Flatten,
+    formulas="",
+    functions=(),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y_k = x_{c,u,v} \text{, row by row}",
+        r"\d{x_{c,u,v}} = g_k",
+    ),
+    flops=None,
+)
 class Flatten(torch.nn.Flatten):
     """``(N, C, H, W)`` to ``(N, C·H·W)``, or any other run of dimensions to one.
 
@@ -16,6 +32,18 @@ class Flatten(torch.nn.Flatten):
         return input.flatten(self.start_dim, self.end_dim)
 
 
+@catalog.layer(
+    native=torch.nn.Identity,
+    formulas="",
+    functions=(),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = x",
+        r"\d{x} = g",
+    ),
+    flops=None,
+)
 class Identity(torch.nn.Identity):
     """The input itself."""
 

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnn_lightning.layers import bridge
+from cnn_lightning.layers import bridge, catalog
 from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import softmax
+
+__all__ = ["LogSoftmax", "Softmax"]
 
 
 class SoftmaxFunction(torch.autograd.Function):
@@ -28,6 +30,18 @@ class SoftmaxFunction(torch.autograd.Function):
         return bridge.call(softmax.softmax_backward, grad_y, *ctx.saved_tensors, dim=ctx.dim), None
 
 
+@catalog.layer(
+    native=torch.nn.Softmax,
+    formulas="softmax",
+    functions=("softmax",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y_k = \frac{e^{x_k}}{\sum_j e^{x_j}}",
+        r"\d{x_k} = y_k (g_k - \sum_j g_j y_j)",
+    ),
+    flops=None,
+)
 class Softmax(Layer, torch.nn.Softmax):
     """`torch.nn.Softmax` in NumPy."""
 
@@ -55,6 +69,18 @@ class LogSoftmaxFunction(torch.autograd.Function):
         return bridge.call(softmax.log_softmax_backward, grad_y, *ctx.saved_tensors, dim=ctx.dim), None
 
 
+@catalog.layer(
+    native=torch.nn.LogSoftmax,
+    formulas="softmax",
+    functions=("log_softmax",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y_k = x_k - \ln(\sum_j e^{x_j})",
+        r"\d{x_k} = g_k - e^{y_k} \sum_j g_j",
+    ),
+    flops=None,
+)
 class LogSoftmax(Layer, torch.nn.LogSoftmax):
     """`torch.nn.LogSoftmax` in NumPy."""
 

@@ -1,0 +1,124 @@
+r"""The one list of layers: what the package has to know of each stands beside its class, in a decorator.
+
+For example::
+
+    @layer(
+        native=torch.nn.ReLU,
+        formulas="activation",
+        functions=("relu", "relu_"),
+        kinks=(0,),
+        choices=None,
+        page=(r"y = \max(x, 0)", r"\d{x} = g \text{ where } x > 0 \text{, else } 0"),
+        flops=None,
+    )
+    class ReLU(Layer, torch.nn.ReLU): ...
+
+The swap, parity, the explain page and counters of operations read it. Nothing has a default: a field that is forgotten
+is an error when the layer is imported.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+Choices = Callable[[Any, Tensor], Tensor]
+"""Of a native module and its input: which pixel each output is, for layers that choose."""
+Flops = Callable[[Sequence[int], Sequence[int], Sequence[int]], int]
+"""Of the shapes of input, weight and output: multiplications and additions of the forward."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A layer.
+
+    Attributes:
+        layer: Its class.
+        native: The class of torch, or of torchvision, that it computes in NumPy.
+        formulas: The file of `cnn_lightning.ops` that it calls; empty where it calls none.
+        functions: Names of the functions of ``torch``, ``torch.nn.functional`` and tensors that compute the same.
+        kinks: Inputs at which its gradient jumps.
+        choices: Which input each output was chosen from; None where it chooses nothing.
+        page: Its formulas, forward and backward, as `cnn_lightning.explain.formulas` reads them.
+        flops: Counts its multiplications and additions as torch's counter does; None for those it doesn't count.
+    """
+
+    layer: type[nn.Module]
+    native: type[nn.Module]
+    formulas: str
+    functions: tuple[str, ...]
+    kinks: tuple[float, ...]
+    choices: Choices | None
+    page: tuple[str, str]
+    flops: Flops | None
+
+
+_entries: dict[type[nn.Module], Entry] = {}
+_Class = TypeVar("_Class", bound=type[nn.Module])
+
+
+def layer(
+    *,
+    native: type[nn.Module],
+    formulas: str,
+    functions: tuple[str, ...],
+    kinks: tuple[float, ...],
+    choices: Choices | None,
+    page: tuple[str, str],
+    flops: Flops | None,
+) -> Callable[[_Class], _Class]:
+    """Enter a class into the list; arguments are those of `Entry`.
+
+    Raises:
+        TypeError: A class that is no subclass of ``native``, or a second one for it.
+    """
+
+    def enter(cls: _Class) -> _Class:
+        if not issubclass(cls, native):
+            raise TypeError(f"{cls.__name__}: native: expected a base of the class, got {native.__name__}")
+        if native in _entries:
+            raise TypeError(f"{cls.__name__}: native: {native.__name__} has {_entries[native].layer.__name__} already")
+        _entries[native] = Entry(cls, native, formulas, functions, kinks, choices, page, flops)
+        return cls
+
+    return enter
+
+
+def entries() -> dict[type[nn.Module], Entry]:
+    """Every layer, by its native class."""
+    return _entries
+
+
+# ---- fields that several layers have
+
+
+def places(pool: Callable[..., Any]) -> Choices:
+    """`Entry.choices` of a max-pooling, by the function of torch that computes it."""
+
+    def found(module: Any, x: Tensor) -> Tensor:
+        options = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
+        indices: Tensor = pool(x, *options, return_indices=True)[1]
+        return indices
+
+    return found
+
+
+def adaptive_places(module: Any, x: Tensor) -> Tensor:
+    """`Entry.choices` of an adaptive max-pooling."""
+    indices: Tensor = functional.adaptive_max_pool2d(x, module.output_size, return_indices=True)[1]
+    return indices
+
+
+def products(x: Sequence[int], weight: Sequence[int], y: Sequence[int]) -> int:
+    """`Entry.flops` of a layer that multiplies each weight once for every place of its output."""
+    channels = len(y) - max(1, len(weight) - 2) if len(weight) > 2 else len(y)
+    places_of_y = prod(y[: channels - 1]) * prod(y[channels:])
+    return 2 * prod(weight) * places_of_y
+
+
+def products_of_input(x: Sequence[int], weight: Sequence[int], y: Sequence[int]) -> int:
+    """`products` where each weight is multiplied once for every place of the input."""
+    return products(y, weight, x)
