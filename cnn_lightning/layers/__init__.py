@@ -21,4 +21,6 @@ _forgotten = [kind.__qualname__ for kind in base.Layer.__subclasses__() if kind 
 if _forgotten:
     raise ImportError(f"cnn_lightning.layers: expected @catalog.layer above each class, found none above {_forgotten}")
 
+from cnn_lightning.layers import flops as _flops  # after the layers that it counts  # noqa: E402, F401
+
 __all__ = ["Sequential", "bridge", *(kind.__name__ for kind in _listed)]

@@ -1,0 +1,65 @@
+"""The list of layers: a layer is entered beside its class, and what is forgotten is named when it is imported."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import cnn_lightning
+from cnn_lightning import layers
+from cnn_lightning.layers import catalog
+from cnn_lightning.ops.fast import chooser
+
+FIELDS: dict[str, Any] = {
+    "native": nn.Softsign,
+    "formulas": "activation",
+    "functions": ("softsign",),
+    "kinks": (),
+    "choices": None,
+    "page": ("y = x", "g"),
+    "flops": None,
+}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_field_that_is_left_out_is_named(field: str) -> None:
+    fields = {name: value for name, value in FIELDS.items() if name != field}
+    with pytest.raises(TypeError, match=f"missing 1 required keyword-only argument: '{field}'"):
+        catalog.layer(**fields)
+
+
+def test_a_class_of_another_native_type_and_a_second_class_are_refused() -> None:
+    with pytest.raises(TypeError, match="Identity: native: expected a base of the class, got Softsign"):
+        catalog.layer(**FIELDS)(nn.Identity)
+    with pytest.raises(TypeError, match="ReLU: native: ReLU has ReLU already"):
+        catalog.layer(**FIELDS | {"native": nn.ReLU})(layers.ReLU)
+    assert nn.Softsign not in catalog.entries()
+
+
+def test_a_layer_that_is_not_entered_is_named_at_import(tmp_path: Path) -> None:
+    package = tmp_path / "cnn_lightning"
+    shutil.copytree(Path(cnn_lightning.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (package / "layers/shape.py").open("a") as file:
+        file.write(
+            "\n\nfrom cnn_lightning.layers.base import Layer\n\n\nclass Mine(Layer, torch.nn.Softsign):\n    pass\n"
+        )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", "import cnn_lightning.layers"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("expected @catalog.layer above each class, found none above ['Mine']")
+
+
+@pytest.mark.parametrize("entry", catalog.entries().values(), ids=lambda entry: entry.layer.__name__)
+def test_what_is_entered_is_there(entry: catalog.Entry) -> None:
+    assert getattr(layers, entry.layer.__name__) is entry.layer
+    assert entry.formulas in ("", *chooser.FILES)
+    homes = (nn.functional, torch, torch.Tensor)
+    assert all(any(hasattr(home, name) for home in homes) for name in entry.functions)
+    assert all(entry.page)
