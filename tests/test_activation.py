@@ -1,5 +1,6 @@
 """Activations and softmax at every kink, in the tails, on any layout, device array and number of threads."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cnn_lightning.layers import activation as layers
+from cnn_lightning.layers import catalog
 from cnn_lightning.layers import softmax as softmax_layers
 from cnn_lightning.ops import activation, softmax
 from cnn_lightning.ops import activation as formula_activation
@@ -280,14 +282,9 @@ def test_prelu_on_a_device_array() -> None:
 
 
 INPLACE = [
-    (layers.ReLU, nn.ReLU),
-    (layers.ReLU6, nn.ReLU6),
-    (layers.LeakyReLU, nn.LeakyReLU),
-    (layers.ELU, nn.ELU),
-    (layers.SiLU, nn.SiLU),
-    (layers.Mish, nn.Mish),
-    (layers.Hardswish, nn.Hardswish),
-    (layers.Hardsigmoid, nn.Hardsigmoid),
+    pytest.param(entry.layer, native, id=native.__name__)
+    for native, entry in catalog.entries().items()
+    if entry.formulas == "activation" and "inplace" in inspect.signature(native).parameters
 ]
 
 

@@ -16,6 +16,7 @@ from torchvision.models.convnext import LayerNorm2d
 
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.cli import main
+from cnn_lightning.layers import catalog
 from cnn_lightning.layers.fused import run as run_fused
 from cnn_lightning.model import SimpleCNN, build_net
 from cnn_lightning.ops import (
@@ -207,21 +208,9 @@ bugs(nn.PReLU, activation, "prelu", INPUT, WEIGHT)
 bugs(lambda: nn.Softmax(1), softmax, "softmax")
 bugs(lambda: nn.LogSoftmax(1), softmax, "log_softmax")
 bugs(lambda: nn.Dropout(0.5), dropout, "dropout")
-for simple, function in (
-    (nn.ReLU, "relu"),
-    (nn.ReLU6, "relu6"),
-    (nn.LeakyReLU, "leaky_relu"),
-    (nn.ELU, "elu"),
-    (nn.GELU, "gelu"),
-    (nn.SiLU, "silu"),
-    (nn.Mish, "mish"),
-    (nn.Softplus, "softplus"),
-    (nn.Hardswish, "hardswish"),
-    (nn.Hardsigmoid, "hardsigmoid"),
-    (nn.Sigmoid, "sigmoid"),
-    (nn.Tanh, "tanh"),
-):
-    bugs(simple, activation, function)
+for simple, entry in catalog.entries().items():
+    if entry.formulas == "activation" and simple is not nn.PReLU:
+        bugs(simple, activation, entry.functions[0])
 PLANTED = [
     pytest.param(layer, home, name, index, what, id=f"{name}-{what}")
     for layer, home, name, found in BUGS
