@@ -31,8 +31,8 @@ WAYS = (PLAIN_NUMPY, PLAIN_TORCH, LIGHTNING_TORCH, LIGHTNING_NUMPY)
 PROGRAMS = {
     PLAIN_NUMPY: "cnn_lightning/plain/train_numpy.py",
     PLAIN_TORCH: "cnn_lightning/plain/train_torch.py",
-    LIGHTNING_TORCH: "cnn_lightning/classifier.py",
-    LIGHTNING_NUMPY: "cnn_lightning/classifier.py",
+    LIGHTNING_TORCH: "cnn_lightning/classifier/__init__.py",
+    LIGHTNING_NUMPY: "cnn_lightning/classifier/__init__.py",
 }
 """The file of each way that one would read first."""
 
@@ -315,9 +315,9 @@ def _lightning(way: str, setting: Setting, witness: _Witness) -> tuple[float, st
 
 
 def _where_numpy_ran() -> str:
-    from cnn_lightning.layers import _cupy
+    from cnn_lightning.layers import cuda
 
-    return " (CuPy)" if _cupy.available() else " (NumPy on the host)"
+    return " (CuPy)" if cuda.available() else " (NumPy on the host)"
 
 
 def _write_weights(setting: Setting) -> None:

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cnn_lightning.layers import _cupy, bridge
+from cnn_lightning.layers import bridge
+from cnn_lightning.layers import cuda as on_cuda
 
 
 def double(x: np.ndarray) -> np.ndarray:
@@ -166,11 +167,11 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 @pytest.fixture
 def without_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(_cupy, "find_spec", lambda name: None)
+    monkeypatch.setattr(on_cuda, "find_spec", lambda name: None)
     monkeypatch.setattr(bridge, "_noticed", False)
-    _cupy.available.cache_clear()
+    on_cuda.available.cache_clear()
     yield
-    _cupy.available.cache_clear()
+    on_cuda.available.cache_clear()
 
 
 def test_without_cupy_each_tensor_is_copied_once_each_way_and_said_so_once(
@@ -227,7 +228,7 @@ class FakeArray:
 
 
 class FakeCupy(types.ModuleType):
-    """Of CuPy's interface what `_cupy` uses; it notes which device, stream and allocator are current."""
+    """Of CuPy's interface what `layers.cuda` uses; it notes which device, stream and allocator are current."""
 
     def __init__(self, cuda: SimpleNamespace) -> None:
         super().__init__("cupy")
@@ -260,16 +261,16 @@ class FakeCupy(types.ModuleType):
 def cupy(cuda: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
     fake = FakeCupy(cuda)
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(_cupy, "find_spec", lambda name: name)
+    monkeypatch.setattr(on_cuda, "find_spec", lambda name: name)
     # CPU tensors play CUDA ones: what follows the device is what is under test.
     monkeypatch.setattr(bridge, "_host_arrays", lambda *args: None)
     monkeypatch.setattr(bridge, "_check", lambda *args: torch.device("cuda", 1))
     monkeypatch.setattr(torch.utils.dlpack, "from_dlpack", lambda array: torch.from_numpy(array.array))
-    _cupy.available.cache_clear()
-    _cupy._allocator.cache_clear()
+    on_cuda.available.cache_clear()
+    on_cuda._allocator.cache_clear()
     yield fake
-    _cupy.available.cache_clear()
-    _cupy._allocator.cache_clear()
+    on_cuda.available.cache_clear()
+    on_cuda._allocator.cache_clear()
 
 
 class Double(torch.autograd.Function):
@@ -336,7 +337,7 @@ def test_cupy_takes_its_memory_from_torch_on_the_current_stream(
     asked: list[Any] = []
     monkeypatch.setattr(torch.cuda, "caching_allocator_alloc", lambda *args: asked.append(args) or 99)
     monkeypatch.setattr(torch.cuda, "caching_allocator_delete", asked.append)
-    malloc, free = _cupy._allocator()
+    malloc, free = on_cuda._allocator()
     assert malloc(64, 1) == 99
     free(99, 1)
     assert asked == [(64, 1, "1 7"), 99]

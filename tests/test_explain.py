@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cnn_lightning import ops
+from cnn_lightning import draw, ops
 from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.cli import main
 from cnn_lightning.commands import explain
-from cnn_lightning.explain import formulas, images, picker, source, training
+from cnn_lightning.explain import formulas, picker, source, training
 from cnn_lightning.explain.record import Recording, record
 from cnn_lightning.model import build_net
 from cnn_lightning.ops import activation
@@ -162,26 +162,26 @@ def test_a_convolution_s_formula_has_its_own_numbers() -> None:
     assert len(found.backward) == 2
 
 
-def decoded(picture: images.Picture) -> Image.Image:
+def decoded(picture: draw.Picture) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(picture.uri.partition(",")[2])))
 
 
 def test_a_grid_s_brightness_is_its_values() -> None:
     values = np.zeros((2, 8, 8), np.float32)
     values[0, 0, 0], values[1, 7, 7] = 2, 1
-    picture = images.grid(values, "maps")
+    picture = draw.grid(values, "maps")
     pixels = np.asarray(decoded(picture).convert("L"))
     assert pixels.shape == (8, 17)
     assert (pixels[0, 0], pixels[1, 1], pixels[7, 16]) == (255, 0, 128)
     assert "2 maps of 8×8, values from 0 to 2" in picture.alt
-    signed = np.asarray(decoded(images.grid(values - 1, "maps")).convert("L")).astype(int)
+    signed = np.asarray(decoded(draw.grid(values - 1, "maps")).convert("L")).astype(int)
     assert signed[1, 1] < signed[7, 16] < signed[0, 0]
-    assert "nan" not in images.grid(np.full((1, 2, 2), np.nan), "maps").scale
+    assert "nan" not in draw.grid(np.full((1, 2, 2), np.nan), "maps").scale
 
 
 def test_more_maps_than_fit_are_told() -> None:
-    assert "the first 4 of 9 maps" in images.grid(np.ones((9, 3, 3)), "maps", most=4).alt
-    assert decoded(images.grid(np.ones((1, 300, 200)), "maps", side=100)).size == (67, 100)
+    assert "the first 4 of 9 maps" in draw.grid(np.ones((9, 3, 3)), "maps", most=4).alt
+    assert decoded(draw.grid(np.ones((1, 300, 200)), "maps", side=100)).size == (67, 100)
 
 
 def test_large_layers_offer_what_fits() -> None:

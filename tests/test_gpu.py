@@ -16,7 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from cnn_lightning import build_net, layers, swap_layers
 from cnn_lightning.cli import main
-from cnn_lightning.layers import _cupy, bridge
+from cnn_lightning.layers import bridge
+from cnn_lightning.layers import cuda as on_cuda
 from tests.cases import Case, Sample
 from tests.test_layers import SAMPLES, assert_equal, build, run
 
@@ -157,7 +158,7 @@ class TestOnAGPU:
         torch.testing.assert_close(*losses, rtol=0.02, atol=0.02)
 
     def test_without_cupy_the_host_computes_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_cupy, "available", lambda: False)
+        monkeypatch.setattr(on_cuda, "available", lambda: False)
         monkeypatch.setattr(bridge, "_noticed", False)
         ours, native = Steps("numpy"), Steps("torch")
         with pytest.warns(UserWarning, match="the NumPy layers run on the host"):

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from cnn_lightning import draw
 from cnn_lightning.callbacks.folder import folder_to_write
 from cnn_lightning.callbacks.snapshots import holds_all
 from cnn_lightning.classifier import Classifier
-from cnn_lightning.explain import images
 from cnn_lightning.files import write_or_warn
 from cnn_lightning.processes import from_all
 
@@ -166,7 +166,7 @@ def filters(weight: Tensor) -> Image.Image:
     """Kernels (O, C, h, w) as maps side by side, those of one output channel together; brighter is larger."""
     maps = weight.numpy().reshape(-1, *weight.shape[2:])[:256]
     columns = 8 if weight.shape[1] == 1 else max(1, 12 // weight.shape[1]) * weight.shape[1]
-    image, width, _ = images.sheet(maps, columns=columns, side=32)
+    image, width, _ = draw.sheet(maps, columns=columns, side=32)
     zoom = max(1, 40 // width)
     return image.convert("RGB").resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
 

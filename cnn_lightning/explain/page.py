@@ -10,8 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from torch import Tensor, nn
 
-from cnn_lightning.explain import formulas, images, picker, training
-from cnn_lightning.explain.images import Picture, short
+from cnn_lightning import draw
+from cnn_lightning.draw import Picture, short
+from cnn_lightning.explain import formulas, picker, training
 from cnn_lightning.explain.record import Layer, Recording
 from cnn_lightning.explain.source import Listing
 from cnn_lightning.explain.training import Frame
@@ -70,8 +71,8 @@ def render(subject: Subject, seen: Recording, shown: Sequence[Frame], captions: 
         deep=deep,
         layers=layers,
         total=_total(seen.layers),
-        picture=images.photograph(subject.pixels.numpy(), f"The picture: {subject.picture}"),
-        gradient=images.grid(grad, "Gradient of the loss by each pixel", columns=3, tile=224 // min(3, len(grad))),
+        picture=draw.photograph(subject.pixels.numpy(), f"The picture: {subject.picture}"),
+        gradient=draw.grid(grad, "Gradient of the loss by each pixel", columns=3, tile=224 // min(3, len(grad))),
         loss=short(seen.loss),
         predicted=int(seen.probabilities.argmax()),
         classes=_classes(subject, seen.probabilities),
@@ -125,8 +126,8 @@ def _layer(index: int, layer: Layer, deep: bool, sources: dict[Listing, int]) ->
         "backward_time": _time(details.backward, native),
         "difference": "" if native else "0" if not details.difference else f"{details.difference:.0e}",
         "pictures": list(_pictures(layer, deep)),
-        "histograms": images.histograms(_arrays(layer)),
-        "spread": [(name, images.spread(values)) for name, values in _arrays(layer).items()],
+        "histograms": draw.histograms(_arrays(layer)),
+        "spread": [(name, draw.spread(values)) for name, values in _arrays(layer).items()],
         "stands_in": _stands_in(layer),
         "sources": [
             {"pass": name, "main": listings[0], "others": [_number(sources, other) for other in listings[1:]]}
@@ -180,8 +181,8 @@ def _total(layers: Sequence[Layer]) -> dict[str, str]:
     }
 
 
-def _arrays(layer: Layer) -> dict[str, images.Floats]:
-    found: dict[str, images.Floats] = {"output": layer.y.numpy(), "gradient of output": layer.grad_y.numpy()}
+def _arrays(layer: Layer) -> dict[str, draw.Floats]:
+    found: dict[str, draw.Floats] = {"output": layer.y.numpy(), "gradient of output": layer.grad_y.numpy()}
     for name, (value, gradient) in layer.parameters.items():
         if name == "weight":
             found |= {name: value.numpy(), f"gradient of {name}": gradient.numpy()}
@@ -190,10 +191,10 @@ def _arrays(layer: Layer) -> dict[str, images.Floats]:
 
 def _pictures(layer: Layer, deep: bool) -> Any:
     options: dict[str, Any] = {"most": 16, "side": 28, "tile": 32} if deep else {"most": 64, "side": 112, "tile": 44}
-    yield "output", images.grid(_maps(layer.y), f"Output of {layer.label}", **_room(layer.y, options))
+    yield "output", draw.grid(_maps(layer.y), f"Output of {layer.label}", **_room(layer.y, options))
     yield (
         "gradient of the output",
-        images.grid(_maps(layer.grad_y), f"Gradient of the output of {layer.label}", **_room(layer.y, options)),
+        draw.grid(_maps(layer.grad_y), f"Gradient of the output of {layer.label}", **_room(layer.y, options)),
     )
     if "weight" in layer.parameters:
         for value, what in zip(layer.parameters["weight"], ("weight", "gradient of the weight"), strict=True):
@@ -208,10 +209,10 @@ def _weights(value: Tensor, what: str, deep: bool) -> Picture:
     array = value.numpy()
     maps = array.reshape(1, *array.shape) if array.ndim == 2 else array.reshape(-1, 1, 1)
     options = _room(value[None] if value.dim() < 2 else value, {"most": 128})
-    return images.grid(maps, what, **{**options, "side": 256, "tile": 320 if array.ndim == 2 else 14})
+    return draw.grid(maps, what, **{**options, "side": 256, "tile": 320 if array.ndim == 2 else 14})
 
 
-def _maps(tensor: Tensor) -> images.Floats:
+def _maps(tensor: Tensor) -> draw.Floats:
     """(1, C, H, W) as C maps, (1, n) as n maps of one pixel, and anything else as maps of its last two axes."""
     array = tensor.numpy()
     if array.ndim >= 3:

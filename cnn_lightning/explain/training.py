@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cnn_lightning import draw
 from cnn_lightning.callbacks.metrics import read_metrics
 from cnn_lightning.checkpoints import Unreadable, load, tell
+from cnn_lightning.draw import Picture
 from cnn_lightning.errors import UserError
-from cnn_lightning.explain import images
-from cnn_lightning.explain.images import Picture
 from cnn_lightning.explain.record import Recording, record
 
 MOST = 16
@@ -116,7 +116,7 @@ def frames(kept: list[Moment], net: nn.Module, loss: nn.Module, image: Tensor, l
         net.load_state_dict(moment.weights)
         seen = record(net, loss, image, label)
         pictures = _pictures(net, seen)
-        pictures.append(images.curves(metrics, moment.epochs))
+        pictures.append(draw.curves(metrics, moment.epochs))
         result.append(Frame(moment.title, seen.loss, seen.probabilities.tolist(), pictures))
     return result
 
@@ -127,7 +127,7 @@ def _pictures(net: nn.Module, seen: Recording) -> list[Picture]:
     for name, module in _convolutions(net):
         found.append(filters(module.weight.detach(), f"Filters of {name}", most=16))
         maps = outputs[name][0].numpy() if name in outputs else torch.zeros(1, 1, 1).numpy()
-        found.append(images.grid(maps, f"Output of {name}", most=16, side=32, tile=36))
+        found.append(draw.grid(maps, f"Output of {name}", most=16, side=32, tile=36))
     return found
 
 
@@ -135,11 +135,11 @@ def filters(weight: Tensor, what: str, *, most: int = 64) -> Picture:
     """Kernels (O, C, h, w): a row for each output channel where they see several channels, else side by side."""
     values = weight.numpy()
     if weight.shape[1] == 1:
-        return images.grid(values[:, 0], what, columns=8, most=most, tile=36)
+        return draw.grid(values[:, 0], what, columns=8, most=most, tile=36)
     shown = values[:most, :INPUTS]
     rows, columns = shown.shape[:2]
     flat = shown.reshape(-1, *shown.shape[2:])
-    picture = images.grid(flat, what, columns=columns, most=len(flat), tile=36 if columns <= 4 else 18)
+    picture = draw.grid(flat, what, columns=columns, most=len(flat), tile=36 if columns <= 4 else 18)
     outputs, inputs = _of(rows, weight.shape[0]), _of(columns, weight.shape[1])
     axes = f"a row for each of {outputs} outputs, a column for each of {inputs} inputs"
     return replace(picture, alt=f"{picture.alt}; {axes}", scale=f"{axes}; {picture.scale.partition('; ')[2]}")

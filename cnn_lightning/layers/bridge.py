@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from cnn_lightning.layers import _cupy, layout
+from cnn_lightning.layers import cuda, layout
 from cnn_lightning.ops.fast import blocks, chooser
 from cnn_lightning.ops.types import Array
 
@@ -291,8 +291,8 @@ def _tensors(
 def _array(tensor: Tensor, device: torch.device) -> Array:
     if tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.float()
-    if device.type == "cuda" and _cupy.available():
-        cupy_array: Array = _cupy.array(tensor)
+    if device.type == "cuda" and cuda.available():
+        cupy_array: Array = cuda.array(tensor)
         return cupy_array
     if device.type == "cpu" and torch.distributed.is_available() and torch.distributed.is_initialized():
         # FSDP takes a parameter's memory away between its uses, which `Tensor.numpy` forbids for good.
@@ -333,9 +333,9 @@ def _place(op: Operation, device: torch.device) -> Iterator[Callable[[Any], Tens
             f"{_label(op)}: expected no CUDA graph to be captured: NumPy layers choose memory and kernels anew at each "
             "call, which a graph would not repeat (torch.compile leaves them out of its graphs by itself)"
         )
-    if device.type == "cuda" and _cupy.available():
-        with _cupy.current(device):
-            yield lambda result: _cupy.tensor(result, _label(op))
+    if device.type == "cuda" and cuda.available():
+        with cuda.current(device):
+            yield lambda result: cuda.tensor(result, _label(op))
     else:
         _notice(op, device)
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():

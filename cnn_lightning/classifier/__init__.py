@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torchmetrics import ConfusionMatrix, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from cnn_lightning.callbacks.nonfinite import StopAtNonFinite
 from cnn_lightning.checkpoints import FOR_TRAINER, read_checkpoint
+from cnn_lightning.classifier.nonfinite import StopAtNonFinite
 from cnn_lightning.data.record import DataRecord
 from cnn_lightning.data.sides import Sides
 from cnn_lightning.data.values import Range
