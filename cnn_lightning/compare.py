@@ -31,8 +31,8 @@ WAYS = (PLAIN_NUMPY, PLAIN_TORCH, LIGHTNING_TORCH, LIGHTNING_NUMPY)
 PROGRAMS = {
     PLAIN_NUMPY: "cnn_lightning/plain/train_numpy.py",
     PLAIN_TORCH: "cnn_lightning/plain/train_torch.py",
-    LIGHTNING_TORCH: "cnn_lightning/classifier/__init__.py",
-    LIGHTNING_NUMPY: "cnn_lightning/classifier/__init__.py",
+    LIGHTNING_TORCH: "cnn_lightning/classifier/module.py",
+    LIGHTNING_NUMPY: "cnn_lightning/classifier/module.py",
 }
 """The file of each way that one would read first."""
 

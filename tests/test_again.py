@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-import cnn_lightning.classifier
+import cnn_lightning.classifier.module
 from cnn_lightning.callbacks.metrics import read_rows
 from cnn_lightning.cli import main
 from cnn_lightning.data import Digits
@@ -128,11 +128,11 @@ def test_random_weights_are_not_tested(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_pretrained_weights_need_no_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    build = cnn_lightning.classifier.build_net
+    build = cnn_lightning.classifier.module.build_net
 
     def without_a_download(net: str, **options: Any) -> Any:
         assert (net, options["weights"]) == ("resnet18", "DEFAULT")
         return build("simple_cnn", **options | {"weights": None})
 
-    monkeypatch.setattr(cnn_lightning.classifier, "build_net", without_a_download)
+    monkeypatch.setattr(cnn_lightning.classifier.module, "build_net", without_a_download)
     assert main(["test", *BRIEF[:2], "--model.net", "resnet18", "--model.weights", "DEFAULT"]) == 0

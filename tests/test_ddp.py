@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
-import cnn_lightning.classifier
+import cnn_lightning.classifier.module
 import cnn_lightning.commands.trainer
 from cnn_lightning.callbacks.metrics import read_rows
 from cnn_lightning.callbacks.resume import Resumable
@@ -59,7 +59,7 @@ def build(*args: Any, **options: Any) -> SimpleCNN:
 
 def random_network() -> None:
     """That network, a checkpoint after every second step."""
-    cnn_lightning.classifier.build_net = build
+    cnn_lightning.classifier.module.build_net = build
     cnn_lightning.commands.trainer.Resumable = partial(Resumable, every_n_steps=2)  # type: ignore
 
 

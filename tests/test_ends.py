@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 
-import cnn_lightning.classifier
+import cnn_lightning.classifier.module
 import cnn_lightning.commands.trainer
 from cnn_lightning.callbacks.resume import Resumable
 from cnn_lightning.checkpoints import read_checkpoint
@@ -41,7 +41,7 @@ class Often(Resumable):
 def _prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those checkpoints, and a network with batch normalisation and dropout."""
     monkeypatch.setattr(cnn_lightning.commands.trainer, "Resumable", Often)
-    monkeypatch.setattr(cnn_lightning.classifier, "build_net", build)
+    monkeypatch.setattr(cnn_lightning.classifier.module, "build_net", build)
 
 
 @pytest.fixture
@@ -440,7 +440,7 @@ def test_a_training_without_end_has_no_schedule(here: Path, capsys: pytest.Captu
 def often() -> None:
     """Checkpoints after every second step, and that network, in a process of its own."""
     cnn_lightning.commands.trainer.Resumable = Often  # type: ignore[misc]
-    cnn_lightning.classifier.build_net = build
+    cnn_lightning.classifier.module.build_net = build
 
 
 @pytest.mark.ddp

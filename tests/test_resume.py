@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
-import cnn_lightning.classifier
+import cnn_lightning.classifier.module
 import cnn_lightning.commands.trainer
 from cnn_lightning.callbacks.metrics import MetricsFile
 from cnn_lightning.callbacks.resume import Resumable
@@ -45,13 +45,13 @@ def build(*args: Any, **options: Any) -> SimpleCNN:
 def prepare(every_n_steps: int = STEPS_BETWEEN) -> None:
     """Checkpoints after every second step, and that network."""
     cnn_lightning.commands.trainer.Resumable = partial(Resumable, every_n_steps=every_n_steps)  # type: ignore
-    cnn_lightning.classifier.build_net = build
+    cnn_lightning.classifier.module.build_net = build
 
 
 @pytest.fixture(autouse=True)
 def _prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cnn_lightning.commands.trainer, "Resumable", partial(Resumable, every_n_steps=STEPS_BETWEEN))
-    monkeypatch.setattr(cnn_lightning.classifier, "build_net", build)
+    monkeypatch.setattr(cnn_lightning.classifier.module, "build_net", build)
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def test_fit_with_grey_images_and_auxiliary_heads(
             losses.append((total.item(), (main + 0.3 * aux2 + 0.3 * aux1).item()))
         return total, logits
 
-    monkeypatch.setattr(classifier, "total_loss", watched)
+    monkeypatch.setattr(classifier.module, "total_loss", watched)
     assert fit(tmp_path, "--model.net", "googlenet", "--data", "MNIST") == 0
     assert weights == [(0.3, 0.3)]
     assert losses[0][0] == pytest.approx(losses[0][1])

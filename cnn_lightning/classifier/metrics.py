@@ -1,0 +1,31 @@
+"""What is measured over a whole epoch, and over all processes."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class MeanLoss(Metric):
+    """The mean over samples of a loss that is a mean over each batch.
+
+    Sums of float32 losses in float64 are as good as exact, so that their order, and with it the number of processes,
+    does not show in the float32 mean.
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, n: int) -> None:
+        """Take in the mean loss of ``n`` samples."""
+        self.total += loss.detach().double() * n
+        self.count += n
+
+    def compute(self) -> Tensor:
+        """The mean so far."""
+        return (self.total / self.count).float()

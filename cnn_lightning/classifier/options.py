@@ -1,0 +1,53 @@
+"""The options that a checkpoint may bring along: a list of names, and plain values of their types."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from cnn_lightning.errors import UserError
+
+NOT_KEPT = ("layers", "fast", "threads", "compile")
+"""Options of `Classifier` that say how a network runs, not what it is: no checkpoint holds them or may choose them."""
+
+
+def checked(kind: type, checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The options of ``kind`` that a checkpoint holds: those that it keeps, with plain values of their types.
+
+    Names that begin with an underscore are Lightning's own and are left out.
+
+    Raises:
+        UserError: An option that no checkpoint keeps, as one of a later version, or a value of another type.
+    """
+    kinds = get_type_hints(kind.__init__)  # type: ignore[misc]
+    kept = [name for name in inspect.signature(kind).parameters if name not in NOT_KEPT]
+    found = {name: value for name, value in checkpoint["hyper_parameters"].items() if not str(name).startswith("_")}
+    others = [str(name)[:40] for name in found if name not in kept]
+    if others:
+        raise UserError(
+            f"ckpt_path: {path} holds options that cnn-lightning {version('cnn-lightning')} doesn't know: "
+            f"{', '.join(others)[:200]}"
+        )
+    for name, value in found.items():
+        if not _is_of(kinds[name], value):
+            raise UserError(f"ckpt_path: {path}: expected {name} to be {_words(kinds[name])}, got {str(value)[:80]!r}")
+    return found
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether a value, of plain types alone, is of the type of an option."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return type(value) is str and value in arguments
+    if origin is UnionType:
+        return any(_is_of(each, value) for each in arguments)
+    if origin is Sequence:
+        return type(value) in (list, tuple) and all(_is_of(arguments[0], each) for each in value)
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _words(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else re.sub(r"\b(?:typing|collections\.abc)\.", "", str(kind))
