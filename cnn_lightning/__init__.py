@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cnn_lightning import layers as layers
     from cnn_lightning import ops as ops
-    from cnn_lightning.check import check_layer as check_layer
     from cnn_lightning.classifier import Classifier as Classifier
     from cnn_lightning.model import SimpleCNN as SimpleCNN
     from cnn_lightning.model import build_net as build_net
     from cnn_lightning.ops.fast.chooser import fast as fast
     from cnn_lightning.swap import swap_layers as swap_layers
+    from cnn_lightning.tools.check import check_layer as check_layer
 
 _HOMES = {
     "Classifier": "classifier",
     "SimpleCNN": "model",
     "build_net": "model",
-    "check_layer": "check",
+    "check_layer": "tools.check",
     "fast": "ops.fast.chooser",
     "swap_layers": "swap",
 }

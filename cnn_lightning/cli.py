@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
-from cnn_lightning.commands.messages import did_you_mean
 from cnn_lightning.errors import UserError
 from cnn_lightning.signals import process_kept
 from cnn_lightning.streams import lasting_streams, told
+from cnn_lightning.train.messages import did_you_mean
 
 TRAINER = {
     "fit": "train a network, test it, and say where everything is",
@@ -43,9 +43,9 @@ def _main(args: list[str]) -> int:
     command = args[0] if args else "--help"
     try:
         if command in TRAINER:
-            return _run("trainer", args)
-        if command in COMMANDS and find_spec(f"cnn_lightning.commands.{command}"):
-            return _run(command, args[1:])
+            return _run("train", args)
+        if command in COMMANDS and find_spec(f"cnn_lightning.tools.{command}"):
+            return _run(f"tools.{command}", args[1:])
         if command in ("-h", "--help"):
             print(_help())
             return 0
@@ -70,8 +70,8 @@ def _main(args: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
 
-def _run(command: str, args: list[str]) -> int:
-    module = import_module(f"cnn_lightning.commands.{command}")
+def _run(where: str, args: list[str]) -> int:
+    module = import_module(f"cnn_lightning.{where}.command")
     with process_kept():
         os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's use of it
         return int(module.main(args))

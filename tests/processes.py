@@ -15,7 +15,7 @@ from typing import Any
 
 START = "forkserver"
 FORKS = multiprocessing.get_context(START)
-FORKS.set_forkserver_preload(["cnn_lightning.commands.trainer", "tests.processes"])
+FORKS.set_forkserver_preload(["cnn_lightning.train.command", "tests.processes"])
 
 Before = Callable[[], None]
 

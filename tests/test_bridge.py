@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cnn_lightning.layers import bridge
-from cnn_lightning.layers import cuda as on_cuda
+from cnn_lightning.layers.bridge import cuda as on_cuda
 
 
 def double(x: np.ndarray) -> np.ndarray:
@@ -228,7 +228,7 @@ class FakeArray:
 
 
 class FakeCupy(types.ModuleType):
-    """Of CuPy's interface what `layers.cuda` uses; it notes which device, stream and allocator are current."""
+    """Of CuPy's interface what `bridge.cuda` uses; it notes which device, stream and allocator are current."""
 
     def __init__(self, cuda: SimpleNamespace) -> None:
         super().__init__("cupy")

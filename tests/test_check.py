@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cnn_lightning import check_layer, layers
-from cnn_lightning.check import CheckReport
 from cnn_lightning.cli import main
 from cnn_lightning.ops import norm
+from cnn_lightning.tools.check import CheckReport
 from tests import broken_layers as broken
 from tests.cases import Case, Sample, load
 from tests.test_layers import build

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cnn_lightning import cli, compare
-from cnn_lightning.commands import compare as command
-from cnn_lightning.compare import (
+from cnn_lightning import cli
+from cnn_lightning.tools.compare import command, ways
+from cnn_lightning.tools.compare.ways import (
     LIGHTNING_NUMPY,
     LIGHTNING_TORCH,
     PLAIN_NUMPY,
@@ -19,12 +19,12 @@ from cnn_lightning.compare import (
     RunError,
     Setting,
 )
-from cnn_lightning.machine import FORCED, forced_kernel
+from cnn_lightning.tools.machine import FORCED, forced_kernel
 
 
 def test_plain_numpy_is_measured() -> None:
     told: list[tuple[str, int, int]] = []
-    found = compare.measure(Setting(epochs=2), 1, lambda *values: told.append(values), ways=[PLAIN_NUMPY])[PLAIN_NUMPY]
+    found = ways.measure(Setting(epochs=2), 1, lambda *values: told.append(values), ways=[PLAIN_NUMPY])[PLAIN_NUMPY]
     (run,) = found.runs
     assert len(run.epochs) == 2
     assert 0 < found.epoch < 60
@@ -52,14 +52,14 @@ def test_all_four(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     backwards = [way["runs"][0]["backward"] for way in ways.values()]
     assert backwards == ["manual", "automatic", "automatic", "manual, called by autograd"]
     lines = {way: set(found["lines"]) for way, found in ways.items()}
-    assert "cnn_lightning/layers/bridge.py" in lines[LIGHTNING_NUMPY] - lines[LIGHTNING_TORCH]
+    assert "cnn_lightning/layers/bridge/__init__.py" in lines[LIGHTNING_NUMPY] - lines[LIGHTNING_TORCH]
     assert "lightning" in ways[LIGHTNING_TORCH]["runs"][0]["packages"]
     assert "lightning" not in ways[PLAIN_TORCH]["runs"][0]["packages"]
 
 
 def test_a_way_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="expected a folder that holds MNIST/raw"):
-        compare.measure(Setting(data="mnist", root=str(tmp_path)), 1)
+        ways.measure(Setting(data="mnist", root=str(tmp_path)), 1)
 
 
 # ---- lines of code
@@ -88,23 +88,23 @@ def half(x):
 def test_lines_of_code(tmp_path: Path) -> None:
     path = tmp_path / "example.py"
     path.write_text(SOURCE)
-    assert compare.count_lines(path) == 1 + 2 + 1 + 4
+    assert ways.count_lines(path) == 1 + 2 + 1 + 4
     first = SOURCE.splitlines().index("def half(x):") + 1
-    assert compare.count_lines(path, [first]) == 1 + 4
-    assert compare.count_lines(path, [first + 1]) == 0
+    assert ways.count_lines(path, [first]) == 1 + 4
+    assert ways.count_lines(path, [first + 1]) == 0
 
 
 def test_lines_of_decorated_functions(tmp_path: Path) -> None:
     path = tmp_path / "example.py"
     path.write_text("@property\ndef one(self):\n    return 1\n\n\ndef two():\n    return 2\n")
-    assert compare.count_lines(path, [1]) == 3
+    assert ways.count_lines(path, [1]) == 3
 
 
 # ---- the table
 
 
 def measured(seconds: float, gpu: str) -> Measured:
-    program = dict.fromkeys(compare.PROGRAMS.values(), 70)
+    program = dict.fromkeys(ways.PROGRAMS.values(), 70)
     run = Run(2.5, [9.0, seconds, seconds], 0.97, 300_000_000, ["numpy", "rich"], {}, "manual", "")
     conv = "cnn_lightning/ops/conv.py"
     return Measured([run, run], {**program, conv: 1000}, {**dict.fromkeys(program, 20), conv: 10}, gpu)

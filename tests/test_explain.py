@@ -23,12 +23,12 @@ from torch import nn
 from cnn_lightning import draw, ops
 from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.cli import main
-from cnn_lightning.commands import explain
-from cnn_lightning.explain import formulas, picker, source, training
-from cnn_lightning.explain.record import Recording, record
 from cnn_lightning.model import build_net
 from cnn_lightning.ops import activation
 from cnn_lightning.swap import LAYERS, swap_layers
+from cnn_lightning.tools.explain import command as explain
+from cnn_lightning.tools.explain import formulas, picker, source, training
+from cnn_lightning.tools.explain.record import Recording, record
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")

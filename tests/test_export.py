@@ -13,12 +13,12 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-import cnn_lightning.export as exporting
+import cnn_lightning.tools.export.program as exporting
 from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.cli import main
 from cnn_lightning.data import Digits
-from cnn_lightning.export import EXTRA_FILE, Unequal, export
 from cnn_lightning.layers import bridge
+from cnn_lightning.tools.export.program import EXTRA_FILE, Unequal, export
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers.*", "ignore:.*LeafSpec.*", "ignore:.*lr_scheduler.step.*"

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from cnn_lightning import build_net, layers, swap_layers
 from cnn_lightning.cli import main
 from cnn_lightning.layers import bridge
-from cnn_lightning.layers import cuda as on_cuda
+from cnn_lightning.layers.bridge import cuda as on_cuda
 from tests.cases import Case, Sample
 from tests.test_layers import SAMPLES, assert_equal, build, run
 

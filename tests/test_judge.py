@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cnn_lightning import judge
-from cnn_lightning.elementary import Elementary
+from cnn_lightning.tools import judge
+from cnn_lightning.tools.elementary import Elementary
 from tests.cases import Case, load
 
 CASES = [

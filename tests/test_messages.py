@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from cnn_lightning.cli import main
-from cnn_lightning.commands.messages import Made, near, near_option, original, words
-from cnn_lightning.commands.trainer import CLI
 from cnn_lightning.data import pictures
+from cnn_lightning.train.command import CLI
+from cnn_lightning.train.messages import Made, near, near_option, original, words
 from tests.stand_ins import write_pictures
 
 

@@ -13,14 +13,14 @@ from torch import nn
 
 import cnn_lightning
 import cnn_lightning.data
-from cnn_lightning.check import check_layer
 from cnn_lightning.cli import main
 from cnn_lightning.layers.conv import Conv2d
 from cnn_lightning.layers.pool import MaxPool2d
 from cnn_lightning.ops import conv, pool, taps
 from cnn_lightning.ops.fast import chooser, fused
 from cnn_lightning.ops.fast.stage import Stage
-from cnn_lightning.parity import Parity, compare
+from cnn_lightning.tools.check import check_layer
+from cnn_lightning.tools.parity.lockstep import Parity, compare
 from tests.test_parity import BIAS, INPUT, SMALL, WEIGHT, Head, batches, digits, plant
 
 CHAIN1, CHAIN2 = "conv1 relu1 pool1 (chain)", "conv2 relu2 pool2 (chain)"

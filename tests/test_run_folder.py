@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer
 
 from cnn_lightning.callbacks.resume import Resumable
 from cnn_lightning.cli import main
-from cnn_lightning.commands.run_folder import RunFolder
+from cnn_lightning.train.run_folder import RunFolder
 from tests.processes import Run, ranks, until
 
 FIT = ["fit", "--data.batch_size", "256", "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "2"]
@@ -78,7 +78,7 @@ def test_a_child_of_a_killed_owner_keeps_no_lock(here: Path) -> None:
     program = """
 import os, sys, time
 from pathlib import Path
-from cnn_lightning.commands.run_folder import RunFolder
+from cnn_lightning.train.run_folder import RunFolder
 folder = RunFolder()
 folder.take(Path(sys.argv[1]))
 child = os.fork()
@@ -185,7 +185,7 @@ def test_other_trainers_work(options: list[str], tmp_path: Path, monkeypatch: py
 
 def test_a_model_checkpoint_of_ones_own(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     shutil.rmtree("runs")
-    monkeypatch.setattr("cnn_lightning.commands.trainer.Resumable", Resumable)
+    monkeypatch.setattr("cnn_lightning.train.command.Resumable", Resumable)
     options = {"monitor": "val_acc", "mode": "max", "save_last": "true", "save_top_k": "1"}
     own = ["--trainer.callbacks+=ModelCheckpoint", *(f"--trainer.callbacks.{key}={options[key]}" for key in options)]
     assert main([*FIT, *own, "--trainer.max_epochs", "1"]) == 0

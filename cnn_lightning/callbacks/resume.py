@@ -27,9 +27,9 @@ from cnn_lightning.callbacks.finders import without_finders
 from cnn_lightning.callbacks.loops import fit_loop, install
 from cnn_lightning.callbacks.metrics import RunLogger
 from cnn_lightning.checkpoints import go_on
+from cnn_lightning.classifier.schedule import accumulated
 from cnn_lightning.errors import Stopped, UserError
 from cnn_lightning.processes import from_all, nothing, sum_of_all
-from cnn_lightning.schedule import accumulated
 from cnn_lightning.signals import heard
 
 EVERY_N_STEPS = 500

@@ -20,6 +20,7 @@ from cnn_lightning.checkpoints import FOR_TRAINER, read_checkpoint
 from cnn_lightning.classifier.metrics import MeanLoss
 from cnn_lightning.classifier.nonfinite import StopAtNonFinite
 from cnn_lightning.classifier.options import NOT_KEPT, checked
+from cnn_lightning.classifier.schedule import steps_of_training
 from cnn_lightning.data.record import DataRecord
 from cnn_lightning.data.sides import Sides
 from cnn_lightning.data.values import Range
@@ -28,7 +29,6 @@ from cnn_lightning.model import build_net, total_loss
 from cnn_lightning.notices import tell
 from cnn_lightning.ops.fast import blocks, chooser
 from cnn_lightning.processes import from_all, leave_at_exit, sum_of_all, unpadded
-from cnn_lightning.schedule import steps_of_training
 from cnn_lightning.swap import SwapReport, swap_layers
 
 Layers = Literal["numpy", "torch"] | dict[str, str]

@@ -42,7 +42,7 @@ class Entry:
         functions: Names of the functions of ``torch``, ``torch.nn.functional`` and tensors that compute the same.
         kinks: Inputs at which its gradient jumps.
         choices: Which input each output was chosen from; None where it chooses nothing.
-        page: Its formulas, forward and backward, as `cnn_lightning.explain.formulas` reads them.
+        page: Its formulas, forward and backward, as `cnn_lightning.tools.explain.formulas` reads them.
         flops: Counts its multiplications and additions as torch's counter does; None for those it doesn't count.
     """
 

@@ -1,1 +1,0 @@
-"""The subcommands of our own, one file each."""

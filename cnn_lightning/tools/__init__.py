@@ -1,0 +1,1 @@
+"""What one does with a network beside training it, a folder each, with its command."""

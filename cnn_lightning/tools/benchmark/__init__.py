@@ -1,0 +1,1 @@
+"""How fast each implementation is on this machine."""

@@ -1,0 +1,149 @@
+"""Who is wrong where a layer and its reference differ: neither is right by rank."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnn_lightning.tools import judge
+from cnn_lightning.tools.check.report import Finding
+from cnn_lightning.tools.check.subject import Run, Subject, call, distance, far, is_float, party, propagate
+from cnn_lightning.tools.check.where import backward_of, forward_of, operators_of, source_of
+from cnn_lightning.tools.elementary import Elementary
+
+TORCH_MENDS = (
+    "nothing in the layer: compute the same on contiguous tensors or by other operators, and tell the makers of torch"
+)
+_MENDS = {
+    "reference": "mend the reference, or take another one; the layer need not change",
+    "torch": TORCH_MENDS,
+    "both": "mend both: neither one's gradient is that of its own forward",
+}
+_OF_LAYER = "the layer is made of its operators"
+_OF_REFERENCE = "the reference is made of its operators"
+_DIFFERENCES = "central differences in float64 agree with the layer's gradient, not with the reference's"
+_WHO = {
+    "reference": ": the REFERENCE is wrong there, not the layer",
+    "torch": ": TORCH is wrong there, not the layer",
+    "both": ": the layer and the reference are BOTH wrong there",
+    "undecided": "; which of the two is wrong is UNDECIDED",
+}
+
+
+def finding(
+    s: Subject,
+    rule: str,
+    module: torch.nn.Module,
+    inputs: Sequence[Any],
+    runs: tuple[Run, Run],
+    row: tuple[str, float],
+    words: tuple[str, str],
+    mend: str,
+) -> Finding:
+    """What differs between a layer and its reference (their ``runs``), and who is wrong there.
+
+    Args:
+        s: The layer and its reference.
+        rule: The rule that found it.
+        module: The copy of the layer that ran on ``inputs``, in float64.
+        inputs: Where they differ.
+        runs: Of the layer, of the reference.
+        row: What differs and by how much, of `subject.differences`.
+        words: What stands before and after that in the message.
+        mend: What is said where the layer is wrong.
+    """
+    what, off = row
+    found, expected = runs
+    name = what.removeprefix("the gradient of ") if what.startswith("the gradient of ") else None
+    blames, why = _outputs(s, module, inputs, runs)
+    if not blames and name is not None:
+        blames, why = _gradient(s, module, inputs, name, found)
+    blames = blames or "layer"
+    if blames == "reference" or (blames == "torch" and _OF_LAYER not in why):
+        where = f"the reference, {source_of(s.reference)}"
+        if name is not None:
+            where += f", {backward_of(expected.outputs)}"
+    else:
+        where = forward_of(s) if name is None else backward_of(found.outputs)
+    before, after = words
+    wrong = f"{before}{what} {far(off)}{after}{_WHO.get(blames, '')}"
+    if why and blames != "layer":
+        wrong += f" ({why})"
+    return Finding(rule, wrong, where, _MENDS.get(blames, mend), blames)
+
+
+def _outputs(s: Subject, module: torch.nn.Module, inputs: Sequence[Any], runs: tuple[Run, Run]) -> tuple[str, str]:
+    """Who is wrong where outputs differ; nobody where they agree."""
+    found, expected = runs
+    pairs = list(zip(found.outputs, expected.outputs, strict=True))
+    apart = [index for index, (a, b) in enumerate(pairs) if not distance(a, b) <= 1e-9]
+    if not apart:
+        return "", ""
+    mine, theirs = pairs[apart[0]]
+    with Elementary() as elementary:
+        third = call(s.twin(module), inputs)[apart[0]]
+    right = judge.of_forwards(theirs, mine, third) if elementary.is_second_opinion else "unclear"
+    if right == "second":
+        return "torch", f"{_OF_REFERENCE}; computed elementarily, they give what the layer gives"
+    with Elementary() as elementary:
+        third = call(module, inputs)[apart[0]]
+    if elementary.is_second_opinion and judge.of_forwards(theirs, mine, third) == "first":
+        return "torch", f"{_OF_LAYER}; computed elementarily, they give what the reference gives"
+    base = _base(s)
+    if base is not None:
+        natives = _by(base, module, inputs)
+        if len(natives) == len(pairs) and judge.of_forwards(theirs, mine, natives[apart[0]]) == "second":
+            return "reference", f"the layer gives what {base.__module__}.{base.__name__} gives, which it subclasses"
+    return ("layer", "") if right == "first" else ("undecided", "the reference is not made of torch's operators")
+
+
+def _base(s: Subject) -> type[torch.nn.Module] | None:
+    """The class of torch that the layer subclasses, unless the reference is one, too."""
+    same = (type(s.module).forward, torch.nn.Module.forward)
+    for kind in type(s.module).__mro__[1:]:
+        if kind.__module__.startswith("torch.nn.modules."):
+            own = issubclass(kind, torch.nn.Module) and kind.forward not in same
+            return kind if own and not isinstance(s.reference, kind) else None
+    return None
+
+
+def _by(kind: type[torch.nn.Module], module: torch.nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
+    """The outputs of the class ``kind`` with the module's state; none where it does not run with that."""
+    native: torch.nn.Module = object.__new__(kind)
+    native.__dict__ = module.__dict__
+    try:
+        return call(native, inputs)
+    except Exception:  # a subclass may have made anything of its state
+        return []
+
+
+def _gradient(s: Subject, module: torch.nn.Module, inputs: Sequence[Any], name: str, found: Run) -> tuple[str, str]:
+    """Who is wrong where a gradient differs though the outputs agree."""
+    right, beside = judge.of_backwards(party(s, s.twin(module), inputs), party(s, module, inputs), name)
+    if right == "second":
+        with Elementary() as elementary:
+            plain = propagate(s, s.twin(module), inputs).gradients.get(name)
+        torchs = elementary.is_second_opinion and distance(plain, found.gradients.get(name)) <= 1e-9
+        return ("torch", f"{_OF_REFERENCE}; {_DIFFERENCES}") if torchs else ("reference", _DIFFERENCES)
+    if right == "first" and torchs_own(s, s.copy(), inputs, found, name):
+        return "torch", f"{_OF_LAYER}; its own forward, by central differences, has the reference's gradient"
+    if right == "neither":
+        return "both", "central differences in float64"
+    finite = all(torch.isfinite(value).all() for value in inputs if is_float(value))
+    if right == "first" or (beside and finite):
+        return "layer", ""
+    return "undecided", "central differences don't settle"
+
+
+def torchs_own(s: Subject, module: torch.nn.Module, inputs: Sequence[Any], run: Run, name: str) -> bool:
+    """Whether a wrong gradient is torch's: computed elementarily, it is the forward's, or the forward is another."""
+    if not operators_of(run.outputs):
+        return False
+    with Elementary() as elementary:
+        plain = propagate(s, module, inputs)
+    if not elementary.is_second_opinion:
+        return False
+    if any(not distance(a, b) <= 1e-9 for a, b in zip(run.outputs, plain.outputs, strict=True)):
+        return True
+    return bool(judge.is_gradient(party(s, module, inputs), name, plain.gradients.get(name)))

@@ -1,0 +1,204 @@
+"""``cnn-lightning check``: grade a layer of your own, and say how each fault is usually mended."""
+
+import ast
+import importlib
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cnn_lightning.errors import UserError
+from cnn_lightning.model import LARGEST
+from cnn_lightning.tools import parser as parsers
+from cnn_lightning.tools.check import CheckReport, check_layer
+from cnn_lightning.train.messages import did_you_mean, readable
+
+HELP = "grade a layer of your own"
+
+_NAMED = 12
+_COLORS = {"passed": "green", "failed": "bold red", "skipped": "dim"}
+
+
+def main(args: list[str]) -> int:
+    """Load, construct, grade, print; 1 where something failed, be it the reference or torch."""
+    parser = parsers.make("check", __doc__)
+    parser.add_argument("layer", help="my_file.py:MyLayer, or an import path such as my_package.layers.MyLayer")
+    parser.add_argument("--shape", default="2,3,8,8", help="of the input; several inputs: '2,3,8,8 2,3'")
+    parser.add_argument("--options", nargs="*", default=[], help="of the constructor: in_channels=3 kernel_size=[3,3]")
+    parser.add_argument(
+        "--reference", type=str | None, default=None, help="what it should equal: torch.nn.ReLU, ref.py:f"
+    )
+    parser.add_argument(
+        "--reference_options", nargs="*", default=None, help="of its constructor; by default those of the layer's"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the parameters and the input")
+    parser.add_argument("--eval", action="store_true", help="grade it in evaluation mode")
+    given = parser.parse_args(args)
+    parsers.expect_seed(given.seed)
+    shapes = _shapes(given.shape)
+    options = dict(_option("--options", text) for text in given.options)
+    others = given.reference_options
+    of_reference = options if others is None else dict(_option("--reference_options", text) for text in others)
+    layer = _construct(given.layer, _find("layer", given.layer), options, "", given.seed)
+    reference = _reference(given.reference, of_reference, given.seed)
+    if given.eval:
+        layer.eval()
+    generator = torch.Generator().manual_seed(given.seed)
+    try:
+        sample = tuple(torch.randn(shape, generator=generator) for shape in shapes)
+    except RuntimeError as error:
+        raise UserError(
+            f"--shape: expected an input that memory holds, got {given.shape!r}: {readable(error)}"
+        ) from None
+    try:
+        report = check_layer(layer, sample, reference)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
+    _print(report, Console())
+    return 0 if report.passed else 1
+
+
+def _print(report: CheckReport, console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("rule", no_wrap=True)
+    table.add_column("result", no_wrap=True)
+    table.add_column("what it asks for", overflow="fold")
+    for grade in report.grades:
+        asks = f"[dim]{escape(grade.skipped)}[/]" if grade.skipped else escape(grade.asks)
+        table.add_row(grade.rule, f"[{_COLORS[grade.result]}]{grade.result}[/]", asks)
+    console.print(table)
+    for finding in report.findings:
+        console.print(f"[bold]{escape(finding.rule)}[/]: {escape(finding.wrong)}", soft_wrap=True, highlight=False)
+        console.print(f"  where: {escape(finding.where)}", soft_wrap=True, highlight=False)
+        console.print(f"  mend:  {escape(finding.mend)}", soft_wrap=True, highlight=False)
+    console.print(escape(report.verdict), style="green" if report.passed else "bold red", soft_wrap=True)
+
+
+# ---- what was asked for
+
+
+def _shapes(text: str) -> list[tuple[int, ...]]:
+    try:
+        shapes = [tuple(int(number) for number in part.split(",")) for part in text.split()]
+    except ValueError:
+        shapes = []
+    if not shapes or any(not 1 <= number <= LARGEST for shape in shapes for number in shape):
+        raise UserError(f"--shape: expected whole numbers of at least 1 such as 2,3,8,8, got {text!r}")
+    return shapes
+
+
+def _option(flag: str, text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise UserError(f"{flag}: expected name=value, got {text!r}")
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return name, read(value)
+        except (ValueError, SyntaxError):
+            continue
+    return name, value
+
+
+def _construct(target: str, kind: Any, options: dict[str, Any], what: str, seed: int) -> torch.nn.Module:
+    """``what`` is "reference" or nothing."""
+    if not _is_module(kind):
+        flag = f"--{what}" if what else "layer"
+        raise UserError(f"{flag}: expected a subclass of torch.nn.Module, got {target}, which is {_kind(kind)}")
+    torch.manual_seed(seed)
+    try:
+        module: torch.nn.Module = kind(**options)
+    except Exception as error:
+        flag = f"--{what}_options" if what else "--options"
+        raise UserError(f"{flag}: {kind.__name__}({_listed(options)}) raised {_line(error)}") from error
+    return module
+
+
+def _is_module(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, torch.nn.Module)
+
+
+def _kind(found: Any) -> str:
+    return f"the class {found.__name__}" if isinstance(found, type) else f"a value of type {type(found).__name__}"
+
+
+def _reference(target: str | None, options: dict[str, Any], seed: int) -> Callable[..., Any] | None:
+    if target is None:
+        return None
+    found = _find("--reference", target)
+    if isinstance(found, type):
+        return _construct(target, found, options, "reference", seed)
+    if not callable(found):
+        raise UserError(
+            f"--reference: expected a function or a subclass of torch.nn.Module, got {target}, which is {_kind(found)}"
+        )
+    function: Callable[..., Any] = found
+    return function
+
+
+def _find(flag: str, target: str) -> Any:
+    """What ``file.py:name`` or ``package.module.name`` names."""
+    place, colon, name = target.rpartition(":" if ":" in target else ".")
+    if not place or not name or target.endswith(".py"):
+        raise UserError(f"{flag}: expected my_file.py:MyLayer or my_package.MyLayer, got {target!r}")
+    try:
+        module = _load(flag, Path(place)) if colon == ":" and place.endswith(".py") else importlib.import_module(place)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{flag}: {place} could not be loaded: {_line(error)}") from error
+    if not hasattr(module, name):
+        here = [key for key, value in vars(module).items() if _is_module(value) and value.__module__ == module.__name__]
+        named = ", ".join(here[:_NAMED]) + (f" and {len(here) - _NAMED} more" if len(here) > _NAMED else "")
+        known = [key for key, value in vars(module).items() if _is_module(value)]
+        found = f"found {named or 'no torch.nn.Module'}{did_you_mean(name, known)}"
+        raise UserError(f"{flag}: expected {place} to define {name}, {found}")
+    return getattr(module, name)
+
+
+def _load(flag: str, path: Path) -> ModuleType:
+    """Run a file as a module of its own name, its folder importable meanwhile, as ``python file.py`` would have it."""
+    if not path.is_file():
+        raise UserError(f"{flag}: expected a Python file, found none at {path}")
+    # Pickle finds classes by the module's name. A name that is taken (a file called torch.py) stays with its owner.
+    free = path.stem.isidentifier() and importlib.util.find_spec(path.stem) is None
+    name = path.stem if free else "_checked_" + re.sub(r"\W", "_", path.stem)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with _importable(path.resolve().parent):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _listed(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in options.items())

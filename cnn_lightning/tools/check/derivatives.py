@@ -1,0 +1,294 @@
+"""Gradients against numerical differences: anywhere, at ties, and once more."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnn_lightning.tools import judge
+from cnn_lightning.tools.check.blame import TORCH_MENDS, torchs_own
+from cnn_lightning.tools.check.report import Finding
+from cnn_lightning.tools.check.subject import (
+    Call,
+    Skip,
+    Subject,
+    differences,
+    distance,
+    far,
+    is_float,
+    parameters,
+    party,
+    propagate,
+    seeded,
+    tensors,
+    upstream_of,
+)
+from cnn_lightning.tools.check.where import backward_of, forward_of, source_of, watched
+
+_STEP = 1e-6
+
+
+def gradient(s: Subject) -> list[Finding]:
+    """Gradients equal numerical differences.
+
+    In float64, along random directions; where one differs, each of its entries is looked at.
+    """
+    module, inputs = s.copy(), s.inputs()
+
+    def forget(outputs: list[Tensor], given: list[Any]) -> list[Tensor]:
+        seen.called.clear()
+        return outputs
+
+    with watched() as seen:
+        run = propagate(s, module, inputs, after=forget)
+    if seen.written:
+        raise Skip("the operation writes into its arguments")
+    found, unsettled = [], []
+    own = party(s, module, inputs)
+    targets = {s.name(i): value for i, value in enumerate(inputs) if is_float(value)}
+    targets |= {name: p for name, p in parameters(module).items() if p.requires_grad}
+    generator = torch.Generator().manual_seed(13)
+    for name, x in targets.items():
+        gradient = run.gradients.get(name)
+        gradient = torch.zeros_like(x) if gradient is None else gradient
+        directions, slopes = [], []
+        for _ in range(12):
+            u = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+            slope, finer = (judge.central_difference(own, name, u, h) for h in (_STEP, _STEP / 4))
+            # The two agree unless a kink lies between the points: then this direction says nothing.
+            if abs(slope - finer) <= 1e-5 * max(abs(slope), gradient.norm().item(), 1e-4):
+                directions.append(u)
+                slopes.append(slope)
+            if len(slopes) == 4:
+                break
+        if not slopes:
+            unsettled.append(name)
+        scale = max([gradient.norm().item(), *map(abs, slopes), 1e-6])
+        if any(abs((gradient * u).sum().item() - n) > 2e-5 * scale for u, n in zip(directions, slopes, strict=True)):
+            place = _worst_entry(own, name, gradient)
+            blames = "layer"
+            if torchs_own(s, s.copy(), inputs, run, name):
+                wrong = f"the gradient of {name} differs from numerical differences: TORCH is wrong, not the layer"
+                mend, blames, where = TORCH_MENDS, "torch", backward_of(run.outputs)
+            elif any(y.requires_grad for y in run.outputs):
+                wrong, mend = _diagnosis(name, gradient, directions, slopes, inputs)
+                where = backward_of(run.outputs)
+                where += f", which calls {', '.join(seen.called)}" if seen.called else ""
+            else:
+                wrong = f"the gradient of {name} is missing: the output has no graph"
+                mend = "arrays belong into an autograd.Function, which Module.forward applies to the tensors"
+                where = forward_of(s)
+            found.append(Finding("gradient", wrong, f"{where}{place}", mend, blames))
+    if unsettled and not found:
+        raise Skip(f"numerical differences of {', '.join(unsettled)} don't settle: noise, or kinks everywhere")
+    return found
+
+
+def _diagnosis(
+    name: str, gradient: Tensor, directions: list[Tensor], slopes: list[float], inputs: Sequence[Any]
+) -> tuple[str, str]:
+    """What kind of mistake explains the numerical slopes."""
+
+    def explains(candidate: Tensor) -> bool:
+        return all(
+            abs((candidate * u).sum().item() - n) <= 1e-4 * max(map(abs, slopes))
+            for u, n in zip(directions, slopes, strict=True)
+        )
+
+    given = [(gradient * u).sum().item() for u in directions]
+    batch = next(value.shape[0] for value in inputs if is_float(value) and value.dim())
+    factor = sum(map(lambda a, n: a * n, given, slopes)) / max(sum(n * n for n in slopes), 1e-300)
+    if not gradient.any():
+        return (
+            f"the gradient of {name} is missing (None or zeros)",
+            "backward returns a gradient for each argument of the forward, in their order; that of a bias is the sum "
+            "of grad over all axes but the bias's own",
+        )
+    if factor and explains(gradient / factor):
+        if abs(factor + 1) < 1e-4:
+            return f"the gradient of {name} has the wrong sign", "turn the sign of this gradient around"
+        mend = "look for a factor that the forward has and the backward forgot (or has twice)"
+        if batch > 1 and min(abs(factor - batch), abs(factor * batch - 1)) < 1e-4 * factor:
+            mend += (
+                f"; or, as {batch} is the batch size, for a mean over the batch that should be a sum, or a sum twice"
+            )
+        return f"the gradient of {name} is {factor:.6g} times the right one", mend
+    if gradient.dim() > 1 and gradient.shape[-1] == gradient.shape[-2] and explains(gradient.transpose(-1, -2)):
+        return f"the gradient of {name} is transposed", "swap the two factors of the matrix product, or transpose it"
+    if gradient.dim() > 1 and explains(gradient.flip(-1, -2)):
+        return (
+            f"the gradient of {name} is upside down in its last two axes",
+            "correlation and convolution are mixed up: the kernel is flipped in one of the two directions only",
+        )
+    return (
+        f"the gradient of {name} differs from numerical differences",
+        "derive it again for one element; look for a term, a border or a branch that the backward leaves out",
+    )
+
+
+def _worst_entry(own: judge.Party, name: str, gradient: Tensor) -> str:
+    """The entry of the gradient that is furthest off, among at most 128 of them."""
+    x = own.point[name]
+    entries = torch.linspace(0, x.numel() - 1, min(x.numel(), 128)).round().long()
+    expected = []
+    for entry in entries.tolist():
+        u = torch.zeros(x.numel(), dtype=x.dtype, device=x.device)
+        u[entry] = 1
+        expected.append(judge.central_difference(own, name, u.reshape(x.shape), _STEP))
+    numeric, analytic = torch.tensor(expected, dtype=torch.float64), gradient.flatten().cpu()[entries].double()
+    off = (analytic - numeric).abs()
+    wrong, worst = int((off > 1e-5 * numeric.abs().max().clamp(min=1e-6)).sum()), int(off.argmax())
+    index = tuple(int(i) for i in np.unravel_index(int(entries[worst]), x.shape))
+    return (
+        f"; {wrong} of {len(entries)} entries looked at are wrong, the worst at {index}: "
+        f"got {analytic[worst]:.6g}, expected {numeric[worst]:.6g}"
+    )
+
+
+def ties(s: Subject) -> list[Finding]:
+    """At ties and kinks the gradient is a possible one.
+
+    Some nearby point has it; with a reference it is the reference's own.
+    """
+    module = s.copy()
+    generator = torch.Generator().manual_seed(17)
+    if s.reference is not None and not s.agrees():
+        raise Skip("it differs from the reference elsewhere too")
+
+    def whole_numbers(x: Tensor, low: int) -> Tensor:
+        return torch.randint(low, 2, x.shape, generator=generator).to(x)
+
+    # -1, 0 and 1 meet kinks at 0; of two numbers alone, more are equal.
+    for low in (-1, 0):
+        inputs = s.like(partial(whole_numbers, low=low))
+        found = (
+            _impossible_at_ties(s, module, inputs, generator)
+            if s.reference is None
+            else _unlike_reference_at_ties(s, module, inputs, generator)
+        )
+        if found:
+            return found
+    return []
+
+
+def _unlike_reference_at_ties(
+    s: Subject, module: torch.nn.Module, inputs: tuple[Any, ...], generator: torch.Generator
+) -> list[Finding]:
+    run, expected = propagate(s, module, inputs), propagate(s, s.twin(module), inputs)
+    different = differences(run, expected, 1e-9)
+    if not different:
+        return []
+    try:
+        possible, theirs = (not _impossible_at_ties(s, f, inputs, generator) for f in (module, s.twin(module)))
+    except Skip:
+        possible = theirs = True
+    if possible and not theirs:
+        return [
+            Finding(
+                "ties",
+                f"where inputs are equal or 0, {name} {far(off)} from the reference's: the REFERENCE is wrong there, "
+                "not the layer (no point near by has such a gradient)",
+                f"the reference, {source_of(s.reference)}",
+                "mend the reference, or take another one; the layer need not change",
+                "reference",
+            )
+            for name, off in different
+        ]
+    return [
+        Finding(
+            "ties",
+            f"where inputs are equal or 0, {name} {far(off)} from the reference's",
+            backward_of(run.outputs) if "gradient" in name else forward_of(s),
+            "choose as the reference does: the first maximum wins, relu'(0) = 0; > and >= differ exactly here",
+        )
+        for name, off in different
+    ]
+
+
+def _impossible_at_ties(s: Subject, module: Call, inputs: tuple[Any, ...], generator: torch.Generator) -> list[Finding]:
+    """Compare slopes at a tie with those of points around it: outside their range no choice of a winner is right."""
+    place = next(i for i, value in enumerate(inputs) if is_float(value))
+    x = inputs[place]
+
+    def rows(point: Tensor) -> tuple[Tensor, Tensor]:
+        """A few outputs' gradients, one in a row."""
+        leaf = point.clone().requires_grad_()
+        seeded(0, inputs)
+        y = tensors(module(*inputs[:place], leaf.clone(), *inputs[place + 1 :]))[0]
+        if not y.requires_grad or not torch.isfinite(y).all():
+            raise Skip("no finite output with a gradient at whole numbers")
+        entries = torch.linspace(0, y.numel() - 1, min(6, y.numel())).round().long()
+        found = [
+            torch.autograd.grad(y.flatten()[i], leaf, retain_graph=True, allow_unused=True)[0] for i in entries.tolist()
+        ]
+        return y, torch.stack([torch.zeros(x.numel()).to(x) if row is None else row.flatten() for row in found])
+
+    y, tied = rows(x)
+    axes = torch.nn.functional.one_hot(tied.abs().argmax(1), x.numel()).to(x)
+    signs = torch.randint(0, 2, (2, x.numel()), generator=generator).to(x) * 2 - 1
+    directions = torch.cat([torch.ones_like(signs[:1]), signs, axes])
+    # The noise leaves no two inputs equal; the directions make sure that each winner wins somewhere.
+    shifts = torch.cat([torch.zeros(16, x.numel()).to(x), directions, -directions])
+    shifts += 0.1 * torch.randn(shifts.shape, generator=generator).to(x)
+    around = torch.stack([rows(x + 1e-4 * shift.reshape(x.shape))[1] for shift in shifts]) @ directions.T
+    slopes, margin = tied @ directions.T, 0.02 * (1 + around.abs().amax(0))
+    low, high = around.amin(0) - margin, around.amax(0) + margin
+    wrong = ((slopes < low) | (slopes > high)).nonzero()
+    if not len(wrong):
+        return []
+    worst = tuple(wrong[0].tolist())
+    return [
+        Finding(
+            "ties",
+            f"where inputs are equal or 0, the gradient of {s.name(place)} means a slope of {slopes[worst]:.4g}; all "
+            f"around that point it is from {low[worst]:.4g} to {high[worst]:.4g}",
+            backward_of([y]),
+            "let one of the equal inputs have the gradient (torch: the first), or share it out among them",
+        )
+    ]
+
+
+def double_backward(s: Subject) -> list[Finding]:
+    """A second derivative is right, or refused."""
+    module, inputs = s.copy(), s.inputs()
+    place = next(i for i, value in enumerate(inputs) if is_float(value))
+    generator = torch.Generator().manual_seed(19)
+    w = torch.randn(inputs[place].shape, generator=generator, dtype=torch.float64).to(inputs[place])
+
+    def first(x: Tensor, create_graph: bool) -> Tensor:
+        seeded(0, inputs)
+        # x goes through a curve first: then the gradient has a graph even where the layer's own part of it is lost.
+        bent = x + 0.25 * x * x
+        outputs = tensors(module(*inputs[:place], bent, *inputs[place + 1 :]))
+        pairs = [(y, g) for y, g in zip(outputs, upstream_of(outputs), strict=True) if y.requires_grad]
+        if not pairs:
+            raise Skip("the output needs no gradient")
+        (gradient,) = torch.autograd.grad(
+            [y for y, _ in pairs], x, [g for _, g in pairs], create_graph=create_graph, allow_unused=True
+        )
+        return torch.zeros_like(x) if gradient is None else gradient
+
+    x = inputs[place].clone().requires_grad_()
+    try:
+        gradient = first(x, True)
+        second = torch.autograd.grad((gradient * w).sum(), x, allow_unused=True)[0]
+    except RuntimeError:
+        return []
+    numeric = []
+    for step in (1e-5, 1e-6):
+        up, down = (first((x.detach() + sign * step * w).requires_grad_(), False) for sign in (1, -1))
+        numeric.append((up - down) / (2 * step))
+    # The Hessian is symmetric: H w is both the derivative of <g, w> and the change of g along w.
+    if distance(numeric[0], numeric[1]) < 1e-3 and distance(second, numeric[0]) > 1e-3:
+        return [
+            Finding(
+                "double backward",
+                f"the second derivative is silently wrong: it {far(distance(second, numeric[0]))}",
+                backward_of(propagate(s, module, inputs).outputs),
+                "bridge.call raises where it can't be right; once_differentiable alone does not",
+            )
+        ]
+    return []

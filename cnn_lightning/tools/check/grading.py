@@ -1,0 +1,154 @@
+"""Grade a layer: every fault that a hand-written forward and backward commonly has, looked for and named."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnn_lightning.tools.check.derivatives import double_backward, gradient, ties
+from cnn_lightning.tools.check.memory import aliasing, changed_afterwards, inputs_unwritten, stateless, twice
+from cnn_lightning.tools.check.report import CheckReport, Finding, Grade
+from cnn_lightning.tools.check.results import (
+    MEND_COPIES,
+    MEND_EMPTY,
+    autocast,
+    copies,
+    dtype,
+    empty_batch,
+    forward,
+    frozen,
+    half,
+    nan,
+    reference,
+    strides,
+)
+from cnn_lightning.tools.check.subject import Call, Skip, Subject, is_float, kind_of
+from cnn_lightning.tools.check.where import line_of
+
+Rule = Callable[[Subject], list[Finding]]
+
+
+def check_layer(module: torch.nn.Module, sample: Any, reference: Call | None = None) -> CheckReport:
+    """Grade ``module`` by running copies of it on ``sample`` and on variations of it.
+
+    The gradient of every input and parameter is compared with numerical differences in float64; the other rules look at
+    dtypes, strides, memory, state and the special numbers. The module itself, its random state and the sample are left
+    as they were. It is graded in the mode (training or not) that it is in.
+
+    Args:
+        module: The layer.
+        sample: Its input, or a tuple of its inputs; the first axis of each is the batch. Float inputs are moved a
+            little, so that none lies on a kink by accident.
+        reference: What it should equal: a function of the inputs, or a module with the same ``state_dict`` keys.
+
+    Returns:
+        The report: ``passed``, ``findings`` and, printed, all of it.
+
+    Raises:
+        TypeError: ``module`` is no module, or ``sample`` holds no float tensor.
+        ValueError: ``sample`` holds an empty tensor, or ``reference`` is a module whose ``state_dict`` has other names
+            or shapes.
+    """
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module: expected an instance of torch.nn.Module, got {kind_of(module)}")
+    inputs = tuple(sample) if isinstance(sample, tuple | list) else (sample,)
+    if not any(is_float(value) for value in inputs):
+        raise TypeError(f"sample: expected a float tensor or a tuple with one, got {kind_of(sample)}")
+    if any(isinstance(value, Tensor) and not value.numel() for value in inputs):
+        raise ValueError("sample: expected tensors that hold something, got an empty one")
+    if isinstance(reference, torch.nn.Module) and _shapes(reference) != _shapes(module):
+        raise ValueError(
+            f"reference: expected a state_dict with {_shapes(module) or 'nothing in it'}, as that of the module, got "
+            f"{_shapes(reference) or 'nothing in it'}"
+        )
+    devices = sorted({value.device for value in inputs if isinstance(value, Tensor) and value.is_cuda}, key=str)
+    with torch.random.fork_rng(devices), torch.enable_grad(), warnings.catch_warnings():
+        # NumPy's, of the NaNs and empty batches that the rules put in.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return CheckReport(type(module).__name__, _grades(Subject(module, inputs, reference)))
+
+
+def _grades(subject: Subject) -> tuple[Grade, ...]:
+    grades: dict[str, Grade] = {}
+    reason = of_torch = ""
+    for rule, function in _RULES.items():
+        asks = (function.__doc__ or "").partition("\n")[0]
+        skipped = reason or (of_torch if rule in _BY_GRADIENTS else "")
+        grades[rule] = Grade(rule, (), skipped, asks) if skipped else _apply(rule, function, subject, asks)
+        # What comes after these rules needs copies, forward and backward.
+        if rule == "copies" and any("deepcopy fails" in finding.wrong for finding in grades[rule].findings):
+            reason = "the module can't be copied"
+        if rule == "forward" and any(finding.wrong.startswith("raised") for finding in grades[rule].findings):
+            reason = "the forward does not run"
+        if rule == "forward" and not reason and grades[rule].findings:
+            reason = "two equal calls differ"
+        if rule == "reference" and any(finding.wrong.startswith("raised") for finding in grades[rule].findings):
+            subject = Subject(subject.module, subject.raw, None)
+        if rule == "reference" and any(
+            finding.blames not in ("layer", "undecided") for finding in grades[rule].findings
+        ):
+            subject = Subject(subject.module, subject.raw, None)  # a wrong reference is none
+        if rule == "gradient" and any(finding.blames == "torch" for finding in grades[rule].findings):
+            of_torch = "torch's own gradient is wrong here, whatever it is compared with"
+        if rule == "gradient" and any(finding.wrong.startswith("raised") for finding in grades[rule].findings):
+            reason = "the backward does not run"
+    return tuple(grades.values())
+
+
+def _shapes(module: torch.nn.Module) -> str:
+    """Names and shapes of a module's state, for comparison and messages."""
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in sorted(module.state_dict().items()))
+
+
+def _apply(rule: str, function: Rule, subject: Subject, asks: str) -> Grade:
+    try:
+        return Grade(rule, tuple(function(subject)), asks=asks)
+    except Skip as reason:
+        return Grade(rule, skipped=str(reason), asks=asks)
+    except Exception as error:
+        message = (str(error).strip() or "(no message)").splitlines()[0]
+        found = Finding(rule, f"raised {type(error).__name__}: {message}", line_of(error, subject), _MEND_RAISED[rule])
+        return Grade(rule, (found,), asks=asks)
+
+
+_RULES: dict[str, Rule] = {
+    "copies": copies,
+    "forward": forward,
+    "reference": reference,
+    "gradient": gradient,
+    "ties": ties,
+    "dtype": dtype,
+    "half": half,
+    "autocast": autocast,
+    "strides": strides,
+    "empty batch": empty_batch,
+    "aliasing": aliasing,
+    "inputs unwritten": inputs_unwritten,
+    "used twice": twice,
+    "stateless": stateless,
+    "in-place change": changed_afterwards,
+    "frozen": frozen,
+    "double backward": double_backward,
+    "nan": nan,
+}
+
+
+_BY_GRADIENTS = ("strides", "used twice", "in-place change", "frozen", "double backward")
+"""These compare gradients of the layer with each other."""
+
+_MEND_RAISED = dict.fromkeys(
+    _RULES, "mend what the message names: this rule's input is one that the layer will meet"
+) | {
+    "forward": "the layer must run on its sample in float32 and float64 before anything else can be graded",
+    "gradient": "return one gradient per argument of the forward, shaped as its argument, None where there is none",
+    "half": "NumPy has no bfloat16: bridge.call computes such tensors in float32 and casts back",
+    "reference": "the reference, too, must run on the sample in float32 and float64",
+    "autocast": "under autocast inputs are bfloat16 beside float32 parameters: start Module.forward with "
+    "x, weight = bridge.autocast('lower', x, self.weight)",
+    "strides": "any strides may come in: reshape instead of view, no assumption about contiguous memory",
+    "empty batch": MEND_EMPTY,
+    "copies": MEND_COPIES,
+    "frozen": "return None for what needs no gradient (ctx.needs_input_grad says what does)",
+}

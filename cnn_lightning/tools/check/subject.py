@@ -1,0 +1,241 @@
+"""The layer under examination: copies of it, of its inputs, and one forward and backward."""
+
+import copy
+import inspect
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnn_lightning.tools import judge
+
+Call = Callable[..., Any]
+
+
+class Skip(Exception):
+    """A rule does not apply; its text says why."""
+
+
+@dataclass
+class Run:
+    """Outputs, and the gradients for a fixed upstream gradient, by the names of inputs and parameters."""
+
+    outputs: list[Tensor]
+    upstream: list[Tensor]
+    gradients: dict[str, Tensor | None] = field(default_factory=dict)
+
+
+class Subject:
+    """A layer under examination: what every rule takes its copies of module and inputs from."""
+
+    def __init__(self, module: torch.nn.Module, inputs: tuple[Any, ...], reference: Call | None) -> None:
+        self.module = module
+        self.raw = inputs
+        self.reference = reference
+        self.dtype = next(value.dtype for value in inputs if is_float(value))
+
+    def copy(self, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+        """The module again, in ``dtype``."""
+        return copy.deepcopy(self.module).to(dtype)
+
+    def twin(self, module: torch.nn.Module, dtype: torch.dtype = torch.float64) -> Call:
+        """The reference with the parameters, buffers and mode of ``module``."""
+        if self.reference is None:
+            raise Skip("no reference was given")
+        if not isinstance(self.reference, torch.nn.Module):
+            return self.reference
+        device = next(value.device for value in self.raw if is_float(value))
+        twin = copy.deepcopy(self.reference).to(device, dtype).train(module.training)
+        twin.load_state_dict(module.state_dict())
+        return twin
+
+    def inputs(self, dtype: torch.dtype = torch.float64, *, moved: bool = True) -> tuple[Any, ...]:
+        """Fresh copies of the inputs, floats in ``dtype``, moved off kinks and ties where that leaves the domain."""
+        generator = torch.Generator().manual_seed(7)
+        plain = tuple(converted(value, dtype) for value in self.raw)
+        if not moved:
+            return plain
+        result = tuple(_moved(value, generator) if is_float(value) else value for value in plain)
+        outputs = call(self.copy(dtype), result)
+        return result if all(torch.isfinite(output).all() for output in outputs) else plain
+
+    def like(self, make: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+        """Float inputs replaced by what ``make`` makes of them, in float64."""
+        return tuple(make(value) if is_float(value) else value for value in self.inputs(moved=False))
+
+    def agrees(self) -> bool:
+        """Whether outputs and gradients equal the reference's in float64, away from ties and special numbers."""
+        module, inputs = self.copy(), self.inputs()
+        found, expected = propagate(self, module, inputs), propagate(self, self.twin(module), inputs)
+        return len(found.outputs) == len(expected.outputs) and not differences(found, expected, 1e-9)
+
+    def is_random(self) -> bool:
+        """Whether the output depends on torch's random state."""
+        module, inputs = self.copy(), self.inputs()
+        return any(distance(a, b) > 0 for a, b in zip(call(module, inputs), call(module, inputs, seed=1), strict=True))
+
+    def name(self, index: int) -> str:
+        """How the forward calls its input ``index``."""
+        names = [
+            parameter.name
+            for parameter in inspect.signature(self.module.forward).parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_POSITIONAL
+        ]
+        return f"input {names[index]!r}" if index < len(names) else f"input {index}"
+
+
+def is_float(value: Any) -> bool:
+    """Whether ``value`` is a tensor that can have a gradient."""
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def kind_of(value: Any) -> str:
+    """For messages."""
+    return f"a value of type {type(value).__name__}"
+
+
+def converted(value: Any, dtype: torch.dtype) -> Any:
+    """A copy of ``value``, in ``dtype`` if it is a float tensor."""
+    if isinstance(value, Tensor):
+        return value.detach().to(dtype if value.is_floating_point() else value.dtype, copy=True)
+    return copy.deepcopy(value)
+
+
+def _moved(x: Tensor, generator: torch.Generator) -> Tensor:
+    """``x`` with one percent of noise."""
+    spread = x.std().item() if x.numel() > 1 else 0.0
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+    return x + 0.01 * (spread or 1.0) * noise
+
+
+def tensors(results: Any) -> list[Tensor]:
+    """What a forward returned, as a list."""
+    found = list(results) if isinstance(results, tuple | list) else [results]
+    for result in found:
+        if not isinstance(result, Tensor):
+            raise TypeError(f"expected the forward to return a tensor or a tuple of tensors, got {kind_of(result)}")
+    return found
+
+
+def seeded(seed: int, inputs: Sequence[Any]) -> None:
+    """``torch.manual_seed`` where the inputs are; for each idle kind of device that notes the stack, 2 ms a call."""
+    torch.default_generator.manual_seed(seed)
+    if any(isinstance(value, Tensor) and value.is_cuda for value in inputs):
+        torch.cuda.manual_seed_all(seed)
+
+
+def call(function: Call, inputs: Sequence[Any], seed: int = 0) -> list[Tensor]:
+    """The outputs without a graph, with the same random numbers at every call."""
+    seeded(seed, inputs)
+    with torch.no_grad():
+        return tensors(function(*[value.clone() if isinstance(value, Tensor) else value for value in inputs]))
+
+
+def propagate(
+    subject: Subject,
+    function: Call,
+    inputs: Sequence[Any],
+    layout: Callable[[Tensor], Tensor] = Tensor.clone,
+    after: Callable[[list[Tensor], list[Any]], list[Tensor]] = lambda outputs, given: outputs,
+    upstream_layout: Callable[[Tensor], Tensor] = Tensor.clone,
+    frozen: str = "",
+) -> Run:
+    """Forward and backward. ``layout`` stands between leaf and input; ``after`` may change what the forward gave."""
+    leaves = {
+        subject.name(index): value.detach().clone().requires_grad_(subject.name(index) != frozen)
+        for index, value in enumerate(inputs)
+        if is_float(value)
+    }
+    # A layer that works in place may not write into a leaf: it gets a node of the graph.
+    given = [layout(leaves[subject.name(i)]) if is_float(value) else value for i, value in enumerate(inputs)]
+    seeded(0, inputs)
+    outputs = after(tensors(function(*given)), given)
+    run = Run(outputs, upstream_of(outputs))
+    wanted = {name: x for name, x in (leaves | parameters(function)).items() if x.requires_grad and name != frozen}
+    pairs = [(y, g) for y, g in zip(outputs, run.upstream, strict=True) if y.requires_grad]
+    if pairs and wanted:
+        found = torch.autograd.grad(
+            [y for y, _ in pairs],
+            list(wanted.values()),
+            [upstream_layout(g) for _, g in pairs],
+            allow_unused=True,
+        )
+        run.gradients = dict(zip(wanted, found, strict=True))
+    return run
+
+
+def party(subject: Subject, function: Call, inputs: Sequence[Any]) -> judge.Party:
+    """A layer or reference for the judge, its inputs and parameters by the names that findings call them."""
+    function = copy.deepcopy(function) if isinstance(function, torch.nn.Module) else function
+    outputs = call(function, inputs)
+    upstream = [g if is_float(y) else None for y, g in zip(outputs, upstream_of(outputs), strict=True)]
+    own = parameters(function)
+    floats: dict[Hashable, Tensor] = {
+        subject.name(index): value for index, value in enumerate(inputs) if is_float(value)
+    }
+
+    def at(point: judge.Point) -> list[Any]:
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(point[name])
+        return [point[subject.name(i)] if is_float(value) else value for i, value in enumerate(inputs)]
+
+    return judge.Party(
+        floats | {name: parameter.detach().clone() for name, parameter in own.items()},
+        upstream,
+        lambda point: call(function, at(point)),
+        lambda point: dict(propagate(subject, function, at(point)).gradients.items()),
+    )
+
+
+def parameters(function: Call) -> dict[str, Tensor]:
+    """Parameters by the names that findings call them; none of a plain function."""
+    if not isinstance(function, torch.nn.Module):
+        return {}
+    return {f"parameter {name!r}": parameter for name, parameter in function.named_parameters()}
+
+
+def upstream_of(outputs: list[Tensor]) -> list[Tensor]:
+    """A gradient of random numbers for each output, the same at every call."""
+    generator = torch.Generator().manual_seed(11)
+    return [
+        torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device, y.dtype if is_float(y) else None)
+        for y in outputs
+    ]
+
+
+def distance(a: Tensor | None, b: Tensor | None) -> float:
+    """The largest difference over the largest value of ``b``; infinite where shapes or what is not finite differ."""
+    a, b = (torch.zeros_like(other) if x is None and other is not None else x for x, other in ((a, b), (b, a)))
+    if a is None or b is None:
+        return 0.0
+    if a.shape != b.shape:
+        return float("inf")
+    a, b = a.detach().double(), b.detach().double()
+    finite = torch.isfinite(b)
+    if not torch.equal(torch.isfinite(a), finite) or not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    return ((a - b)[finite].abs().max() / b[finite].abs().max().clamp(min=1e-6)).item()
+
+
+def differences(found: Run, expected: Run, tolerance: float) -> list[tuple[str, float]]:
+    """``(what, distance)`` for each output and gradient that differs."""
+    pairs: list[tuple[str, Tensor | None, Tensor | None]] = [
+        (f"output {i}" if len(expected.outputs) > 1 else "the output", a, b)
+        for i, (a, b) in enumerate(zip(found.outputs, expected.outputs, strict=True))
+    ]
+    pairs += [
+        (f"the gradient of {name}", found.gradients.get(name), gradient)
+        for name, gradient in expected.gradients.items()
+    ]
+    distances = [(name, distance(a, b)) for name, a, b in pairs]
+    return [(name, distance) for name, distance in distances if not distance <= tolerance]
+
+
+def far(distance: float) -> str:
+    """For messages: what a distance means."""
+    return "has another shape or other NaNs and infinities" if distance == float("inf") else f"is off by {distance:.2g}"

@@ -1,0 +1,1 @@
+"""What NumPy and Lightning cost, from four trainings."""

@@ -1,0 +1,148 @@
+"""``cnn-lightning compare``: train the same network four ways and tabulate what each costs, as measured here."""
+
+import json
+from dataclasses import asdict
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from cnn_lightning.errors import UserError
+from cnn_lightning.notices import tell
+from cnn_lightning.ops.fast import blocks
+from cnn_lightning.outputs import PICTURES, expect_writable, written
+from cnn_lightning.tools import parser as parsers
+from cnn_lightning.tools.compare.ways import PLAIN_TORCH, PROGRAMS, Measured, RunError, Setting, measure
+from cnn_lightning.tools.machine import forced_kernel, machine
+
+HELP = "train four ways (plain or Lightning, NumPy or torch) and tabulate what each costs"
+
+
+def _parser() -> ArgumentParser:
+    parser = parsers.make("compare", __doc__)
+    parser.add_argument("--data.name", type=Literal["Digits", "MNIST"], default="Digits", help="--data NAME")
+    parser.add_argument("--data.root", type=str, default="data", help="where MNIST's files are")
+    parser.add_argument("--data.batch_size", type=int, default=64, help="pictures in a step")
+    parser.add_argument("--epochs", type=int, default=5, help="of each run; the first is not timed")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each way, taking turns")
+    parser.add_argument("--lr", type=float, default=3e-3, help="learning rate of Adam")
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights and the order")
+    parser.add_argument("--threads", type=int | None, default=None, help="of each process; by default the cores")
+    parser.add_argument("--markdown", type=str | None, default=None, help="write the table to this file too")
+    parser.add_argument("--json", type=str | None, default=None, help="write every figure to this file")
+    parser.add_argument("--png", type=str | None, default=None, help="draw the figures into this file")
+    return parser
+
+
+def main(args: list[str]) -> int:
+    """Measure, print the table, and write what was asked for."""
+    options = _parser().parse_args(parsers.data_by_name(args))
+    setting = _setting(options)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+        try:
+            found = measure(
+                setting,
+                options.rounds,
+                lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
+            )
+        except RunError as error:
+            raise UserError(str(error)) from error
+    table = markdown(setting, found)
+    print(table)
+    if forced_kernel():
+        tell(forced_kernel())  # not on stdout, where the table may be on its way into a page
+    if options.markdown:
+        with written("--markdown", options.markdown) as temporary:
+            temporary.write_text(table + "\n", encoding="utf-8")
+    if options.json:
+        ways = {way: asdict(measured) for way, measured in found.items()}
+        content = {"machine": machine(setting.threads), "setting": asdict(setting), "ways": ways}
+        with written("--json", options.json) as temporary:
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    if options.png:
+        _draw(setting, found, options.png)
+    return 0
+
+
+def _setting(options: Namespace) -> Setting:
+    parsers.expect_at_least_one(options, "epochs", "rounds", "threads", "data.batch_size")
+    parsers.expect_seed(options.seed)
+    if not 0 < options.lr < float("inf"):
+        raise UserError(f"--lr: expected a rate above 0, got {options.lr}")
+    for name in ("markdown", "json", "png"):
+        expect_writable(f"--{name}", options[name], PICTURES if name == "png" else ())
+    return Setting(
+        data=options.data.name.lower(),
+        root=options.data.root,
+        epochs=options.epochs,
+        batch_size=options.data.batch_size,
+        lr=options.lr,
+        seed=options.seed,
+        threads=options.threads or blocks.get_num_threads(),
+    )
+
+
+# ---- the table
+
+
+def markdown(setting: Setting, found: dict[str, Measured]) -> str:
+    """One column for each way, and the machine below."""
+    base = found[PLAIN_TORCH]
+    n = setting.epochs
+    rows = {
+        "lines of code, the program": [f"{each.lines[PROGRAMS[way]]}" for way, each in found.items()],
+        "lines of code, our functions that ran": [f"{sum(each.called.values()):,}" for each in found.values()],
+        "lines of code, all of their files": [f"{sum(each.lines.values()):,}" for each in found.values()],
+        "backward pass": [each.runs[0].backward for each in found.values()],
+        "GPU": [each.gpu for each in found.values()],
+        "time per epoch": [f"{each.epoch:.3g} s" for each in found.values()],
+        "ratio to plain torch": [f"{each.ratio(base):.2f}" for each in found.values()],
+        "time to first batch": [f"{each.first_batch:.1f} s" for each in found.values()],
+        "peak memory": [f"{each.peak_bytes / 1e6:.0f} MB" for each in found.values()],
+        "packages imported": [f"{len(each.runs[0].packages)}" for each in found.values()],
+        f"test accuracy after {n} epoch{'s' * (n > 1)}": [f"{each.runs[0].test_acc:.2%}" for each in found.values()],
+    }
+    head = ["", *found]
+    lines = [_row(head), _row(["---"] + ["---:"] * len(found)), *(_row([key, *cells]) for key, cells in rows.items())]
+    rounds = len(base.runs)
+    measured = (
+        f"Measured by `cnn-lightning compare` on {machine(setting.threads)}: {setting.data}, batches of "
+        f"{setting.batch_size}, Adam, the same first weights and order for all; medians of {rounds} "
+        f"run{'s' * (rounds > 1)} that took turns, each in a process of its own."
+    )
+    return "\n".join([*lines, "", measured])
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+# ---- the picture
+
+
+def _draw(setting: Setting, found: dict[str, Measured], path: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    panels = (
+        ("time per epoch", "s", [each.epoch for each in found.values()]),
+        ("time to first batch", "s", [each.first_batch for each in found.values()]),
+        ("peak memory", "MB", [each.peak_bytes / 1e6 for each in found.values()]),
+    )
+    for index, (axes, (title, unit, values)) in enumerate(zip(figure.subplots(1, 3), panels, strict=True)):
+        colors = ["#3b6fb6" if "NumPy" in way else "#c58b2a" for way in found]
+        bars = axes.barh(range(len(found)), values, 0.6, color=colors)
+        axes.bar_label(bars, [f"{value:.3g} {unit}" for value in values], padding=4, fontsize=9)
+        axes.set_yticks(range(len(found)), list(found) if index == 0 else [""] * len(found))
+        axes.invert_yaxis()
+        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        axes.set_xlim(0, max(values) * 1.3)
+        axes.set_xticks([])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    figure.supxlabel(f"{setting.data}, batches of {setting.batch_size}; {machine(setting.threads)}", fontsize=7)
+    with written("--png", path) as temporary:
+        figure.savefig(temporary, dpi=150)

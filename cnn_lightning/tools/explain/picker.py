@@ -1,0 +1,99 @@
+"""The numbers that the page's reader can pick apart: one picture's input, weights and gradient of a layer."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from cnn_lightning.tools.explain.record import Layer
+
+BUDGET = 300_000
+"""Numbers in a page, about; four bytes each."""
+FIRST = 200_000
+"""Numbers that the first convolution may take of it in any case: it sees the picture."""
+
+
+def numbers(layers: Sequence[Layer]) -> dict[str, dict[str, Any]]:
+    """What the page needs to redo each layer that can be picked, by the layer's label; plain enough for JSON.
+
+    A layer too large for its share of `BUDGET` offers only its first output channels, or is left out.
+    """
+    pickable = [layer for layer in layers if _kind(layer) is not None]
+    share = BUDGET // max(1, len(pickable))
+    found: dict[str, dict[str, Any]] = {}
+    for index, layer in enumerate(pickable):
+        entry = _entry(layer, _kind(layer), max(share, FIRST) if index == 0 else share)
+        if entry is not None:
+            found[layer.label] = entry
+    return found
+
+
+def _kind(layer: Layer) -> str | None:
+    module: Any = layer.module
+    if layer.kind == "Conv2d" and layer.x.dim() == 4 and module.padding_mode == "zeros":
+        return "conv"
+    if layer.kind == "MaxPool2d" and layer.x.dim() == 4:
+        return "pool"
+    if layer.kind == "Linear" and layer.x.dim() == 2:
+        return "linear"
+    if layer.kind == "CrossEntropyLoss" and layer.x.dim() == 2:
+        return "softmax"
+    return None
+
+
+def _entry(layer: Layer, kind: str | None, budget: int) -> dict[str, Any] | None:
+    module: Any = layer.module
+    x, y, grad_y = layer.x[0], layer.y[0] if layer.y.dim() else layer.y, layer.grad_y
+    if kind == "softmax":
+        label = int(layer.arguments[1][0])
+        return {"kind": kind, "x": _pack(x), "label": label, "smoothing": float(module.label_smoothing)}
+    if kind == "pool":
+        channels = _affordable(budget, 0, x[0].numel() + y[0].numel(), len(x))
+        return channels and {
+            "kind": kind,
+            "x": _pack(x[:channels]),
+            "grad": _pack(grad_y[0][:channels]),
+            **_geometry(module, stride=module.stride or module.kernel_size),
+        }
+    weight: Tensor = module.weight.detach()
+    bias = None if module.bias is None else module.bias.detach()
+    used = y[0].numel() if kind == "conv" else 1
+    channels = _affordable(budget, x.numel(), weight[0].numel() + used + 1, len(weight))
+    return channels and {
+        "kind": kind,
+        "x": _pack(x),
+        "weight": _pack(weight[:channels]),
+        "bias": None if bias is None else _pack(bias[:channels]),
+        "y": _pack(y[:channels]),
+        "of": len(weight),
+        **(_geometry(module, stride=module.stride, groups=module.groups) if kind == "conv" else {}),
+    }
+
+
+def _affordable(budget: int, once: int, each: int, n: int) -> Any:
+    """Output channels within the budget; None for none."""
+    return max(0, min(n, (budget - once) // each)) or None
+
+
+def _geometry(module: nn.Module, *, stride: Any, groups: int = 1) -> dict[str, Any]:
+    options: Any = module
+    kernel, dilation = _pair(options.kernel_size), _pair(options.dilation)
+    padding = options.padding
+    if padding == "same":
+        padding = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
+    elif padding == "valid":
+        padding = 0
+    pairs = {"kernel": kernel, "stride": _pair(stride), "padding": _pair(padding), "dilation": dilation}
+    return pairs | {"groups": groups}
+
+
+def _pair(value: int | Iterable[int]) -> list[int]:
+    return [value, value] if isinstance(value, int) else [int(each) for each in value]
+
+
+def _pack(tensor: Tensor) -> dict[str, Any]:
+    """Shape, and the float32 values in little-endian order as base64."""
+    array = np.ascontiguousarray(tensor.detach().numpy(), "<f4")
+    return {"shape": list(tensor.shape), "base64": base64.b64encode(array.tobytes()).decode()}

@@ -1,0 +1,149 @@
+"""The same picture through the network at several moments of its training."""
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cnn_lightning import draw
+from cnn_lightning.callbacks.metrics import read_metrics
+from cnn_lightning.checkpoints import Unreadable, load, tell
+from cnn_lightning.draw import Picture
+from cnn_lightning.errors import UserError
+from cnn_lightning.tools.explain.record import Recording, record
+
+MOST = 16
+"""Moments shown at most; evenly chosen where a run kept more."""
+LAYERS = 4
+"""Convolutions whose filters and maps are shown."""
+INPUTS = 32
+"""Input channels whose kernels are shown."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A file of weights: after how many optimizer steps and epochs it was written."""
+
+    path: Path
+    step: int
+    epochs: int
+    weights: dict[str, Tensor]
+
+    @property
+    def title(self) -> str:
+        """What the slider says."""
+        if self.step == 0:
+            return "before training"
+        return f"after epoch {self.epochs}, step {self.step}"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the slider shows at one moment."""
+
+    title: str
+    loss: float
+    probabilities: list[float]
+    pictures: list[Picture]
+    """In the order of `captions`."""
+
+
+def moments(checkpoint: Path, net: nn.Module) -> list[Moment]:
+    """The weights that the checkpoint's run kept and that fit the network, in the order of training.
+
+    They are the snapshots in the run's folder (`cnn_lightning.callbacks.Snapshots`) and the checkpoints beside the
+    given one. Those of another network are passed over, and so are, in a line each, those that can't be read.
+    """
+    beside = sorted(checkpoint.parent.glob("*.ckpt"))
+    snapshots = sorted((checkpoint.parent.parent / "snapshots").glob("*.pt"))
+    shapes = {name: value.shape for name, value in net.state_dict().items()}
+    found: dict[int, Moment] = {}
+    for path in [checkpoint, *snapshots, *beside]:
+        moment = _moment(path)
+        if moment is None or moment.step in found:
+            continue
+        if {name: value.shape for name, value in moment.weights.items()} == shapes:
+            found[moment.step] = moment
+    ordered = [found[step] for step in sorted(found)]
+    if len(ordered) > MOST:
+        ordered = [ordered[round(index * (len(ordered) - 1) / (MOST - 1))] for index in range(MOST)]
+    return ordered
+
+
+def _moment(path: Path) -> Moment | None:
+    try:
+        content = load(path)
+    except Unreadable as error:
+        tell(f"{path} {error}; passed over")
+        return None
+    try:
+        weights = {
+            name.removeprefix("net."): value for name, value in content["state_dict"].items() if name.startswith("net.")
+        }
+        step = int(content["global_step"])
+        epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        return Moment(path, step, int(epochs), weights)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def captions(net: nn.Module) -> list[str]:
+    """What a frame's pictures are."""
+    names = [name for name, _ in _convolutions(net)]
+    return [text for name in names for text in (f"filters of {name}", f"output of {name}")] + ["learning curves"]
+
+
+def _convolutions(net: nn.Module) -> list[tuple[str, nn.Conv2d]]:
+    found = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
+    return found[:LAYERS]
+
+
+def frames(kept: list[Moment], net: nn.Module, loss: nn.Module, image: Tensor, label: int) -> list[Frame]:
+    """Run the picture at every moment; ``net`` is left as it is."""
+    if len(kept) < 2:
+        return []
+    metrics_file = kept[-1].path.parent.parent / "metrics.csv"
+    try:
+        metrics = read_metrics(metrics_file)
+    except UserError as error:
+        tell(f"{error}; the page has no learning curves")
+        metrics = {}
+    net = copy.deepcopy(net)
+    result = []
+    for moment in kept:
+        net.load_state_dict(moment.weights)
+        seen = record(net, loss, image, label)
+        pictures = _pictures(net, seen)
+        pictures.append(draw.curves(metrics, moment.epochs))
+        result.append(Frame(moment.title, seen.loss, seen.probabilities.tolist(), pictures))
+    return result
+
+
+def _pictures(net: nn.Module, seen: Recording) -> list[Picture]:
+    outputs = {layer.name: layer.y for layer in seen.layers}
+    found = []
+    for name, module in _convolutions(net):
+        found.append(filters(module.weight.detach(), f"Filters of {name}", most=16))
+        maps = outputs[name][0].numpy() if name in outputs else torch.zeros(1, 1, 1).numpy()
+        found.append(draw.grid(maps, f"Output of {name}", most=16, side=32, tile=36))
+    return found
+
+
+def filters(weight: Tensor, what: str, *, most: int = 64) -> Picture:
+    """Kernels (O, C, h, w): a row for each output channel where they see several channels, else side by side."""
+    values = weight.numpy()
+    if weight.shape[1] == 1:
+        return draw.grid(values[:, 0], what, columns=8, most=most, tile=36)
+    shown = values[:most, :INPUTS]
+    rows, columns = shown.shape[:2]
+    flat = shown.reshape(-1, *shown.shape[2:])
+    picture = draw.grid(flat, what, columns=columns, most=len(flat), tile=36 if columns <= 4 else 18)
+    outputs, inputs = _of(rows, weight.shape[0]), _of(columns, weight.shape[1])
+    axes = f"a row for each of {outputs} outputs, a column for each of {inputs} inputs"
+    return replace(picture, alt=f"{picture.alt}; {axes}", scale=f"{axes}; {picture.scale.partition('; ')[2]}")
+
+
+def _of(shown: int, n: int) -> str:
+    return str(n) if shown == n else f"the first {shown} of {n}"

@@ -1,0 +1,69 @@
+"""``cnn-lightning export``: write a trained network as ONNX or a torch.export program that equals the NumPy net."""
+
+from pathlib import Path
+from typing import cast, get_args
+
+from jsonargparse import ArgumentParser
+
+from cnn_lightning.checkpoints import newest
+from cnn_lightning.classifier import from_checkpoint
+from cnn_lightning.errors import UserError
+from cnn_lightning.model import LARGEST
+from cnn_lightning.outputs import expect_writable
+from cnn_lightning.tools import parser as parsers
+from cnn_lightning.tools.export.program import TOLERANCE, Format, Unequal, export
+from cnn_lightning.train.command import RUNS
+from cnn_lightning.train.messages import did_you_mean
+
+HELP = "write a trained network as ONNX or as a torch.export program"
+
+
+def _parser() -> ArgumentParser:
+    parser = parsers.make("export", __doc__)
+    parser.add_argument("--ckpt_path", type=str, required=True, help="the checkpoint, or 'last' for the newest run's")
+    parser.add_argument("--format", default="onnx", help="onnx or pt2 (torch.export)")
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="the file; by default beside the checkpoint, under its name"
+    )
+    parser.add_argument("--batch", default="dynamic", help="pictures in a batch: dynamic for any number, or this one")
+    parser.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help="largest difference, as a share of the largest logit"
+    )
+    return parser
+
+
+def main(args: list[str]) -> int:
+    """Export, prove, say where; 1 where the proof failed."""
+    options = _parser().parse_args(args)
+    if options.format not in get_args(Format):
+        known = get_args(Format)
+        meant = did_you_mean(options.format, known)
+        raise UserError(f"--format: expected one of {', '.join(known)}, got {options.format!r}{meant}")
+    if not options.tolerance >= 0:
+        raise UserError(f"--tolerance: expected a number of at least 0, got {options.tolerance}")
+    kind = cast(Format, options.format)
+    batch = _batch(str(options.batch))
+    checkpoint = newest(RUNS) if options.ckpt_path == "last" else Path(options.ckpt_path)
+    path = checkpoint.with_suffix(f".{kind}") if options.output is None else Path(options.output)
+    expect_writable("--output", path, (f".{kind}",))
+    model = from_checkpoint(checkpoint)
+    try:
+        found = export(model, path, kind, batch=batch, tolerance=options.tolerance)
+    except Unequal as error:
+        print(f"failed: {error}")
+        return 1
+    sizes = ", ".join(map(str, found.batches))
+    print(
+        f"checked: {found.by} gives the NumPy layers' logits up to {found.difference:.1e} of the largest "
+        f"(batches of {sizes})"
+    )
+    print(f"file: {found.path}")
+    return 0
+
+
+def _batch(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    if not (text.isdecimal() and 0 < int(text) <= LARGEST):
+        raise UserError(f"--batch: expected dynamic or a whole number of at least 1, got {text!r}")
+    return int(text)

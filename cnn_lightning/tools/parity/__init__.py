@@ -1,0 +1,1 @@
+"""Two implementations of a network in lock-step."""

@@ -1,0 +1,56 @@
+"""The parser every subcommand of our own starts from."""
+
+from dataclasses import replace
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from cnn_lightning.errors import UserError
+from cnn_lightning.model import LARGEST
+from cnn_lightning.train.messages import OneLine, Slip
+
+
+class OneLineParser(OneLine, ArgumentParser):
+    """An ArgumentParser whose errors are one line, raised as `UserError`."""
+
+    def slip(self, message: str, ex: Exception | None) -> Slip | None:
+        """What is wrong; ``--data NAME`` is an option ``data.name`` here."""
+        found = super().slip(message, ex)
+        return replace(found, key="data") if found is not None and found.key == "data.name" else found
+
+
+def make(command: str, doc: str | None) -> ArgumentParser:
+    """A parser for ``cnn-lightning command`` whose description is the module's docstring."""
+    options: dict[str, Any] = {"prog": f"cnn-lightning {command}", "description": doc, "exit_on_error": True}
+    return OneLineParser(**options)
+
+
+def expect_at_least_one(options: Namespace, *names: str) -> None:
+    """Nothing for counts that fit into what counts them.
+
+    Raises:
+        UserError: One that is below 1 or absurdly large; None is left alone.
+    """
+    for name in names:
+        value = options[name]
+        if value is not None and value < 1:
+            raise UserError(f"--{name}: expected at least 1, got {value}")
+        if value is not None and value > LARGEST:
+            raise UserError(f"--{name}: expected at most {LARGEST}, got {value}")
+
+
+def expect_seed(seed: int) -> None:
+    """Nothing for a seed that NumPy and torch take.
+
+    Raises:
+        UserError: Another number.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed: expected a whole number from 0 to {2**32 - 1}, got {seed}")
+
+
+def data_by_name(args: list[str]) -> list[str]:
+    """``--data NAME``, as the Trainer's commands have it, in the words of a parser that has ``--data.name``."""
+    return [
+        "--data.name" + arg[len("--data") :] if arg == "--data" or arg.startswith("--data=") else arg for arg in args
+    ]
