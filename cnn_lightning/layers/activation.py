@@ -10,11 +10,16 @@ from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import activation
 
 __all__ = [
+    "CELU",
     "ELU",
     "GELU",
+    "GLU",
+    "SELU",
     "Hardsigmoid",
     "Hardswish",
+    "Hardtanh",
     "LeakyReLU",
+    "LogSigmoid",
     "Mish",
     "PReLU",
     "ReLU",
@@ -22,7 +27,9 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Softplus",
+    "Softsign",
     "Tanh",
+    "Threshold",
 ]
 
 # Each keeps for backward what torch's keeps, so that a change in place is allowed and refused alike: relu, sigmoid and
@@ -113,6 +120,85 @@ class ReLU6(Layer, torch.nn.ReLU6):
     def forward(self, input: Tensor) -> Tensor:
         """``min(max(x, 0), 6)``, any shape."""
         y: Tensor = ReLU6Function.apply(input, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class HardtanhFunction(torch.autograd.Function):
+    """min(max(x, min_val), max_val)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, min_val: float, max_val: float, inplace: bool) -> Any:
+        """Keep the input, or a copy of it."""
+        ctx.save_for_backward(_before(ctx, x, inplace))
+        ctx.limits = {"min_val": min_val, "max_val": max_val}
+        return _written(ctx, x, bridge.call(activation.hardtanh, x, **ctx.limits), inplace)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        grad_x = bridge.call(activation.hardtanh_backward, grad_y, *ctx.saved_tensors, **ctx.limits)
+        return grad_x, None, None, None
+
+
+@catalog.layer(
+    native=torch.nn.Hardtanh,
+    formulas="activation",
+    functions=("hardtanh", "hardtanh_"),
+    kinks=("min_val", "max_val"),
+    choices=None,
+    page=(
+        r"y = \min(\max(x, a), b)",
+        r"\d{x} = g \text{ where } a < x < b \text{, else } 0",
+    ),
+    flops=None,
+)
+class Hardtanh(Layer, torch.nn.Hardtanh):
+    """`torch.nn.Hardtanh` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``min(max(x, min_val), max_val)``, any shape."""
+        inplace = bridge.overwrites(input, self.inplace)
+        y: Tensor = HardtanhFunction.apply(input, self.min_val, self.max_val, inplace)
+        return y
+
+
+class ThresholdFunction(torch.autograd.Function):
+    """x where x > threshold, else value."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, threshold: float, value: float, inplace: bool) -> Any:
+        """Keep the input, or a copy of it."""
+        ctx.save_for_backward(_before(ctx, x, inplace))
+        ctx.threshold = threshold
+        y = bridge.call(activation.threshold, x, threshold=threshold, value=value)
+        return _written(ctx, x, y, inplace)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        grad_x = bridge.call(activation.threshold_backward, grad_y, *ctx.saved_tensors, threshold=ctx.threshold)
+        return grad_x, None, None, None
+
+
+@catalog.layer(
+    native=torch.nn.Threshold,
+    formulas="activation",
+    functions=("threshold", "threshold_"),
+    kinks=("threshold",),
+    choices=None,
+    page=(
+        r"y = x \text{ where } x > t \text{, else } v",
+        r"\d{x} = g \text{ where } x > t \text{, else } 0",
+    ),
+    flops=None,
+)
+class Threshold(Layer, torch.nn.Threshold):
+    """`torch.nn.Threshold` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x`` where x > threshold, else ``value``, any shape."""
+        inplace = bridge.overwrites(input, self.inplace)
+        y: Tensor = ThresholdFunction.apply(input, self.threshold, self.value, inplace)
         return y
 
 
@@ -237,6 +323,86 @@ class ELU(Layer, torch.nn.ELU):
     def forward(self, input: Tensor) -> Tensor:
         """``x`` where x > 0, else ``alpha (exp(x) - 1)``, any shape."""
         y: Tensor = ELUFunction.apply(input, self.alpha, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class SELUFunction(torch.autograd.Function):
+    """scale x where x > 0, else scale alpha (exp(x) - 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
+        """Keep the input, or the output that took its place."""
+        ctx.inplace = inplace
+        y = _written(ctx, x, bridge.call(activation.selu, x), inplace)
+        ctx.save_for_backward(y if inplace else x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From either."""
+        backward = activation.selu_backward_from_output if ctx.inplace else activation.selu_backward
+        return bridge.call(backward, grad_y, *ctx.saved_tensors), None
+
+
+@catalog.layer(
+    native=torch.nn.SELU,
+    formulas="activation",
+    functions=("selu", "selu_"),
+    kinks=(0,),
+    choices=None,
+    page=(
+        r"y = s x \text{ where } x > 0 \text{, else } s a (e^x - 1)",
+        r"\d{x} = s g \text{ where } x > 0 \text{, else } s a e^x g",
+    ),
+    flops=None,
+)
+class SELU(Layer, torch.nn.SELU):
+    """`torch.nn.SELU` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``scale x`` where x > 0, else ``scale alpha (exp(x) - 1)``, any shape."""
+        y: Tensor = SELUFunction.apply(input, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class CELUFunction(torch.autograd.Function):
+    """x where x > 0, else alpha (exp(x / alpha) - 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: float, inplace: bool) -> Any:
+        """Keep the input, or the output that took its place."""
+        ctx.alpha, ctx.inplace = alpha, inplace
+        y = _written(ctx, x, bridge.call(activation.celu, x, alpha=alpha), inplace)
+        ctx.save_for_backward(y if inplace else x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From either; an output tells no signs apart where alpha is negative."""
+        if ctx.inplace and ctx.alpha < 0:
+            raise RuntimeError(f"alpha: expected none below 0 for a gradient with inplace=True, got {ctx.alpha}")
+        backward = activation.celu_backward_from_output if ctx.inplace else activation.celu_backward
+        return bridge.call(backward, grad_y, *ctx.saved_tensors, alpha=ctx.alpha), None, None
+
+
+@catalog.layer(
+    native=torch.nn.CELU,
+    formulas="activation",
+    functions=("celu", "celu_"),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = x \text{ where } x > 0 \text{, else } a (e^{x / a} - 1)",
+        r"\d{x} = g \text{ where } x > 0 \text{, else } e^{x / a} g",
+    ),
+    flops=None,
+)
+class CELU(Layer, torch.nn.CELU):
+    """`torch.nn.CELU` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x`` where x > 0, else ``alpha (exp(x / alpha) - 1)``, any shape."""
+        y: Tensor = CELUFunction.apply(input, self.alpha, bridge.overwrites(input, self.inplace))
         return y
 
 
@@ -504,6 +670,81 @@ class Sigmoid(Layer, torch.nn.Sigmoid):
         return y
 
 
+class LogSigmoidFunction(torch.autograd.Function):
+    """log(1 / (1 + exp(-x)))."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        """Keep the input."""
+        ctx.save_for_backward(x)
+        return bridge.call(activation.logsigmoid, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        return bridge.call(activation.logsigmoid_backward, grad_y, *ctx.saved_tensors)
+
+
+@catalog.layer(
+    native=torch.nn.LogSigmoid,
+    formulas="activation",
+    functions=("logsigmoid",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = \ln(\frac{1}{1 + e^{-x}})",
+        r"\d{x} = \frac{g}{1 + e^x}",
+    ),
+    flops=None,
+)
+class LogSigmoid(Layer, torch.nn.LogSigmoid):
+    """`torch.nn.LogSigmoid` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``log(1 / (1 + exp(-x)))``, any shape."""
+        y: Tensor = LogSigmoidFunction.apply(bridge.expect_tensor(input))
+        return y
+
+
+class SoftsignFunction(torch.autograd.Function):
+    """x / (1 + |x|)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        """Keep the input."""
+        ctx.save_for_backward(x)
+        return bridge.call(activation.softsign, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        return bridge.call(activation.softsign_backward, grad_y, *ctx.saved_tensors)
+
+
+@catalog.layer(
+    native=torch.nn.Softsign,
+    formulas="activation",
+    functions=("softsign",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = \frac{x}{1 + |x|}",
+        r"\d{x} = \frac{g}{(1 + |x|)^2}",
+    ),
+    flops=None,
+)
+class Softsign(Layer, torch.nn.Softsign):
+    """`torch.nn.Softsign` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x / (1 + |x|)``, any shape; integers become floats."""
+        bridge.expect_no_transform(input)
+        if not input.is_floating_point() and input.dtype == torch.bool:
+            raise NotImplementedError("input: expected numbers, got torch.bool")
+        y: Tensor = SoftsignFunction.apply(_floating(input))
+        return y
+
+
 class TanhFunction(torch.autograd.Function):
     """tanh(x)."""
 
@@ -538,6 +779,48 @@ class Tanh(Layer, torch.nn.Tanh):
     def forward(self, input: Tensor) -> Tensor:
         """``tanh(x)``, any shape; integers become floats."""
         y: Tensor = TanhFunction.apply(_floating(input))
+        return y
+
+
+class GLUFunction(torch.autograd.Function):
+    """a sigmoid(b), for the halves a and b of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int) -> Any:
+        """Keep the input."""
+        ctx.save_for_backward(x)
+        ctx.dim = dim
+        return bridge.call(activation.glu, x, dim=dim)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        return bridge.call(activation.glu_backward, grad_y, *ctx.saved_tensors, dim=ctx.dim), None
+
+
+@catalog.layer(
+    native=torch.nn.GLU,
+    formulas="activation",
+    functions=("glu",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = a σ(b)",
+        r"\d{a} = g σ(b)"
+        "\n"
+        r"\d{b} = g a σ(b) (1 - σ(b))",
+    ),
+    flops=None,
+)
+class GLU(Layer, torch.nn.GLU):
+    """`torch.nn.GLU` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``a sigmoid(b)`` for the halves of the input along ``dim``, which must be even."""
+        bridge.expect_no_transform(input)
+        if input.dim() == 0:
+            raise RuntimeError("input: expected at least one dimension, got none")
+        y: Tensor = GLUFunction.apply(input, self.dim)
         return y
 
 

@@ -40,7 +40,7 @@ class Entry:
         native: The class of torch, or of torchvision, that it computes in NumPy.
         formulas: The file of `cnn_lightning.ops` that it calls; empty where it calls none.
         functions: Names of the functions of ``torch``, ``torch.nn.functional`` and tensors that compute the same.
-        kinks: Inputs at which its gradient jumps.
+        kinks: Inputs at which its gradient jumps: numbers, or names of the layer's own attributes.
         choices: Which input each output was chosen from; None where it chooses nothing.
         page: Its formulas, forward and backward, as `cnn_lightning.tools.explain.formulas` reads them.
         flops: Counts its multiplications and additions as torch's counter does; None for those it doesn't count.
@@ -50,10 +50,14 @@ class Entry:
     native: type[nn.Module]
     formulas: str
     functions: tuple[str, ...]
-    kinks: tuple[float, ...]
+    kinks: tuple[float | str, ...]
     choices: Choices | None
     page: tuple[str, str]
     flops: Flops | None
+
+    def kinks_of(self, module: nn.Module) -> list[float]:
+        """The inputs at which the gradient of one layer jumps."""
+        return [float(getattr(module, kink)) if isinstance(kink, str) else kink for kink in self.kinks]
 
 
 _entries: dict[type[nn.Module], Entry] = {}
@@ -65,7 +69,7 @@ def layer(
     native: type[nn.Module],
     formulas: str,
     functions: tuple[str, ...],
-    kinks: tuple[float, ...],
+    kinks: tuple[float | str, ...],
     choices: Choices | None,
     page: tuple[str, str],
     flops: Flops | None,

@@ -16,6 +16,12 @@ _SAME = {
     **dict.fromkeys(("hardswish_backward", "mse_loss_backward", "pad_backward", "max_pool2d_backward"), 1),
     **dict.fromkeys(("avg_pool2d_backward", "adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward"), 1),
     **dict.fromkeys(("cross_entropy_backward", "nll_loss_backward"), 1),
+    **dict.fromkeys(
+        ("hardtanh", "hardtanh_backward", "threshold", "selu", "selu_backward", "celu", "celu_backward"), 0
+    ),
+    **dict.fromkeys(("selu_backward_from_output", "celu_backward_from_output", "logsigmoid_backward"), 0),
+    **dict.fromkeys(("softsign", "softsign_backward", "glu"), 0),
+    **dict.fromkeys(("threshold_backward", "glu_backward"), 1),
     "cross_entropy_backward_target": 2,
 }
 _IMAGE = {
@@ -23,7 +29,8 @@ _IMAGE = {
     **dict.fromkeys(("avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "batch_norm", "group_norm"), 0),
     **dict.fromkeys(("conv_transpose2d_backward",), 0),
     **dict.fromkeys(("conv1d_backward", "conv2d_backward", "batch_norm_backward", "batch_norm_backward_part"), 1),
-    **dict.fromkeys(("group_norm_backward",), 1),
+    **dict.fromkeys(("instance_norm",), 0),
+    **dict.fromkeys(("group_norm_backward", "instance_norm_backward"), 1),
 }
 _WITH_INDICES = ("max_pool2d_with_indices", "adaptive_max_pool2d")
 

@@ -108,4 +108,53 @@ CASES = [
     case(layers.Hardsigmoid, nn.Hardsigmoid, PLAIN, INPLACE, kinks=(-3, 3)),
     Case(layers.Sigmoid, nn.Sigmoid, samples=[Sample(SHAPE, make=spread()), Sample(make=scalar)]),
     Case(layers.Tanh, nn.Tanh, samples=[Sample(SHAPE, make=spread()), Sample(make=scalar)]),
+    Case(
+        layers.Hardtanh,
+        nn.Hardtanh,
+        samples=[
+            Sample(SHAPE, each, make=spread(-1, 1, -0.3, 2.5, 0.5, 0.7))
+            for each in (PLAIN, INPLACE, {"min_val": -0.3, "max_val": 2.5}, {"min_val": 0.5, "max_val": 0.7})
+        ]
+        + [Sample(make=scalar)],
+        bad=[BOOL],
+    ),
+    Case(
+        layers.Threshold,
+        nn.Threshold,
+        samples=[
+            Sample(SHAPE, {"threshold": 0.5, "value": -3.0}, make=spread(0.5)),
+            Sample(SHAPE, {"threshold": -1.0, "value": 7.0, "inplace": True}, make=spread(-1)),
+            Sample(options={"threshold": 0.1, "value": 2.0}, make=scalar),
+        ],
+        bad=[Bad({"threshold": 0.5, "value": 1.0}, dtype=torch.bool)],
+    ),
+    case(layers.SELU, nn.SELU, PLAIN, INPLACE, kinks=(0,)),
+    case(
+        layers.CELU,
+        nn.CELU,
+        PLAIN,
+        INPLACE,
+        {"alpha": 2.5},
+        {"alpha": 0.4, "inplace": True},
+        {"alpha": -3.0},
+        kinks=(0,),
+    ),
+    Case(
+        layers.LogSigmoid,
+        nn.LogSigmoid,
+        samples=[Sample(SHAPE, make=spread()), Sample(make=scalar)],
+        bad=[LONG, BOOL],
+    ),
+    Case(
+        layers.Softsign,
+        nn.Softsign,
+        samples=[Sample(SHAPE, make=spread(0)), Sample(make=scalar)],
+        bad=[BOOL],
+    ),
+    Case(
+        layers.GLU,
+        nn.GLU,
+        samples=[Sample(SHAPE), Sample((2, 6, 3, 5), {"dim": 1}), Sample((4, 3), {"dim": 0}), Sample((6,))],
+        bad=[LONG, Bad({"dim": 1}), Bad({"dim": 5}), Bad(shape=())],
+    ),
 ]

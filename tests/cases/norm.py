@@ -67,4 +67,36 @@ CASES = [
             Bad({"num_groups": 2, "num_channels": 4}, (3, 6, 2, 2)),
         ],
     ),
+    Case(
+        norm.InstanceNorm1d,
+        torch.nn.InstanceNorm1d,
+        samples=[
+            Sample((4, 3, 6), {"num_features": 3}),
+            Sample((3, 6), {"num_features": 3, "affine": True}),
+            Sample((4, 3, 6), {"num_features": 3, "track_running_stats": True}, train=False),
+        ],
+        bad=[
+            Bad({"num_features": 3}, (2, 3, 4, 5)),
+            Bad({"num_features": 4, "affine": True}, (2, 3, 5)),
+            Bad({"num_features": 3}, (2, 3, 1)),
+        ],
+    ),
+    Case(
+        norm.InstanceNorm2d,
+        torch.nn.InstanceNorm2d,
+        samples=[
+            Sample((4, 3, 5, 4), {"num_features": 3}),
+            Sample((4, 3, 5, 4), {"num_features": 3, "affine": True, "eps": 0.1}),
+            Sample((4, 3, 5, 4), {"num_features": 3, "affine": True, "track_running_stats": True}),
+            Sample((4, 3, 5, 4), {"num_features": 3, "affine": True, "track_running_stats": True}, train=False),
+            Sample((4, 3, 5, 4), {"num_features": 3, "track_running_stats": True, "momentum": None}),
+            Sample((3, 5, 4), {"num_features": 3}),
+        ],
+        bad=[
+            Bad({"num_features": 3}, (2, 3)),
+            Bad({"num_features": 4, "affine": True}),
+            Bad({"num_features": 3}, (2, 3, 1, 1)),
+            Bad({"num_features": 3}, dtype=torch.int64),
+        ],
+    ),
 ]
