@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cnn_lightning.layers import bridge
+from cnn_lightning.layers.bridge import host
 from cnn_lightning.ops.fast import chooser
 from tests.cases import load
 from tests.test_layers import build, run
@@ -47,15 +47,15 @@ def direct() -> dict[str, list[Call]]:
 def recorded() -> dict[str, list[Call]]:
     """What every operation was called with while every layer of the table ran, forward and backward."""
     found: dict[str, list[Call]] = defaultdict(list, direct())
-    original = bridge._run
+    original = host.run
 
     def recording(op: Any, tensors: Any, dtypes: Any, mixed: bool, options: dict[str, Any], *rest: Any) -> Any:
-        arrays = tuple(None if value is None else bridge._array(value, value.device).copy("K") for value in tensors)
+        arrays = tuple(None if value is None else host.array_of(value, value.device).copy("K") for value in tensors)
         found[name_of(op)].append((arrays, options))
         return original(op, tensors, dtypes, mixed, options, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bridge, "_run", recording)
+        patch.setattr(host, "run", recording)
         for case in load():
             for sample in case.samples:
                 for dtype in (torch.float64, torch.float32):

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from cnn_lightning.layers import bridge
+from cnn_lightning.layers.bridge import checks, host
+from cnn_lightning.layers.bridge import compile as compiler
 from cnn_lightning.layers.bridge import cuda as on_cuda
 
 
@@ -118,8 +120,8 @@ def test_autocast_casts_as_torch_does(policy: Any) -> None:
 
 def test_the_operator_passes_torchs_own_check() -> None:
     dtypes = (torch.float32,)
-    name = bridge._name(double)
-    torch.library.opcheck(torch.ops.cnn_lightning.call, (name, [torch.randn(3, 2)], bridge._encode(dtypes, False, {})))
+    name = compiler.name_of(double)
+    torch.library.opcheck(torch.ops.cnn_lightning.call, (name, [torch.randn(3, 2)], compiler.encode(dtypes, False, {})))
 
 
 def test_meta_tensors_learn_shapes_without_data() -> None:
@@ -168,7 +170,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture
 def without_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(on_cuda, "find_spec", lambda name: None)
-    monkeypatch.setattr(bridge, "_noticed", False)
+    monkeypatch.setattr(host, "_noticed", False)
     on_cuda.available.cache_clear()
     yield
     on_cuda.available.cache_clear()
@@ -181,7 +183,7 @@ def test_without_cupy_each_tensor_is_copied_once_each_way_and_said_so_once(
     x, bias = (Elsewhere(torch.ones(2), cuda.log) for _ in range(2))
 
     def run() -> list[Any]:
-        return bridge._run(add, [x, bias], [torch.float32], False, {})  # type: ignore[list-item]
+        return host.run(add, [x, bias], [torch.float32], False, {})  # type: ignore[list-item]
 
     with pytest.warns(UserWarning, match=r"add: the NumPy layers run on the host; .* cuda:1 .*cnn-lightning\[cuda13\]"):
         (y,) = run()
@@ -193,9 +195,9 @@ def test_without_cupy_each_tensor_is_copied_once_each_way_and_said_so_once(
 
 
 def test_on_a_device_without_cuda_the_notice_names_the_native_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "_noticed", False)
+    monkeypatch.setattr(host, "_noticed", False)
     with pytest.warns(UserWarning, match="tensors on mps are copied .*layers='torch' runs natively"):
-        bridge._notice(double, torch.device("mps"))
+        host._notice(double, torch.device("mps"))
 
 
 class FakeArray:
@@ -263,8 +265,8 @@ def cupy(cuda: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fak
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(on_cuda, "find_spec", lambda name: name)
     # CPU tensors play CUDA ones: what follows the device is what is under test.
-    monkeypatch.setattr(bridge, "_host_arrays", lambda *args: None)
-    monkeypatch.setattr(bridge, "_check", lambda *args: torch.device("cuda", 1))
+    monkeypatch.setattr(host, "host_arrays", lambda *args: None)
+    monkeypatch.setattr(checks, "check", lambda *args: torch.device("cuda", 1))
     monkeypatch.setattr(torch.utils.dlpack, "from_dlpack", lambda array: torch.from_numpy(array.array))
     on_cuda.available.cache_clear()
     on_cuda._allocator.cache_clear()
@@ -350,7 +352,7 @@ def test_a_cuda_graph_is_refused_in_one_line(
     request.getfixturevalue("cupy" if installed else "without_cupy")
     cuda.capturing = True
     with pytest.raises(RuntimeError, match=r"^double: expected no CUDA graph to be captured") as error:
-        bridge._run(double, [Elsewhere(torch.ones(2), [])], [torch.float32], False, {})  # type: ignore[list-item]
+        host.run(double, [Elsewhere(torch.ones(2), [])], [torch.float32], False, {})  # type: ignore[list-item]
     assert "\n" not in str(error.value)
 
 

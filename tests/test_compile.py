@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from cnn_lightning import build_net, layers, swap_layers
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.cli import main
-from cnn_lightning.layers import bridge
+from cnn_lightning.layers.bridge import compile as compiler
+from cnn_lightning.layers.bridge import host
 from cnn_lightning.ops import activation
 from cnn_lightning.ops.fast import chooser
 from cnn_lightning.swap import native_type
@@ -235,14 +236,14 @@ Call = tuple[str, list[Tensor | None], str]
 def recorded(case: Case, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """What the operator would be given in a forward and a backward of a layer."""
     found: list[Call] = []
-    run = bridge._run
+    run = host.run
 
     def record(op: Any, given: Any, dtypes: Any, mixed: bool, options: Any, *rest: Any) -> Any:
         copies = [value if value is None else value.detach().clone() for value in given]
-        found.append((bridge._name(op), copies, bridge._encode(dtypes, mixed, options)))
+        found.append((compiler.name_of(op), copies, compiler.encode(dtypes, mixed, options)))
         return run(op, given, dtypes, mixed, options, *rest)
 
-    monkeypatch.setattr(bridge, "_run", record)
+    monkeypatch.setattr(host, "run", record)
     ours, _ = build(case, case.samples[0])
     inputs = [
         value.requires_grad_() * 1 if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -271,10 +272,10 @@ def test_the_operator_passes_all_of_torchs_checks(case: Case, monkeypatch: pytes
 
 
 def test_a_wrong_shape_fails_torchs_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    learned = bridge._learned
-    monkeypatch.setattr(bridge, "_learned", lambda *args: [((9,), (1,), torch.float32) for _ in learned(*args)])
+    learned = compiler._learned
+    monkeypatch.setattr(compiler, "_learned", lambda *args: [((9,), (1,), torch.float32) for _ in learned(*args)])
     name = "cnn_lightning.ops.activation:relu"
-    arguments = (name, [torch.ones(3)], bridge._encode((torch.float32,), False, {}))
+    arguments = (name, [torch.ones(3)], compiler.encode((torch.float32,), False, {}))
     with pytest.raises(Exception, match=r"(?i)shape|size|metadata"):
         torch.library.opcheck(torch.ops.cnn_lightning.call, arguments, test_utils="test_faketensor")
 
@@ -284,9 +285,9 @@ def test_a_wrong_shape_fails_torchs_check(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_size_that_is_no_line_in_the_batch_is_taken_as_it_is() -> None:
     two, three, five = (((n * n,), (1,), torch.float32) for n in (2, 3, 5))
-    assert bridge._in_terms_of(7, [two, three, five]) is None
+    assert compiler._in_terms_of(7, [two, three, five]) is None
     line = [((n, 2 * n + 1, 4), (8 * n, 4, 1), torch.float32) for n in (2, 3, 5)]
-    assert bridge._in_terms_of(7, line) == ((7, 15, 4), (56, 4, 1), torch.float32)
+    assert compiler._in_terms_of(7, line) == ((7, 15, 4), (56, 4, 1), torch.float32)
 
 
 # ---- the command line

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cnn_lightning import layers
 from cnn_lightning.layers import bridge
+from cnn_lightning.layers.bridge import host
 from cnn_lightning.model import build_net
 from cnn_lightning.ops.fast import blocks, chooser
 from cnn_lightning.swap import swap_layers
@@ -349,8 +350,8 @@ def measure_bridge(setting: Setting, rounds: int, tick: Tick | None = None) -> d
 
         return wrapper
 
-    inner = timed("arrays", bridge.results)
-    with patch.object(bridge, "call", timed("layers", bridge.call)), patch.object(bridge, "results", inner):
+    inner = timed("arrays", host.results)
+    with patch.object(bridge, "call", timed("layers", bridge.call)), patch.object(host, "results", inner):
         for index in range(rounds + 1):
             spent.update(dict.fromkeys(timings, 0.0))
             for _ in range(UNTIMED if index == 0 else _BRIDGE_STEPS):

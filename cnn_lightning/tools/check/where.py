@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, Function
 
-from cnn_lightning.layers import bridge
+from cnn_lightning.layers.bridge import host
 from cnn_lightning.tools.check.subject import Call, Run, Subject, propagate
 
 
@@ -107,7 +107,7 @@ class _Seen:
 @contextmanager
 def watched() -> Iterator[_Seen]:
     """Look at the arrays that go into and come out of every operation called through the bridge."""
-    seen, original = _Seen(), bridge._run
+    seen, original = _Seen(), host.run
 
     def run(op: Call, tensors: Any, dtypes: Sequence[torch.dtype], *rest: Any) -> Any:
         @functools.wraps(op)
@@ -119,7 +119,7 @@ def watched() -> Iterator[_Seen]:
 
         return original(spied, tensors, dtypes, *rest)
 
-    with _replaced(bridge, "_run", run):
+    with _replaced(host, "run", run):
         yield seen
 
 
