@@ -14,7 +14,8 @@ A layer of your own needs nothing else. Write a forward and a backward on arrays
             return bridge.call(square_backward, grad_y, x)
 
 `call` takes the arrays of the tensors, runs the operation on them and returns tensors like those. `autocast` and
-`write` do for a layer what ``torch.autocast`` and ``inplace=True`` do for torch's own.
+`write` do for a layer what ``torch.autocast`` and ``inplace=True`` do for torch's own. `watch` notifies a listener of
+every call.
 
 A program that records, replaces or counts torch's operators (a compiler, ``make_fx``, fake tensors, any
 ``TorchDispatchMode``) does not see NumPy: it sees each call as one operator. A program that records in another way
@@ -24,6 +25,7 @@ error.
 
 from cnn_lightning.layers.bridge.calls import call
 from cnn_lightning.layers.bridge.checks import Operation
+from cnn_lightning.layers.bridge.listeners import Listener, watch
 from cnn_lightning.layers.bridge.modules import (
     autocast,
     blank,
@@ -36,6 +38,7 @@ from cnn_lightning.layers.bridge.modules import (
 )
 
 __all__ = [
+    "Listener",
     "Operation",
     "autocast",
     "blank",
@@ -45,5 +48,6 @@ __all__ = [
     "expect_tensor",
     "is_plain",
     "overwrites",
+    "watch",
     "write",
 ]

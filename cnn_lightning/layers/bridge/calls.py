@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnn_lightning.layers.bridge import checks, host, tracers
+from cnn_lightning.layers.bridge import checks, host, listeners, tracers
 from cnn_lightning.layers.bridge.checks import Operation
 from cnn_lightning.layers.bridge.compile import operator
 
@@ -44,26 +44,33 @@ def call(
             because a hand-written backward has no derivative; a recorder whose program would not contain NumPy.
     """
     compiling = torch.compiler.is_compiling()
-    if not compiling:
-        tracers.refuse_recorders(op)
     as_operator = compiling or tracers.has_dispatch_mode()
-    arrays = None if as_operator else host.host_arrays(tensors, mixed)
-    if arrays is None:
-        for index, given in enumerate(tensors):
-            if given is not None and not isinstance(given, Tensor):
-                raise TypeError(checks.no_tensor(checks.argument(op, index), given))
-    dtypes = _result_dtypes(tensors, like)
-    if torch.is_grad_enabled() and not compiling:
-        raise RuntimeError(
-            f"{checks.label(op)}: double backward (create_graph=True) is not available: its gradient is hand-written "
-            "and has no derivative of its own; expected a first-order gradient (bridge.call belongs into an "
-            "autograd.Function)"
-        )
-    if as_operator or (arrays is None and any(map(tracers.needs_operator, tensors))):
-        results = operator(op, tensors, dtypes, mixed, options)
-    else:
-        results = host.run(op, tensors, dtypes, mixed, options, arrays)
-    return results[0] if len(results) == 1 else tuple(results)
+    heard_by = () if as_operator else listeners.current  # the operator reports its own runs
+    try:
+        if heard_by:
+            listeners.begin(heard_by, op, tensors)
+        if not compiling:
+            tracers.refuse_recorders(op)
+        arrays = None if as_operator else host.host_arrays(tensors, mixed)
+        if arrays is None:
+            for index, given in enumerate(tensors):
+                if given is not None and not isinstance(given, Tensor):
+                    raise TypeError(checks.no_tensor(checks.argument(op, index), given))
+        dtypes = _result_dtypes(tensors, like)
+        if torch.is_grad_enabled() and not compiling:
+            raise RuntimeError(
+                f"{checks.label(op)}: double backward (create_graph=True) is not available: its gradient is "
+                "hand-written and has no derivative of its own; expected a first-order gradient (bridge.call belongs "
+                "into an autograd.Function)"
+            )
+        if as_operator or (arrays is None and any(map(tracers.needs_operator, tensors))):
+            results = operator(op, tensors, dtypes, mixed, options)
+        else:
+            results = host.run(op, tensors, dtypes, mixed, options, arrays, heard_by)
+        return results[0] if len(results) == 1 else tuple(results)
+    finally:
+        if heard_by:
+            listeners.end(heard_by, op)
 
 
 def _result_dtypes(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnn_lightning.layers.bridge import host, tracers
+from cnn_lightning.layers.bridge import host, listeners, tracers
 from cnn_lightning.layers.bridge.checks import Operation, argument
 
 _functions: dict[str, Operation] = {}
@@ -89,7 +89,12 @@ def operator(
     tags=(torch.Tag.cudagraph_unsafe,),
 )
 def _call(op: str, tensors: Sequence[Tensor | None], options: str) -> list[Tensor]:
-    results = host.run(_find(op), tensors, *_decode(options))
+    function, heard_by = _find(op), listeners.current
+    try:
+        listeners.begin(heard_by, function, tensors)
+        results = host.run(function, tensors, *_decode(options), heard_by=heard_by)
+    finally:
+        listeners.end(heard_by, function)
     device = next(tensor.device for tensor in tensors if tensor is not None)
     return [torch.empty(0, device=device) if result is None else result for result in results]
 

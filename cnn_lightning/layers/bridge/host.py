@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cnn_lightning.layers import layout
-from cnn_lightning.layers.bridge import checks, cuda
+from cnn_lightning.layers.bridge import checks, cuda, listeners
 from cnn_lightning.layers.bridge.checks import Operation, label
 from cnn_lightning.layers.bridge.tracers import PLAIN
 from cnn_lightning.ops.fast import blocks, chooser
@@ -28,6 +28,7 @@ def run(
     mixed: bool,
     options: dict[str, Any],
     arrays: list[Array | None] | None = None,
+    heard_by: Sequence[listeners.Listener] = (),
 ) -> list[Tensor | None]:
     """Run ``op`` on the arrays of the tensors.
 
@@ -38,24 +39,35 @@ def run(
         mixed: Whether floating arguments may differ in dtype.
         options: Its keyword arguments.
         arrays: The arrays of the tensors as `host_arrays` gives them, if it does.
+        heard_by: Who is notified of the computation.
 
     Raises:
         NotImplementedError: As `checks.check`.
         RuntimeError: As `checks.check`; a CUDA graph is being captured.
     """
     if arrays is not None:
-        return _tensors(results(op, arrays, options, host=True), arrays, dtypes, _tensor_of)
+        return _tensors(_compute(op, arrays, dtypes, options, True, heard_by), arrays, dtypes, _tensor_of)
     device = checks.check(op, tensors, mixed)
     with _ON_HOST if device.type == "cpu" else _place(op, device) as to_tensor:
         arrays = [None if tensor is None else array_of(tensor, device) for tensor in tensors]
         host = all(array is None or type(array) is np.ndarray for array in arrays)
-        return _tensors(results(op, arrays, options, host), arrays, dtypes, to_tensor)
+        return _tensors(_compute(op, arrays, dtypes, options, host, heard_by), arrays, dtypes, to_tensor)
 
 
-def results(op: Operation, arrays: Sequence[Array | None], options: dict[str, Any], host: bool) -> Any:
+def _compute(
+    op: Operation,
+    arrays: Sequence[Array | None],
+    dtypes: Sequence[torch.dtype],
+    options: dict[str, Any],
+    host: bool,
+    heard_by: Sequence[listeners.Listener],
+) -> Any:
     """Run the fast function of ``op`` if the chooser gives one, otherwise ``op`` itself."""
     function = chooser.chosen(op) if host else op
-    if chooser.is_fast(function):
+    is_fast = chooser.is_fast(function)
+    if heard_by:
+        function = listeners.reported(function, heard_by, op, arrays, options, dtypes)
+    if is_fast:
         return function(*arrays, **options)
     needs = options.get("needs")
     if needs is not None and "needs" in inspect.signature(op).parameters:
@@ -63,7 +75,7 @@ def results(op: Operation, arrays: Sequence[Array | None], options: dict[str, An
     if needs is not None:
         options = {name: value for name, value in options.items() if name != "needs"}
     with blocks.one_blas_thread():
-        results = op(*arrays, **options)
+        results = function(*arrays, **options)
     if chooser.is_formula(op):
         results = layout.as_torch(op.__name__, results, arrays)
     if needs is not None:
