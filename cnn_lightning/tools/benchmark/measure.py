@@ -6,7 +6,6 @@ machine whose speed drifts shifts both sides alike.
 """
 
 import copy
-import functools
 import json
 import math
 import statistics
@@ -17,7 +16,6 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -329,38 +327,42 @@ def _measure_layer(
 # ---- the bridge, memory, and the floor
 
 
-def measure_bridge(setting: Setting, rounds: int, tick: Tick | None = None) -> dict[str, Timing]:
-    """Seconds of a step inside `bridge.call`, and inside the operations it calls: the rest is the bridge's own.
+class _Spent(bridge.Listener):
+    """Adds up the seconds inside calls, and inside the operations that they run, of one call after the other."""
 
-    Both are taken in the same steps, so that caches are as full for the one as for the other.
+    def __init__(self) -> None:
+        self.layers = self.arrays = 0.0
+
+    def begin(self, op: bridge.Operation, tensors: Any) -> None:
+        self._begun = time.perf_counter()
+
+    def enter(self, op: bridge.Operation, arrays: Any, options: Any) -> None:
+        self._entered = time.perf_counter()
+
+    def leave(self, op: bridge.Operation, arrays: Any, results: Any, dtypes: Any) -> None:
+        self.arrays += time.perf_counter() - self._entered
+
+    def end(self, op: bridge.Operation) -> None:
+        self.layers += time.perf_counter() - self._begun
+
+
+def measure_bridge(setting: Setting, rounds: int, tick: Tick | None = None) -> dict[str, Timing]:
+    """Seconds of a step inside `bridge.call`, and inside the operations it calls: the difference is the bridge's own.
+
+    Both are taken in the same steps, so that the state of the caches is the same for both.
     """
     contender = Contender.make("numpy", setting)
     timings = {"layers": Timing(), "arrays": Timing()}
-    spent = dict.fromkeys(timings, 0.0)
-
-    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def wrapper(*args: Any, **options: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return function(*args, **options)
-            finally:
-                spent[name] += time.perf_counter() - start
-
-        return wrapper
-
-    inner = timed("arrays", bridge.results)
-    with patch.object(bridge, "call", timed("layers", bridge.call)), patch.object(bridge, "results", inner):
-        for index in range(rounds + 1):
-            spent.update(dict.fromkeys(timings, 0.0))
+    for index in range(rounds + 1):
+        with bridge.watch(_Spent()) as spent:
             for _ in range(UNTIMED if index == 0 else _BRIDGE_STEPS):
                 contender.step()
-            if index == 0:
-                continue
-            for name, timing in timings.items():
-                timing.seconds.append(spent[name] / _BRIDGE_STEPS)
-            if tick:
-                tick("bridge", index, rounds)
+        if index == 0:
+            continue
+        timings["layers"].seconds.append(spent.layers / _BRIDGE_STEPS)
+        timings["arrays"].seconds.append(spent.arrays / _BRIDGE_STEPS)
+        if tick:
+            tick("bridge", index, rounds)
     return timings
 
 
