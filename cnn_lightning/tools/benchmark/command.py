@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from cnn_lightning.errors import UserError
-from cnn_lightning.outputs import PICTURES, expect_writable, written
+from cnn_lightning.files import PICTURES, expect_writable, written
 from cnn_lightning.tools import parser as parsers
 from cnn_lightning.tools.benchmark.measure import (
     IMPLEMENTATIONS,

@@ -22,13 +22,15 @@ from torch import nn
 from cnn_lightning import data
 from cnn_lightning.checkpoints import newest
 from cnn_lightning.classifier import Classifier, from_checkpoint
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import UserError, one_line
+from cnn_lightning.files import PICTURES, expect_writable, written
 from cnn_lightning.model import build_net, least_image_size
-from cnn_lightning.outputs import PICTURES, expect_writable, written
 from cnn_lightning.tools import parser as parsers
 from cnn_lightning.tools.parity.lockstep import FAULTS, Batch, Parity, Row, compare
-from cnn_lightning.train.command import RUNS, named_configs
-from cnn_lightning.train.messages import checked, did_you_mean, readable
+from cnn_lightning.train.configs import checked, config_file
+from cnn_lightning.train.failures import readable
+from cnn_lightning.train.run_folder import RUNS
+from cnn_lightning.train.suggestions import did_you_mean
 
 HELP = "prove that two implementations of a network agree, layer by layer, or name the layer and pass that is wrong"
 
@@ -87,7 +89,7 @@ def _parser() -> ArgumentParser:
 
 def main(args: list[str]) -> int:
     """Compare and print; 0 if both agree, 1 if they don't, whichever is wrong."""
-    options = _parser().parse_args(_repeatable(parsers.data_by_name(named_configs(args))))
+    options = _parser().parse_args(_repeatable(parsers.data_by_name(args)))
     parsers.expect_at_least_one(options, "steps", "data.batch_size")
     parsers.expect_seed(options.seed)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -96,7 +98,7 @@ def main(args: list[str]) -> int:
     expect_writable("--png", options.png, PICTURES)
     console = Console()
     torch.manual_seed(options.seed)
-    config = _config(options.config)
+    config = _config([str(config_file(name)) for name in options.config])
     layers = options.model.layers or config["model"].get("layers", "numpy")
     subject = _subject(options, config)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -151,7 +153,7 @@ def _config(names: list[str]) -> dict[str, Any]:
         try:
             found = yaml.safe_load(Path(name).read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"--config: {name} can't be read: {' '.join(str(error).split())}") from error
+            raise UserError(f"--config: {name} can't be read: {one_line(error)}") from error
         found = checked(found, name)
         merged["model"] |= found.get("model", {})
         merged["data"] = found.get("data", merged["data"])
