@@ -24,8 +24,6 @@ from cnn_lightning.tools import parser as parsers
 from cnn_lightning.tools.check import CheckReport, check_layer
 from cnn_lightning.train.messages import did_you_mean, readable
 
-HELP = "grade a layer of your own"
-
 _NAMED = 12
 _COLORS = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 

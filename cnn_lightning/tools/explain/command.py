@@ -28,8 +28,6 @@ from cnn_lightning.tools.explain.record import record
 from cnn_lightning.train.command import RUNS
 from cnn_lightning.train.messages import did_you_mean
 
-HELP = "one page that shows how a trained network sees a picture"
-
 
 def _parser() -> ArgumentParser:
     parser = parsers.make("explain", __doc__)
