@@ -17,8 +17,14 @@ from cnn_lightning.cli import main
 from cnn_lightning.ops import linear
 from cnn_lightning.ops.fast import fused
 from cnn_lightning.ops.fast import linear as fast_linear
-from cnn_lightning.tools.benchmark import command, measure
-from cnn_lightning.tools.benchmark.measure import Contender, LayerRow, Setting, Timing
+from cnn_lightning.tools.benchmark import command, timing
+from cnn_lightning.tools.benchmark.bridge import measure_bridge
+from cnn_lightning.tools.benchmark.floor import measure_floor
+from cnn_lightning.tools.benchmark.layers import LayerRow, measure_layers
+from cnn_lightning.tools.benchmark.memory import measure_memory
+from cnn_lightning.tools.benchmark.steps import Contender, Setting, measure_steps
+from cnn_lightning.tools.benchmark.tables import layer_table
+from cnn_lightning.tools.benchmark.timing import Timing
 from cnn_lightning.tools.machine import FORCED, forced_kernel, machine
 
 SMALL = Setting(batch_size=4, image_size=8, channels=(2, 3), hidden=5)
@@ -39,11 +45,11 @@ def slow_linear(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("slow_linear")
 def test_a_slow_layer_is_seen_in_the_step_and_in_its_own_row() -> None:
-    found = measure.measure_steps(SMALL, ["numpy", "torch"], rounds=3)
+    found = measure_steps(SMALL, ["numpy", "torch"], rounds=3)
     for kind in ("step", "forward"):
         assert found[kind]["numpy"].median > 2 * SLOW, "both linear layers"
         assert found[kind]["torch"].median < SLOW
-    rows = {row.name: row for row in measure.measure_layers(SMALL, rounds=3)}
+    rows = {row.name: row for row in measure_layers(SMALL, rounds=3)}
     assert list(rows) == [
         "conv1",
         "relu1",
@@ -64,7 +70,7 @@ def test_a_slow_layer_is_seen_in_the_step_and_in_its_own_row() -> None:
 
 @pytest.mark.usefixtures("slow_linear")
 def test_the_bridge_is_measured_against_the_very_operations_that_ran() -> None:
-    found = measure.measure_bridge(SMALL, rounds=3)
+    found = measure_bridge(SMALL, rounds=3)
     assert found["arrays"].median > 2 * SLOW
     assert 0.9 < found["layers"].ratio(found["arrays"]) < 1.5
 
@@ -109,23 +115,23 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 
 def test_turns_are_taken_and_the_first_calls_of_a_burst_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "BURST_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "BURST_SECONDS", 0.0)
     calls: list[str] = []
-    found = measure.interleave({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2)
-    burst = measure.UNTIMED + 1
+    found = timing.interleave({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2)
+    burst = timing.UNTIMED + 1
     assert "".join(calls) == ("a" * burst + "b" * burst) * 3
-    assert [len(timing.seconds) for timing in found.values()] == [2, 2]
+    assert [len(each.seconds) for each in found.values()] == [2, 2]
 
 
 def test_memory_counts_what_the_steps_take() -> None:
     wide = Setting(batch_size=256, image_size=32, channels=(16, 16))
-    (small,) = measure.measure_memory(SMALL, ["numpy"]).values()
-    (large,) = measure.measure_memory(wide, ["numpy"]).values()
+    (small,) = measure_memory(SMALL, ["numpy"]).values()
+    (large,) = measure_memory(wide, ["numpy"]).values()
     assert large > small + 256 * 16 * 16 * 16 * 4, "at least the first stage's output"
 
 
 def test_the_floor_counts_the_products_of_the_step() -> None:
-    floor = measure.measure_floor(SMALL)
+    floor = measure_floor(SMALL)
     conv1, conv2 = 4 * 64 * 2 * 9, 4 * 16 * 3 * 2 * 9
     linear1, linear2 = 4 * 12 * 5, 4 * 5 * 10
     assert floor.flops == 2 * (2 * conv1 + 3 * (conv2 + linear1 + linear2)), "no gradient of the picture"
@@ -133,7 +139,7 @@ def test_the_floor_counts_the_products_of_the_step() -> None:
 
 
 def test_no_round_begins_after_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = measure.interleave({"a": lambda: None}, rounds=5, burst=0.0, limit=-1.0)
+    found = timing.interleave({"a": lambda: None}, rounds=5, burst=0.0, limit=-1.0)
     assert len(found["a"].seconds) == 1
 
 
@@ -143,7 +149,7 @@ TINY = ["--data.batch_size", "2", "--data.image_size", "8", "--model.channels", 
 def test_the_command_prints_writes_and_draws(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "BURST_SECONDS", 0.005)
+    monkeypatch.setattr(timing, "BURST_SECONDS", 0.005)
     monkeypatch.setattr(command, "measure_memory", lambda setting, names: dict.fromkeys(names, 7_000_000))
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv(FORCED, "Haswell")
@@ -186,7 +192,7 @@ def test_only_an_openblas_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_layers_with_long_names_fit_into_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["features.18.0", "features.0.0"]
     rows = [LayerRow(name, "BatchNorm2d", 1.2345678, 0.1234567, 0.1, 1e-5, 10**9) for name in names]
-    Console(width=80).print(command._layer_table(rows))
+    Console(width=80).print(layer_table(rows))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     for name, line in zip(names, lines[-2:], strict=True):

@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 
 from cnn_lightning import cli
-from cnn_lightning.tools.compare import command, ways
+from cnn_lightning.tools.compare import command
+from cnn_lightning.tools.compare.lines import count_lines
+from cnn_lightning.tools.compare.measure import Measured, RunError, measure
 from cnn_lightning.tools.compare.ways import (
     LIGHTNING_NUMPY,
     LIGHTNING_TORCH,
     PLAIN_NUMPY,
     PLAIN_TORCH,
+    PROGRAMS,
     WAYS,
-    Measured,
     Run,
-    RunError,
     Setting,
 )
 from cnn_lightning.tools.machine import FORCED, forced_kernel
@@ -24,7 +25,7 @@ from cnn_lightning.tools.machine import FORCED, forced_kernel
 
 def test_plain_numpy_is_measured() -> None:
     told: list[tuple[str, int, int]] = []
-    found = ways.measure(Setting(epochs=2), 1, lambda *values: told.append(values), ways=[PLAIN_NUMPY])[PLAIN_NUMPY]
+    found = measure(Setting(epochs=2), 1, lambda *values: told.append(values), ways=[PLAIN_NUMPY])[PLAIN_NUMPY]
     (run,) = found.runs
     assert len(run.epochs) == 2
     assert 0 < found.epoch < 60
@@ -38,7 +39,7 @@ def test_plain_numpy_is_measured() -> None:
     assert found.lines["cnn_lightning/plain/train_numpy.py"] > 100
     assert found.lines["cnn_lightning/ops/conv.py"] > 50
     assert 20 < found.called["cnn_lightning/ops/conv.py"] < found.lines["cnn_lightning/ops/conv.py"]
-    assert not any(name.startswith(("cnn_lightning/layers", "cnn_lightning/compare")) for name in found.lines)
+    assert not any(name.startswith(("cnn_lightning/layers", "cnn_lightning/tools")) for name in found.lines)
     assert [(done, total) for _, done, total in told] == [(0, 3), (1, 3), (2, 3)]
 
 
@@ -59,7 +60,7 @@ def test_all_four(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
 
 def test_a_way_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="expected a folder that holds MNIST/raw"):
-        ways.measure(Setting(data="mnist", root=str(tmp_path)), 1)
+        measure(Setting(data="mnist", root=str(tmp_path)), 1)
 
 
 # ---- lines of code
@@ -88,23 +89,23 @@ def half(x):
 def test_lines_of_code(tmp_path: Path) -> None:
     path = tmp_path / "example.py"
     path.write_text(SOURCE)
-    assert ways.count_lines(path) == 1 + 2 + 1 + 4
+    assert count_lines(path) == 1 + 2 + 1 + 4
     first = SOURCE.splitlines().index("def half(x):") + 1
-    assert ways.count_lines(path, [first]) == 1 + 4
-    assert ways.count_lines(path, [first + 1]) == 0
+    assert count_lines(path, [first]) == 1 + 4
+    assert count_lines(path, [first + 1]) == 0
 
 
 def test_lines_of_decorated_functions(tmp_path: Path) -> None:
     path = tmp_path / "example.py"
     path.write_text("@property\ndef one(self):\n    return 1\n\n\ndef two():\n    return 2\n")
-    assert ways.count_lines(path, [1]) == 3
+    assert count_lines(path, [1]) == 3
 
 
 # ---- the table
 
 
 def measured(seconds: float, gpu: str) -> Measured:
-    program = dict.fromkeys(ways.PROGRAMS.values(), 70)
+    program = dict.fromkeys(PROGRAMS.values(), 70)
     run = Run(2.5, [9.0, seconds, seconds], 0.97, 300_000_000, ["numpy", "rich"], {}, "manual", "")
     conv = "cnn_lightning/ops/conv.py"
     return Measured([run, run], {**program, conv: 1000}, {**dict.fromkeys(program, 20), conv: 10}, gpu)
@@ -114,12 +115,12 @@ def measured(seconds: float, gpu: str) -> Measured:
 def known(monkeypatch: Any) -> list[Setting]:
     asked = []
 
-    def measure(setting: Setting, rounds: int, tick: Any) -> dict[str, Measured]:
+    def work(setting: Setting, rounds: int, tick: Any) -> dict[str, Measured]:
         asked.append(setting)
         tick("plain NumPy: run 1", 0, 1)
         return {way: measured(0.5 * (1 + index), "yes") for index, way in enumerate(WAYS)}
 
-    monkeypatch.setattr(command, "measure", measure)
+    monkeypatch.setattr(command, "measure", work)
     return asked
 
 

@@ -28,6 +28,7 @@ from cnn_lightning.ops import activation
 from cnn_lightning.swap import LAYERS, swap_layers
 from cnn_lightning.tools.explain import command as explain
 from cnn_lightning.tools.explain import formulas, picker, source, training
+from cnn_lightning.tools.explain.flops import flops
 from cnn_lightning.tools.explain.record import Recording, record
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -87,11 +88,17 @@ def test_details_of_each_layer() -> None:
         assert layer.details.difference is not None
         assert layer.details.difference < 1e-5
         assert (layer.details.forward > 0) == (layer.kind != "Flatten")
-    flops = {layer.name: layer.details.flops for layer in found.layers if layer.details}
-    assert flops["conv1"] == 2 * 16 * 8 * 8 * 9
-    assert flops["pool2"] == 32 * 2 * 2 * 4
-    assert flops["linear2"] == 2 * 10 * 128
-    assert flops["flatten"] == 0
+    counts = {layer.name: layer.details.flops for layer in found.layers if layer.details}
+    assert counts["conv1"] == 2 * 16 * 8 * 8 * 9
+    assert counts["pool2"] == 32 * 2 * 2 * 4
+    assert counts["linear2"] == 2 * 10 * 128
+    assert counts["flatten"] == 0
+
+
+def test_the_window_of_a_pooling_counts_its_pixels() -> None:
+    x, y = torch.zeros(1, 3, 8), torch.zeros(1, 3, 4)
+    assert flops(torch.nn.MaxPool1d(2), x, y) == flops(torch.nn.AvgPool1d(2), x, y) == 12 * 2
+    assert flops(torch.nn.MaxPool2d((2, 3)), x[None], y[None]) == 12 * 6
 
 
 def test_a_wrong_backward_shows() -> None:

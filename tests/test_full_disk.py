@@ -13,7 +13,9 @@ import pytest
 from cnn_lightning.cli import main
 from cnn_lightning.errors import UserError
 from cnn_lightning.plain import weights
-from cnn_lightning.tools.benchmark import measure
+from cnn_lightning.tools.benchmark.layers import LayerRow
+from cnn_lightning.tools.benchmark.picture import draw
+from cnn_lightning.tools.benchmark.steps import Setting
 from cnn_lightning.tools.compare import command as compare
 from tests.full_disk import full_disk
 
@@ -87,14 +89,14 @@ def test_a_file_that_a_flag_names(name: str, write: Callable[[Path], int], capsy
 
 
 def _layers() -> Any:
-    return [measure.LayerRow("conv1", "Conv2d", 1.0, 1.0, 1.0, 1.0, 1)]
+    return [LayerRow("conv1", "Conv2d", 1.0, 1.0, 1.0, 1.0, 1)]
 
 
 @pytest.mark.parametrize(
     ("name", "write"),
     [
         ("weights.npz", lambda path: weights.save(path, {"a": np.arange(1000.0)})),
-        ("benchmark.png", lambda path: measure._draw(measure.Setting(), _layers(), str(path))),
+        ("benchmark.png", lambda path: draw(Setting(), _layers(), str(path))),
         ("compare.png", lambda path: compare._draw(compare.Setting(), {"plain torch": _measured()}, str(path))),
     ],
 )

@@ -32,7 +32,10 @@ from cnn_lightning.ops import (
     softmax,
 )
 from cnn_lightning.ops.fast import fused
-from cnn_lightning.tools.parity.lockstep import WHOLE, Batch, compare, relative_error
+from cnn_lightning.tools.parity.distance import relative_error
+from cnn_lightning.tools.parity.lockstep import compare
+from cnn_lightning.tools.parity.results import WHOLE
+from cnn_lightning.tools.parity.runner import Batch
 from tests.wrong_torch import Tokens, with_broken_batch_norm, wrong_kernel
 
 
@@ -498,7 +501,7 @@ def test_a_gradient_at_nan_is_undecided() -> None:
 def test_command_says_that_torch_is_wrong(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("cnn_lightning.tools.parity.command._build", lambda wanted: tokens())
+    monkeypatch.setattr("cnn_lightning.tools.parity.subject._build", lambda wanted: tokens())
     size = ("--model.in_channels", "2", "--model.image_size", "8", "--steps", "1", "--data.batch_size", "1")
     code, out, _ = run(capsys, *size, "--json", str(tmp_path / "p.json"), "--png", str(tmp_path / "p.png"))
     assert code == 1

@@ -20,7 +20,8 @@ from cnn_lightning.ops import conv, pool, taps
 from cnn_lightning.ops.fast import chooser, fused
 from cnn_lightning.ops.fast.stage import Stage
 from cnn_lightning.tools.check import check_layer
-from cnn_lightning.tools.parity.lockstep import Parity, compare
+from cnn_lightning.tools.parity.lockstep import compare
+from cnn_lightning.tools.parity.results import Parity
 from tests.test_parity import BIAS, INPUT, SMALL, WEIGHT, Head, batches, digits, plant
 
 CHAIN1, CHAIN2 = "conv1 relu1 pool1 (chain)", "conv2 relu2 pool2 (chain)"

@@ -11,9 +11,9 @@ import pytest
 from cnn_lightning.cli import main
 from cnn_lightning.ops.fast import blocks, tuning
 from cnn_lightning.ops.fast.tuning import TUNING, Tuning, tuned
-from cnn_lightning.tools.benchmark import measure, tune
-from cnn_lightning.tools.benchmark.measure import Timing
+from cnn_lightning.tools.benchmark import timing, tune
 from cnn_lightning.tools.benchmark.tables import amount, trial_table
+from cnn_lightning.tools.benchmark.timing import Timing
 from cnn_lightning.tools.benchmark.tune import Found, Trial, Way
 
 FOLDER = Path(tuning.__file__).parent
@@ -153,7 +153,7 @@ def test_trials_are_of_numbers_that_there_are_and_hold_the_present_choice() -> N
 
 
 def test_each_candidate_runs_with_its_own_number_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "UNTIMED", 1)
+    monkeypatch.setattr(timing, "UNTIMED", 1)
     seen = set()
     note = Trial(
         "chain_images",
@@ -180,7 +180,7 @@ def test_the_command_prints_every_number_and_changes_none(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(measure, "UNTIMED", 1)
+    monkeypatch.setattr(timing, "UNTIMED", 1)
     monkeypatch.setattr(tune, "BURST_SECONDS", 0.0)
     before, threads = tuning.TUNING, blocks.get_num_threads()
     assert main(["benchmark", "--tune", "--rounds", "1", "--threads", "2"]) == 0

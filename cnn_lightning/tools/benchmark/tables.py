@@ -2,12 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
+import torch
 from rich import box
 from rich.table import Table
 
 from cnn_lightning.ops.fast.tuning import TUNING
+from cnn_lightning.tools.benchmark.layers import LayerRow
+from cnn_lightning.tools.benchmark.steps import Setting
+from cnn_lightning.tools.benchmark.timing import Timing
 from cnn_lightning.tools.benchmark.tune import Found
+from cnn_lightning.tools.machine import forced_kernel, machine
+
+Measured = dict[str, Any]
+"""The figures of all measurements, by the name of the measurement."""
 
 BELOW_TUNING = (
     "\n* is the number in cnn_lightning/ops/fast/tuning.py. Nothing was changed. After an edit there the formulas run, "
@@ -29,6 +38,72 @@ def milliseconds(seconds: float) -> str:
     """Seconds as milliseconds, in six characters up to a minute."""
     value = seconds * 1e3
     return f"{value:.3f}" if value < 100 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+def tables(setting: Setting, found: Measured) -> list[Table | str]:
+    """All tables and lines of a measurement."""
+    warning = forced_kernel()
+    return [_step_table(setting, found), layer_table(found["layers"]), *_lines(found), *([warning] if warning else [])]
+
+
+def _step_table(setting: Setting, found: Measured) -> Table:
+    title = f"{setting.net}, batch {setting.batch_size}, milliseconds\n{machine_of(setting)}"
+    table = compact(title, [""], ["step", "±", "/ torch", "forward", "±", "/ torch", "peak MB", "/ torch"])
+    for name, step in found["step"].items():
+        forward, peak = found["forward"][name], found["memory"][name]
+        table.add_row(
+            name,
+            *_cells(step, found["step"]["torch"]),
+            *_cells(forward, found["forward"]["torch"]),
+            f"{peak / 1e6:.1f}",
+            f"{peak / found['memory']['torch']:.2f}",
+        )
+    return table
+
+
+def _cells(timing: Timing, torch_timing: Timing) -> tuple[str, str, str]:
+    return milliseconds(timing.median), f"{timing.spread:.0%}", f"{timing.ratio(torch_timing):.2f}"
+
+
+def layer_table(rows: list[LayerRow]) -> Table:
+    """The times of each layer, and its percentage of the sum."""
+    total = sum(row.forward + row.backward for row in rows)
+    title = "each layer alone on its own input, milliseconds (medians)"
+    columns = ["forward", "/ torch", "backward", "/ torch", "GFLOP/s", "share"]
+    table = compact(title, ["layer", "type"], columns)
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.kind,
+            milliseconds(row.forward),
+            _over(row.forward, row.native_forward),
+            milliseconds(row.backward),
+            _over(row.backward, row.native_backward),
+            f"{row.gflops:.1f}" if row.flops else "",
+            f"{(row.forward + row.backward) / total:.0%}",
+        )
+    return table
+
+
+def _over(a: float, b: float) -> str:
+    return f"{a / b:.2f}" if b > 0 else ""
+
+
+def _lines(found: Measured) -> list[str]:
+    bridge, floor = found["bridge"], found["floor"]
+    step = found["step"]["numpy"].median
+    return [
+        f"bridge: adds {bridge['layers'].ratio(bridge['arrays']) - 1:.1%} to the time of the operations it calls",
+        f"floor: {floor.flops / 1e9:.2f} GFLOP at {floor.peak_flops / 1e9:.0f} GFLOP/s take "
+        f"{floor.flops / floor.peak_flops * 1e3:.3f} ms, {floor.bytes / 1e6:.0f} MB at "
+        f"{floor.bandwidth / 1e9:.1f} GB/s {floor.bytes / floor.bandwidth * 1e3:.3f} ms; "
+        f"the NumPy step is {step / floor.seconds:.1f} times the larger",
+    ]
+
+
+def machine_of(setting: Setting) -> str:
+    """The machine that the figures of a setting belong to."""
+    return machine(setting.threads, torch.cuda.get_device_name() if setting.device == "cuda" else "")
 
 
 def numbers_table() -> Table:

@@ -14,7 +14,7 @@ import numpy as np
 
 from cnn_lightning.ops.fast import activation, blocks, conv, fused, matmul, norm
 from cnn_lightning.ops.fast.tuning import tuned
-from cnn_lightning.tools.benchmark.measure import Tick, Timing, interleave, threads
+from cnn_lightning.tools.benchmark.timing import Tick, Timing, interleave, threads
 
 SECONDS = 36.0
 """All measurements together take about this long at most; on a slow machine with fewer rounds."""

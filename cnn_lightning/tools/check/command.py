@@ -25,8 +25,6 @@ from cnn_lightning.tools.check import CheckReport, check_layer
 from cnn_lightning.train.failures import readable
 from cnn_lightning.train.suggestions import did_you_mean
 
-HELP = "grade a layer of your own"
-
 _NAMED = 12
 _COLORS = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 

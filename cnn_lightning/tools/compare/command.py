@@ -13,7 +13,8 @@ from cnn_lightning.files import PICTURES, expect_writable, written
 from cnn_lightning.notices import tell
 from cnn_lightning.ops.fast import blocks
 from cnn_lightning.tools import parser as parsers
-from cnn_lightning.tools.compare.ways import PLAIN_TORCH, PROGRAMS, Measured, RunError, Setting, measure
+from cnn_lightning.tools.compare.measure import Measured, RunError, measure
+from cnn_lightning.tools.compare.ways import PLAIN_TORCH, PROGRAMS, Setting
 from cnn_lightning.tools.machine import forced_kernel, machine
 
 HELP = "train four ways (plain or Lightning, NumPy or torch) and tabulate what each costs"

@@ -1,29 +1,26 @@
-"""Four ways to train the same network, each measured in a process of its own.
+"""Four ways to train the same network, and what one run of a way measures in its own process.
 
-The module loads nothing but the standard library until a way is run (``python -m cnn_lightning.tools.compare.ways``),
-so that what a process imports, remembers and waits for is the way's own doing.
+``python -m cnn_lightning.tools.compare.ways`` is that process. The module imports only the standard library until a way
+is run, so that imports, memory and waiting time of the process are those of the way.
 """
 
-import ast
 import inspect
 import io
 import json
-import os
-import statistics
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-import tokenize
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 from unittest.mock import patch
+
+PACKAGE = Path(__file__).resolve().parents[2]
+"""The folder of cnn_lightning."""
 
 PLAIN_NUMPY, PLAIN_TORCH = "plain NumPy", "plain torch"
 LIGHTNING_TORCH, LIGHTNING_NUMPY = "Lightning, torch layers", "Lightning, NumPy layers"
@@ -35,9 +32,6 @@ PROGRAMS = {
     LIGHTNING_NUMPY: "cnn_lightning/classifier/module.py",
 }
 """The file of each way that one would read first."""
-
-Tick = Callable[[str, int, int], None]
-"""Told what runs next, how many runs are done, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -71,115 +65,6 @@ class Run:
     functions: dict[str, list[int]]
     backward: str
     gpu: str
-
-
-@dataclass
-class Measured:
-    """The runs of one way, its lines of code by file, and what became of the attempt to use a GPU.
-
-    ``lines`` counts whole files, ``called`` only the functions in them that were called.
-    """
-
-    runs: list[Run] = field(default_factory=list)
-    lines: dict[str, int] = field(default_factory=dict)
-    called: dict[str, int] = field(default_factory=dict)
-    gpu: str = ""
-
-    @property
-    def epoch(self) -> float:
-        """Seconds of an epoch: the median over all but each run's first."""
-        return statistics.median(second for run in self.runs for second in run.epochs[1:] or run.epochs)
-
-    @property
-    def first_batch(self) -> float:
-        """Seconds from the start of the process to the end of the first step, the median of the runs."""
-        return statistics.median(run.first_batch for run in self.runs)
-
-    @property
-    def peak_bytes(self) -> float:
-        """The most memory that the process had, the median of the runs."""
-        return statistics.median(run.peak_bytes for run in self.runs)
-
-    def ratio(self, other: "Measured") -> float:
-        """How many times an epoch of the other: the median over the runs that took turns."""
-        return statistics.median(
-            statistics.median(a.epochs[1:] or a.epochs) / statistics.median(b.epochs[1:] or b.epochs)
-            for a, b in zip(self.runs, other.runs, strict=True)
-        )
-
-
-class RunError(RuntimeError):
-    """A process ended before it had measured anything; the message is its last line."""
-
-
-def measure(setting: Setting, rounds: int, tick: Tick | None = None, ways: Sequence[str] = WAYS) -> dict[str, Measured]:
-    """Every way ``rounds`` times, taking turns; then once to see which functions work, and once on the GPU.
-
-    Raises:
-        RunError: A way that can't be run.
-    """
-    found = {way: Measured() for way in ways}
-    total, done = len(ways) * (rounds + 2), 0
-
-    def next_run(way: str, what: str) -> None:
-        nonlocal done
-        if tick:
-            tick(f"{way}: {what}", done, total)
-        done += 1
-
-    with tempfile.TemporaryDirectory() as folder:
-        setting = replace(setting, weights=str(Path(folder) / "init.npz"))
-        _spawn("", setting)
-        for index in range(rounds):
-            for way in ways:
-                next_run(way, f"run {index + 1}")
-                found[way].runs.append(_spawn(way, setting))
-        for way in ways:
-            next_run(way, "lines of code")
-            functions = _spawn(way, replace(setting, epochs=1, watch=True)).functions
-            for name, starts in functions.items():
-                path = _package().parent / name
-                found[way].lines[name], found[way].called[name] = count_lines(path), count_lines(path, starts)
-            next_run(way, "GPU")
-            found[way].gpu = _try_gpu(way, replace(setting, epochs=2, device="cuda"))
-    return found
-
-
-def _try_gpu(way: str, setting: Setting) -> str:
-    try:
-        run = _spawn(way, setting)
-    except RunError as error:
-        if way == PLAIN_NUMPY:
-            return "no"  # its refusal is about NumPy, whatever the machine has
-        return f"no: {error}" if _sees_gpu() else "not tried: this machine has none"
-    return f"yes, {run.epochs[-1]:.3g} s per epoch{run.gpu}"
-
-
-def _sees_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _spawn(way: str, setting: Setting) -> Run:
-    """Run a way in a process of its own; the empty way only writes the first weights."""
-    text = json.dumps({"way": way, "setting": asdict(setting), "start": time.time()})
-    n = str(setting.threads)
-    threads = {"OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n, "MKL_NUM_THREADS": n, "CNN_LIGHTNING_NUM_THREADS": n}
-    done = subprocess.run(
-        [sys.executable, "-m", "cnn_lightning.tools.compare.ways", text],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **threads},
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RunError(lines[-1])
-    return Run(**json.loads(done.stdout.splitlines()[-1])) if way else Run(0, [], 0, 0, [], {}, "", "")
-
-
-# ---- inside the process
 
 
 class _Witness:
@@ -217,7 +102,7 @@ class _Witness:
 
     def ours(self) -> dict[str, list[int]]:
         """The package's files of which functions were called, and the first lines of those."""
-        home, me = _package(), Path(__file__).resolve()
+        home, me = PACKAGE, Path(__file__).resolve()
         found: dict[str, list[int]] = {}
         for code in self.codes:
             path = Path(code.co_filename).resolve()
@@ -351,43 +236,6 @@ def _packages() -> list[str]:
     loaded = {name.partition(".")[0] for name in sys.modules if name not in _AT_START}
     loaded -= {name.partition(".")[0] for name in _AT_START}
     return sorted({home.lower() for name in loaded for home in homes.get(name, ())} - {"cnn-lightning"})
-
-
-# ---- lines of code
-
-
-def count_lines(path: Path, functions: Collection[int] | None = None) -> int:
-    """Lines of a Python file with code on them: no blank lines, comments or docstrings.
-
-    Args:
-        path: The file.
-        functions: Only lines of the functions that begin on these lines, with their decorators.
-    """
-    source = path.read_text(encoding="utf-8")
-    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in silent:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            lines.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    if functions is not None:
-        lines &= {line for first, last in _functions(tree) if first in functions for line in range(first, last + 1)}
-    return len(lines)
-
-
-def _functions(tree: ast.AST) -> Iterator[tuple[int, int]]:
-    """The first and last line of each function."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            yield first, node.end_lineno or first
-
-
-def _package() -> Path:
-    return Path(__file__).resolve().parents[2]
 
 
 if __name__ == "__main__":

@@ -29,8 +29,6 @@ from cnn_lightning.tools.explain.record import record
 from cnn_lightning.train.run_folder import RUNS
 from cnn_lightning.train.suggestions import did_you_mean
 
-HELP = "one page that shows how a trained network sees a picture"
-
 
 def _parser() -> ArgumentParser:
     parser = parsers.make("explain", __doc__)

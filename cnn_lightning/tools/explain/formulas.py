@@ -10,6 +10,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from cnn_lightning.layers import catalog
 from cnn_lightning.swap import native_type
@@ -22,10 +23,15 @@ class Formulas(NamedTuple):
     backward: list[str]
 
 
+def entry_of(module: nn.Module) -> catalog.Entry | None:
+    """The catalogue's entry of a layer; None for a type that is no layer of ours."""
+    kind = native_type(module)
+    return catalog.entries().get(nn.Linear if kind is NonDynamicallyQuantizableLinear else kind)
+
+
 def of(module: nn.Module) -> Formulas | None:
     """The formulas of a layer with its own stride, padding and so on; None for a type that is no layer of ours."""
-    kind = native_type(module)
-    entry = catalog.entries().get(nn.Linear if kind.__name__ == "NonDynamicallyQuantizableLinear" else kind)
+    entry = entry_of(module)
     if entry is None:
         return None
     forward, backward = (_of_this(module, text).split("\n") for text in entry.page)

@@ -22,6 +22,8 @@ from cnn_lightning.tools.explain.training import Frame
 DEEP = 24
 """From this number of layers on they are folded, and their pictures smaller."""
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -198,7 +200,7 @@ def _pictures(layer: Layer, deep: bool) -> Any:
     )
     if "weight" in layer.parameters:
         for value, what in zip(layer.parameters["weight"], ("weight", "gradient of the weight"), strict=True):
-            name = "filters" if layer.kind.startswith("Conv") else "weights"
+            name = "filters" if isinstance(layer.module, _CONVOLUTIONS) else "weights"
             title = what.replace("weight", name)
             yield title, _weights(value, f"{title[0].upper()}{title[1:]} of {layer.label}", deep)
 

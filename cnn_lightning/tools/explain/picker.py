@@ -7,12 +7,22 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from cnn_lightning.swap import native_type
 from cnn_lightning.tools.explain.record import Layer
 
 BUDGET = 300_000
 """Numbers in a page, about; four bytes each."""
 FIRST = 200_000
 """Numbers that the first convolution may take of it in any case: it sees the picture."""
+
+
+_PICKERS = {
+    nn.Conv2d: ("conv", 4),
+    nn.MaxPool2d: ("pool", 4),
+    nn.Linear: ("linear", 2),
+    nn.CrossEntropyLoss: ("softmax", 2),
+}
+"""The layers that can be picked: the native type -> the picker, and the number of axes of the input."""
 
 
 def numbers(layers: Sequence[Layer]) -> dict[str, dict[str, Any]]:
@@ -32,15 +42,10 @@ def numbers(layers: Sequence[Layer]) -> dict[str, dict[str, Any]]:
 
 def _kind(layer: Layer) -> str | None:
     module: Any = layer.module
-    if layer.kind == "Conv2d" and layer.x.dim() == 4 and module.padding_mode == "zeros":
-        return "conv"
-    if layer.kind == "MaxPool2d" and layer.x.dim() == 4:
-        return "pool"
-    if layer.kind == "Linear" and layer.x.dim() == 2:
-        return "linear"
-    if layer.kind == "CrossEntropyLoss" and layer.x.dim() == 2:
-        return "softmax"
-    return None
+    picker, axes = _PICKERS.get(native_type(layer.module), (None, 0))
+    if layer.x.dim() != axes or (picker == "conv" and module.padding_mode != "zeros"):
+        return None
+    return picker
 
 
 def _entry(layer: Layer, kind: str | None, budget: int) -> dict[str, Any] | None:

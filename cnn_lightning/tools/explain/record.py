@@ -19,6 +19,7 @@ from cnn_lightning.layers import bridge
 from cnn_lightning.ops.fast import blocks
 from cnn_lightning.swap import native_type, swap_layers
 from cnn_lightning.tools.explain import source
+from cnn_lightning.tools.explain.flops import flops
 
 TIMED = 3
 """Repetitions of each layer; the fastest counts, as everything else is another program's doing."""
@@ -191,7 +192,7 @@ def _details(layer: Layer) -> Details:
         min(first for first, _ in times),
         min(second for _, second in times),
         _difference(layer),
-        flops(layer),
+        flops(layer.module, layer.x, layer.y),
         forward_source,
         backward_source,
     )
@@ -234,28 +235,3 @@ def _difference(layer: Layer) -> float | None:
         found.append((grad_x, layer.grad_x))
     found += [(gradient, layer.parameters[name][1]) for name, (_, gradient) in parameters.items()]
     return max((a - b).detach().abs().max().item() if a.numel() else 0.0 for a, b in found)
-
-
-_PER_VALUE = {"BatchNorm1d": 2, "BatchNorm2d": 2, "LayerNorm": 7, "LayerNorm2d": 7, "GroupNorm": 7, "Softmax": 4}
-
-
-def flops(layer: Layer) -> int:
-    """Additions and multiplications of the forward, counted by the formula."""
-    module: Any = layer.module
-    kind, n = layer.kind, layer.y.numel()
-    if kind in ("Conv2d", "Conv1d"):
-        return int(2 * n * module.weight[0].numel())
-    if kind == "ConvTranspose2d":
-        return int(2 * layer.x.numel() * module.weight[0].numel())
-    if kind in ("Linear", "NonDynamicallyQuantizableLinear"):
-        return int(2 * n * module.in_features)
-    if "Adaptive" in kind:
-        return layer.x.numel()
-    if "Pool" in kind:
-        size = module.kernel_size
-        return n * (int(size) ** 2 if isinstance(size, int) else int(torch.tensor(size).prod()))
-    if kind in ("Flatten", "Identity", "Dropout", "Dropout1d", "Dropout2d", "Permute", "StochasticDepth"):
-        return 0
-    if kind == "CrossEntropyLoss":
-        return 4 * layer.x.numel()
-    return n * _PER_VALUE.get(kind, 1)

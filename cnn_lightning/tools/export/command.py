@@ -15,8 +15,6 @@ from cnn_lightning.tools.export.program import TOLERANCE, Format, Unequal, expor
 from cnn_lightning.train.run_folder import RUNS
 from cnn_lightning.train.suggestions import did_you_mean
 
-HELP = "write a trained network as ONNX or as a torch.export program"
-
 
 def _parser() -> ArgumentParser:
     parser = parsers.make("export", __doc__)

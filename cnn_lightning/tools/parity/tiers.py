@@ -1,33 +1,25 @@
-"""The two tiers of NumPy side by side: formulas, and what stands in for them; and which of the two is wrong.
-
-A chain (`layers.fused`) is computed once as it runs and once by its layers' formulas, one after the other, from the
-same input and upstream gradient in float64. torch's layers are the third opinion.
-"""
+"""The two tiers of one layer side by side: its formula and its fast function, and which of them is wrong."""
 
 import math
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnn_lightning.layers import fused
 from cnn_lightning.ops.fast import chooser
 from cnn_lightning.swap import LAYERS, formula_file, native_type
+from cnn_lightning.tools.parity.distance import relative_error
+from cnn_lightning.tools.parity.replay import OWN_ROUNDING, Replay, amplified
+from cnn_lightning.tools.parity.results import Where
+from cnn_lightning.tools.parity.rulings import Rulings
+from cnn_lightning.tools.parity.runner import Call, Place, Runner
 
 TOLERANCE = 1e-9
 """The relative error beyond which the tiers differ, in float64."""
 
-Where = tuple[int, ...]
-Error = Callable[[Tensor, Tensor, float], tuple[float, Where]]
-"""Of a found and an expected tensor, with the least size of the expected one: the relative error, and where."""
-_Key = tuple[int, str]
-"""A stage of a chain, and "output", "input" (its gradient), "weight" or "bias"."""
-_Way = Literal["fast", "formula", "torch"]
-_STAGE = 3
 _NEARER = 10.0
+"""torch's result agrees with one tier against the other where it is this many times nearer to it."""
 _OURS = frozenset(LAYERS.values())
 
 
@@ -41,175 +33,87 @@ def tier(module: nn.Module) -> str:
 
 
 def wrong(of_fast: float, of_formula: float, name: str) -> str:
-    """Who is wrong where two tiers differ, by their distances from torch: ``name``, "formula", or one of them."""
+    """Which of two tiers is wrong, by their errors against torch: ``name``, "formula", or "formula or name"."""
     if _NEARER * of_formula < of_fast:
         return name
     return "formula" if _NEARER * of_fast < of_formula else f"formula or {name}"
 
 
-def bare(module: nn.Module, kind: type[nn.Module], parameters: dict[str, Tensor | None]) -> Any:
-    """The module as one of class ``kind``, without hooks, with other parameters; its buffers are the module's own."""
-    copied: Any = object.__new__(kind)
-    copied.__dict__ = dict(module.__dict__) | {"_backward_hooks": {}}
-    for key in [key for key in copied.__dict__ if key.endswith(("_hooks", "_hooks_with_kwargs"))]:
-        copied.__dict__[key] = type(module.__dict__[key])() if key in module.__dict__ else {}
-    copied._parameters = parameters
-    return copied
-
-
 @dataclass(frozen=True)
-class Difference:
-    """One result of a chain against that of its formulas, each with its own distance from torch.
+class Apart:
+    """The error between two tiers in one result, the tier at fault, and the error of each against torch in float64."""
 
-    ``verdict`` is ``equal``, ``flip`` (inputs of a ReLU or max-pool so nearly tied that rounding chose), ``fault`` or
-    ``follows`` (a fault of another stage); ``of`` says what is at fault: ``chain`` or ``formula``.
-    """
-
-    layer: str
-    what: str
-    error: float
-    where: Where
-    of_formula: float
-    of_chain: float
-    verdict: str
+    error: float = math.nan
+    where: Where = ()
     of: str = ""
+    why: str = ""
+    of_formula: float = math.nan
+    of_fast: float = math.nan
 
 
-@dataclass(frozen=True)
-class Chain:
-    """Layers that are computed as one, with the input and the upstream gradient that they had."""
+class Tiers:
+    """Compares the tiers in the calls of ``other``, the copy under test."""
 
-    names: Sequence[str]
-    modules: Sequence[nn.Module]
-    x: Tensor
-    upstream: Tensor | None = None
+    def __init__(self, other: Runner, tolerance: float, rulings: Rulings) -> None:
+        self.other, self.tolerance, self.rulings = other, tolerance, rulings
+        self.names = {name: tier(module) for name, module in other.named()}
+        """The tier of each layer."""
+        self._apart: dict[Any, Apart] = {}
 
-    def differences(self, error: Error, floor: float) -> list[Difference]:
-        """Each result of the chain against that of the formulas; a fault is named by its stage."""
-        rows = self._rows(error, floor)
-        if all(row.verdict == "equal" for row in rows):
-            return rows
-        if self._differ_by_ties_alone(error, floor):
-            return [row if row.verdict == "equal" else replace(row, verdict="flip") for row in rows]
-        follow = [row if row.verdict == "equal" else replace(row, verdict="follows") for row in rows]
-        wrongs = {(row.layer, row.what) for row in rows if row.verdict != "equal"}
-        faults = self._faults(error, floor, wrongs) or [
-            replace(row, layer=_joined(self.names)) for row in rows if row.of
-        ]
-        named = {(row.layer, row.what) for row in faults}
-        return faults + [row for row in follow if (row.layer, row.what) not in named]
+    def step(self, floor: float) -> None:
+        """Compare all calls of this step that fast functions ran, in float64; ``floor`` is that of gradients there."""
+        self._apart.clear()
+        for call in self.other.calls:
+            if self.names[call.name] == "fast":
+                self._apart |= self._compared(call, torch.float64, floor)
 
-    def _faults(self, error: Error, floor: float, wrongs: Container[tuple[str, str]]) -> list[Difference]:
-        """Of the first stage whose output is wrong, or else of the last that makes wrong gradients of right ones.
+    def apart(self, call: Call, place: Place | None) -> Apart:
+        """The error between the tiers in a result; of a parameter that several calls use, the largest."""
+        if place is None:
+            return Apart()
+        found = [self._apart.get((id(user), place[0], key), Apart()) for user, key in self.other.users(call, place)]
+        return max(found, key=lambda each: (bool(each.of), -1.0 if math.isnan(each.error) else each.error))
 
-        Only of results that are wrong in the whole chain, too, and of what goes from one stage to the next.
-        """
-        ends = range(_STAGE, len(self.modules) + 1, _STAGE)
-        for end in ends:
-            forward = Chain(self.names[:end], self.modules[:end], self.x)
-            rows = [row for row in forward._rows(error, floor) if row.verdict != "equal"]
-            if rows:
-                return rows
-        for end in reversed(ends):
-            start = end - _STAGE
-            x, _ = Chain(self.names[:start], self.modules[:start], self.x)._forward("formula")
-            behind = Chain(self.names[start:], self.modules[start:], x.detach(), self.upstream)
-            here = _joined(self.names[start:end])
-            rows = [
-                row
-                for row in behind._rows(error, floor)
-                if row.layer == here and row.verdict != "equal"
-                if (here, row.what) in wrongs or (start and row.what == "gradient of input")
-            ]
-            if rows:
-                return rows
-        return []
+    def of_own_dtype(self, call: Call, place: Place | None, floor: float) -> str:
+        """The tier at fault in the precision of the run, where both tiers agree in float64."""
+        dtype = self.other.dtype
+        if place is None or dtype == torch.float64:
+            return ""
+        users = self.other.users(call, place)
+        found = [self._compared(user, dtype, floor).get((id(user), place[0], key)) for user, key in users]
+        return next((each.of for each in found if each is not None and each.of), "")
 
-    def _rows(self, error: Error, floor: float) -> list[Difference]:
-        found, formula = self.results("fast"), self.results("formula")
-        errors = {}
-        for key, value in found.items():
-            errors[key] = error(value, formula[key], 0.0 if key[1] == "output" else floor)
-        wrongs = {key for key, (off, _) in errors.items() if not off <= TOLERANCE}
-        native = self.results("torch") if wrongs else formula
-        rows = []
-        for key, (off, where) in errors.items():
-            stage, kind = key
-            least = 0.0 if kind == "output" else floor
-            of_formula, of_chain = (error(each[key], native[key], least)[0] for each in (formula, found))
-            names = self.names[_STAGE * stage : _STAGE * (stage + 1)]
-            what = {"output": "output", "input": "gradient of input"}.get(kind, f"gradient of {names[0]}.{kind}")
-            who = wrong(of_chain, of_formula, "chain") if key in wrongs else ""
-            verdict = "fault" if who else "equal"
-            rows.append(Difference(_joined(names), what, off, where, of_formula, of_chain, verdict, who))
-        return rows
-
-    def _differ_by_ties_alone(self, error: Error, floor: float) -> bool:
-        """Whether the tiers agree a little beside the point, and also where no sum is rounded, so that ties are ties.
-
-        Between patches that are equal rounding alone chooses the larger, in each tier in its own way.
-        """
-        if not torch.isfinite(self.x).all():
-            return False
-        noise = torch.randn(self.x.shape, generator=torch.Generator().manual_seed(29), dtype=torch.float64)
-        moved = replace(self, x=self.x + 1e-3 * self.x.abs().max().clamp(min=1e-3) * noise.to(self.x.device))
-        rounded = [
-            bare(module, type(module), {key: _few_digits(value) for key, value in module._parameters.items()})
-            for module in self.modules
-        ]
-        exact = replace(self, x=_few_digits(self.x), modules=rounded)
-        return all(row.verdict == "equal" for chain in (moved, exact) for row in chain._rows(error, floor))
-
-    def results(self, way: _Way) -> dict[_Key, Tensor]:
-        """The output and, where there is an upstream gradient, all gradients, by the chain, by formulas or by torch."""
-        last = len(self.modules) // _STAGE - 1
-        y, leaves = self._forward(way)
-        found = {(last, "output"): y.detach()}
-        if self.upstream is not None:
-            with _tier_of(way):
-                gradients = torch.autograd.grad(y, list(leaves.values()), self.upstream.to(y))
-            found |= dict(zip(leaves, gradients, strict=True))
+    def _compared(self, call: Call, dtype: torch.dtype, floor_of_gradients: float) -> dict[Any, Apart]:
+        """Every result of a call: the error between its tiers, and which is wrong where they differ."""
+        kind, exact = type(call.module), dtype == torch.float64
+        fast, formula = (Replay(call, kind, dtype, formulas=formulas) for formulas in (False, True))
+        places: list[Place] = [("outputs", index) for index in range(len(fast.alone.outputs))]
+        places += [("after", key) for key in fast.alone.after]
+        places += [("parameter" if isinstance(key, str) else "grad_inputs", key) for key in fast.point]
+        found = {}
+        for place in places:
+            a, b = fast.alone.get(*place), formula.alone.get(*place)
+            if a is None or b is None:
+                continue
+            floor = floor_of_gradients if place[0] in ("parameter", "grad_inputs") else 0.0
+            error, where = relative_error(a, b, floor)
+            of, why, offs = "", "", (math.nan, math.nan)
+            if not error <= (TOLERANCE if exact else self.tolerance):
+                rounding = amplified(fast, *place, floor, torch.float32) if exact else 0.0
+                if not error <= OWN_ROUNDING * rounding * torch.finfo(dtype).eps / torch.finfo(torch.float32).eps:
+                    of, why, offs = self._blame(call, place, a, b, floor)
+            found[id(call), *place] = Apart(error, where, of, why, *offs)
         return found
 
-    def _forward(self, way: _Way) -> tuple[Tensor, dict[_Key, Tensor]]:
-        """The output, and the leaves of its graph from the last one to the input."""
-        copies, leaves = [], {(0, "input"): self.x.double().contiguous().clone().requires_grad_()}
-        for place, module in enumerate(self.modules):
-            own: dict[str, Tensor | None] = {}
-            for key, value in module._parameters.items():
-                own[key] = None if value is None else value.detach().double().clone().requires_grad_()
-            copies.append(bare(module, native_type(module) if way == "torch" else type(module), own))
-            leaves = {(place // _STAGE, key): value for key, value in own.items() if value is not None} | leaves
-        with torch.enable_grad(), _tier_of(way):
-            return fused.run(copies, leaves[0, "input"]), leaves
-
-
-def chains_in(calls: Sequence[Any], groups: Sequence[Sequence[str]]) -> Iterator[Chain]:
-    """The chains of the calls of a network's layers (``name``, ``module``, ``arguments``, ``grad_outputs``)."""
-    names = [call.name for call in calls]
-    start = 0
-    while start < len(calls):
-        group = next((group for group in groups if names[start : start + len(group)] == list(group)), None)
-        if group is None:
-            start += 1
-            continue
-        members = calls[start : start + len(group)]
-        yield Chain(group, [call.module for call in members], members[0].arguments[0], members[-1].grad_outputs.get(0))
-        start += len(group)
-
-
-def _tier_of(way: _Way) -> Any:
-    return chooser.fast(False) if way == "formula" else nullcontext()
-
-
-def _few_digits(x: Tensor | None) -> Any:
-    """``x`` rounded to a few binary digits: sums of products of such numbers are exact in float64."""
-    if x is None or not x.numel():
-        return x
-    x = x.detach().double()
-    unit = 2.0 ** (math.floor(math.log2(x.abs().max().clamp(min=1e-30).item())) - 6)
-    return (x / unit).round() * unit
-
-
-def _joined(names: Sequence[str]) -> str:
-    return f"{' '.join(names)} (chain)"
+    def _blame(
+        self, call: Call, place: Place, fast: Tensor, formula: Tensor, floor: float
+    ) -> tuple[str, str, tuple[float, float]]:
+        """The tier that torch's float64 result disagrees with, the reason, and the error of each against torch."""
+        native = self.rulings.replays.get(call, native_type(call.module), torch.float64)
+        third = None if native is None else native.alone.get(*place)
+        if third is None:
+            return "formula or fast function", "torch has no third result", (math.nan, math.nan)
+        of_formula, of_fast = (relative_error(value, third, floor)[0] for value in (formula, fast))
+        of = wrong(of_fast, of_formula, "fast function")
+        agrees = {"formula": "the fast function", "fast function": "the formula"}.get(of, "neither")
+        return of, f"of three float64 results torch's agrees with {agrees}", (of_formula, of_fast)

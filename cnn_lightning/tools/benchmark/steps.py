@@ -1,0 +1,117 @@
+"""A whole training step: the network, its implementations, and the time of each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cnn_lightning import layers
+from cnn_lightning.model import build_net
+from cnn_lightning.ops.fast import chooser
+from cnn_lightning.swap import swap_layers
+from cnn_lightning.tools.benchmark.timing import Tick, Timing, interleave
+
+IMPLEMENTATIONS = ("numpy", "numpy formulas", "torch", "torch channels_last", "torch.compile")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured: a network as `build_net` takes it, a batch, and the number of threads of both libraries."""
+
+    net: str = "simple_cnn"
+    batch_size: int = 64
+    in_channels: int = 1
+    image_size: int = 28
+    num_classes: int = 10
+    channels: tuple[int, ...] = (16, 32)
+    hidden: int = 128
+    threads: int = 1
+    device: str = "cpu"
+
+    def network(self) -> torch.nn.Module:
+        """The network in training mode, with the same weights at every call."""
+        torch.manual_seed(0)
+        net = build_net(
+            self.net,
+            num_classes=self.num_classes,
+            in_channels=self.in_channels,
+            image_size=self.image_size,
+            channels=self.channels,
+            hidden=self.hidden,
+        )
+        return net.train().to(self.device)
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Random images and labels."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.batch_size, self.in_channels, self.image_size, self.image_size)
+        images = torch.randn(shape, generator=generator)
+        labels = torch.randint(self.num_classes, (self.batch_size,), generator=generator)
+        return images.to(self.device), labels.to(self.device)
+
+
+@dataclass
+class Contender:
+    """One implementation of the network with its loss, optimizer and batch."""
+
+    net: torch.nn.Module
+    loss: torch.nn.Module
+    images: Tensor
+    labels: Tensor
+    optimizer: torch.optim.Optimizer
+    fast: bool = True
+
+    @classmethod
+    def make(cls, implementation: str, setting: Setting) -> "Contender":
+        """The network of ``setting`` in one of `IMPLEMENTATIONS`."""
+        net, (images, labels) = setting.network(), setting.batch()
+        loss: torch.nn.Module = torch.nn.CrossEntropyLoss()
+        if implementation in ("numpy", "numpy formulas"):
+            swap_layers(net, "numpy")
+            loss = layers.CrossEntropyLoss()
+        elif implementation == "torch channels_last":
+            net = net.to(memory_format=torch.channels_last)
+            images = images.contiguous(memory_format=torch.channels_last)
+        elif implementation == "torch.compile":
+            net.compile()
+        elif implementation != "torch":
+            raise ValueError(f"implementation: expected one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
+        optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+        return cls(net, loss, images, labels, optimizer, fast=implementation != "numpy formulas")
+
+    def step(self) -> None:
+        """zero_grad, forward, loss, backward, SGD."""
+        self.optimizer.zero_grad()
+        self.backward()
+        self.optimizer.step()
+
+    def backward(self) -> None:
+        """Forward, loss and backward."""
+        with chooser.fast(self.fast):
+            outputs = self.net(self.images)
+            # Networks with auxiliary heads return a named tuple whose first entry is the prediction.
+            self.loss(outputs[0] if isinstance(outputs, tuple) else outputs, self.labels).backward()
+
+    def forward(self) -> None:
+        """The prediction alone, without a graph."""
+        with torch.no_grad(), chooser.fast(self.fast):
+            self.net(self.images)
+
+
+def measure_steps(
+    setting: Setting, implementations: Sequence[str], rounds: int, tick: Tick | None = None
+) -> dict[str, dict[str, Timing]]:
+    """Training step and forward of each implementation: ``{"step": {name: Timing}, "forward": {...}}``."""
+    contenders = {name: Contender.make(name, setting) for name in implementations}
+    cuda = setting.device.startswith("cuda")
+    return {
+        kind: interleave(
+            {name: getattr(contender, kind) for name, contender in contenders.items()},
+            rounds,
+            name=kind,
+            tick=tick,
+            cuda=cuda,
+        )
+        for kind in ("step", "forward")
+    }
