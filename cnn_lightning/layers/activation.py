@@ -69,6 +69,7 @@ class ReLUFunction(torch.autograd.Function):
         r"y = \max(x, 0)",
         r"\d{x} = g \text{ where } x > 0 \text{, else } 0",
     ),
+    memory=catalog.same_order(relu=0, relu_backward=1),
     flops=None,
 )
 class ReLU(Layer, torch.nn.ReLU):
@@ -105,6 +106,7 @@ class ReLU6Function(torch.autograd.Function):
         r"y = \min(\max(x, 0), 6)",
         r"\d{x} = g \text{ where } 0 < x < 6 \text{, else } 0",
     ),
+    memory=catalog.same_order(relu6=0, relu6_backward=0),
     flops=None,
 )
 class ReLU6(Layer, torch.nn.ReLU6):
@@ -150,6 +152,7 @@ class LeakyReLUFunction(torch.autograd.Function):
         r"y = \max(x, 0) + a \min(x, 0)",
         r"\d{x} = g \text{ where } x > 0 \text{, else } a g",
     ),
+    memory=catalog.same_order(leaky_relu=0, leaky_relu_backward=1),
     flops=None,
 )
 class LeakyReLU(Layer, torch.nn.LeakyReLU):
@@ -188,6 +191,7 @@ class PReLUFunction(torch.autograd.Function):
         "\n"
         r"\d{a_c} = \sum g \min(x, 0)",
     ),
+    memory=catalog.same_order(prelu=0, prelu_backward=1),
     flops=None,
 )
 class PReLU(Layer, torch.nn.PReLU):
@@ -229,6 +233,7 @@ class ELUFunction(torch.autograd.Function):
         r"y = x \text{ where } x > 0 \text{, else } a (e^x - 1)",
         r"\d{x} = g \text{ where } x > 0 \text{, else } a e^x g",
     ),
+    memory=catalog.same_order(elu=0, elu_backward=0, elu_backward_from_output=0),
     flops=None,
 )
 class ELU(Layer, torch.nn.ELU):
@@ -266,6 +271,7 @@ class GELUFunction(torch.autograd.Function):
         r"y = x Φ(x)",
         r"\d{x} = g (Φ(x) + x φ(x))",
     ),
+    memory=catalog.same_order(gelu=0, gelu_backward=1),
     flops=None,
 )
 class GELU(Layer, torch.nn.GELU):
@@ -304,6 +310,7 @@ class SiLUFunction(torch.autograd.Function):
         r"σ(x) = \frac{1}{1 + e^{-x}}",
         r"\d{x} = g σ(x) (1 + x (1 - σ(x)))",
     ),
+    memory=catalog.same_order(silu=0, silu_backward=0),
     flops=None,
 )
 class SiLU(Layer, torch.nn.SiLU):
@@ -340,6 +347,7 @@ class MishFunction(torch.autograd.Function):
         r"y = x \tanh(\ln(1 + e^x))",
         r"\d{x} = g (t + x (1 - t^2) σ(x)) \text{, where } t = \tanh(\ln(1 + e^x))",
     ),
+    memory=catalog.same_order(mish=0, mish_backward=0),
     flops=None,
 )
 class Mish(Layer, torch.nn.Mish):
@@ -384,6 +392,7 @@ class SoftplusFunction(torch.autograd.Function):
         r"y = \frac{1}{β} \ln(1 + e^{β x})",
         r"\d{x} = g σ(β x)",
     ),
+    memory=catalog.same_order(softplus=0, softplus_backward=0),
     flops=None,
 )
 class Softplus(Layer, torch.nn.Softplus):
@@ -420,6 +429,7 @@ class HardswishFunction(torch.autograd.Function):
         r"y = \frac{1}{6} x \min(\max(x + 3, 0), 6)",
         r"\d{x} = g \frac{2 x + 3}{6} \text{ where } |x| < 3 \text{; } g \text{ above, } 0 \text{ below}",
     ),
+    memory=catalog.same_order(hardswish=0, hardswish_backward=1),
     flops=None,
 )
 class Hardswish(Layer, torch.nn.Hardswish):
@@ -456,6 +466,7 @@ class HardsigmoidFunction(torch.autograd.Function):
         r"y = \frac{1}{6} \min(\max(x + 3, 0), 6)",
         r"\d{x} = \frac{g}{6} \text{ where } |x| < 3 \text{, else } 0",
     ),
+    memory=catalog.same_order(hardsigmoid=0, hardsigmoid_backward=0),
     flops=None,
 )
 class Hardsigmoid(Layer, torch.nn.Hardsigmoid):
@@ -493,6 +504,7 @@ class SigmoidFunction(torch.autograd.Function):
         r"y = \frac{1}{1 + e^{-x}}",
         r"\d{x} = g y (1 - y)",
     ),
+    memory=catalog.same_order(sigmoid=0, sigmoid_backward=0),
     flops=None,
 )
 class Sigmoid(Layer, torch.nn.Sigmoid):
@@ -530,6 +542,7 @@ class TanhFunction(torch.autograd.Function):
         r"y = \tanh(x)",
         r"\d{x} = g (1 - y^2)",
     ),
+    memory=catalog.same_order(tanh=0, tanh_backward=0),
     flops=None,
 )
 class Tanh(Layer, torch.nn.Tanh):

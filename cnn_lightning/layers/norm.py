@@ -143,6 +143,7 @@ LAYER_NORM = (
     kinks=(),
     choices=None,
     page=BATCH_NORM,
+    memory=catalog.channels_last(batch_norm=0, batch_norm_backward=1, batch_norm_backward_part=1),
     flops=None,
 )
 class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
@@ -160,6 +161,7 @@ class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
     kinks=(),
     choices=None,
     page=BATCH_NORM,
+    memory=catalog.channels_last(batch_norm=0, batch_norm_backward=1, batch_norm_backward_part=1),
     flops=None,
 )
 class BatchNorm2d(Layer, torch.nn.BatchNorm2d):
@@ -262,6 +264,7 @@ def _average(running: Tensor, new: Tensor, factor: float, correction: float) -> 
     kinks=(),
     choices=None,
     page=LAYER_NORM,
+    memory={},
     flops=None,
 )
 class LayerNorm(Layer, torch.nn.LayerNorm):
@@ -286,6 +289,7 @@ class LayerNorm(Layer, torch.nn.LayerNorm):
     kinks=(),
     choices=None,
     page=LAYER_NORM,
+    memory={},
     flops=None,
 )
 class LayerNorm2d(Layer, convnext.LayerNorm2d):  # type: ignore[misc]
@@ -318,6 +322,7 @@ class LayerNorm2d(Layer, convnext.LayerNorm2d):  # type: ignore[misc]
     kinks=(),
     choices=None,
     page=LAYER_NORM,
+    memory=catalog.channels_last(group_norm=0, group_norm_backward=1),
     flops=None,
 )
 class GroupNorm(Layer, torch.nn.GroupNorm):
