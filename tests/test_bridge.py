@@ -189,6 +189,10 @@ def test_nested_listeners_all_hear_and_the_same_one_may_listen_twice() -> None:
         with bridge.watch(outer):
             bridge.call(total, torch.ones(2))
         bridge.call(add, torch.ones(2), None)
+        with bridge.watch(inner):
+            with bridge.watch(outer):
+                pass
+            assert listeners.current == (outer, inner)
     order = ["outer", "inner"]
     expected = [(name, method, "double") for method in METHODS[:2] for name in order]
     expected += [(name, method, "double") for method in METHODS[2:] for name in reversed(order)]

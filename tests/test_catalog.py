@@ -23,6 +23,7 @@ FIELDS: dict[str, Any] = {
     "kinks": (),
     "choices": None,
     "page": ("y = x", "g"),
+    "memory": {},
     "flops": None,
 }
 
@@ -63,3 +64,12 @@ def test_what_is_entered_is_there(entry: catalog.Entry) -> None:
     homes = (nn.functional, torch, torch.Tensor)
     assert all(any(hasattr(home, name) for home in homes) for name in entry.functions)
     assert all(entry.page)
+    named = {name for functions in chooser.formulas().values() for name in functions}
+    assert named >= set(entry.memory)
+
+
+def test_layers_that_share_a_formula_agree_on_its_memory() -> None:
+    every = [pair for entry in catalog.entries().values() for pair in entry.memory.items()]
+    assert dict(every) == dict(reversed(every))
+    assert all(catalog.memory_of(name) == memory for name, memory in every)
+    assert catalog.memory_of("linear") is None

@@ -76,6 +76,7 @@ class ReLUFunction(torch.autograd.Function):
         r"y = \max(x, 0)",
         r"\d{x} = g \text{ where } x > 0 \text{, else } 0",
     ),
+    memory=catalog.same_order(relu=0, relu_backward=1),
     flops=None,
 )
 class ReLU(Layer, torch.nn.ReLU):
@@ -112,6 +113,7 @@ class ReLU6Function(torch.autograd.Function):
         r"y = \min(\max(x, 0), 6)",
         r"\d{x} = g \text{ where } 0 < x < 6 \text{, else } 0",
     ),
+    memory=catalog.same_order(relu6=0, relu6_backward=0),
     flops=None,
 )
 class ReLU6(Layer, torch.nn.ReLU6):
@@ -150,6 +152,7 @@ class HardtanhFunction(torch.autograd.Function):
         r"y = \min(\max(x, a), b)",
         r"\d{x} = g \text{ where } a < x < b \text{, else } 0",
     ),
+    memory=catalog.same_order(hardtanh=0, hardtanh_backward=0),
     flops=None,
 )
 class Hardtanh(Layer, torch.nn.Hardtanh):
@@ -190,6 +193,7 @@ class ThresholdFunction(torch.autograd.Function):
         r"y = x \text{ where } x > t \text{, else } v",
         r"\d{x} = g \text{ where } x > t \text{, else } 0",
     ),
+    memory=catalog.same_order(threshold=0, threshold_backward=1),
     flops=None,
 )
 class Threshold(Layer, torch.nn.Threshold):
@@ -236,6 +240,7 @@ class LeakyReLUFunction(torch.autograd.Function):
         r"y = \max(x, 0) + a \min(x, 0)",
         r"\d{x} = g \text{ where } x > 0 \text{, else } a g",
     ),
+    memory=catalog.same_order(leaky_relu=0, leaky_relu_backward=1),
     flops=None,
 )
 class LeakyReLU(Layer, torch.nn.LeakyReLU):
@@ -274,6 +279,7 @@ class PReLUFunction(torch.autograd.Function):
         "\n"
         r"\d{a_c} = \sum g \min(x, 0)",
     ),
+    memory=catalog.same_order(prelu=0, prelu_backward=1),
     flops=None,
 )
 class PReLU(Layer, torch.nn.PReLU):
@@ -315,6 +321,7 @@ class ELUFunction(torch.autograd.Function):
         r"y = x \text{ where } x > 0 \text{, else } a (e^x - 1)",
         r"\d{x} = g \text{ where } x > 0 \text{, else } a e^x g",
     ),
+    memory=catalog.same_order(elu=0, elu_backward=0, elu_backward_from_output=0),
     flops=None,
 )
 class ELU(Layer, torch.nn.ELU):
@@ -354,6 +361,7 @@ class SELUFunction(torch.autograd.Function):
         r"y = s x \text{ where } x > 0 \text{, else } s a (e^x - 1)",
         r"\d{x} = s g \text{ where } x > 0 \text{, else } s a e^x g",
     ),
+    memory=catalog.same_order(selu=0, selu_backward=0, selu_backward_from_output=0),
     flops=None,
 )
 class SELU(Layer, torch.nn.SELU):
@@ -395,6 +403,7 @@ class CELUFunction(torch.autograd.Function):
         r"y = x \text{ where } x > 0 \text{, else } a (e^{x / a} - 1)",
         r"\d{x} = g \text{ where } x > 0 \text{, else } e^{x / a} g",
     ),
+    memory=catalog.same_order(celu=0, celu_backward=0, celu_backward_from_output=0),
     flops=None,
 )
 class CELU(Layer, torch.nn.CELU):
@@ -432,6 +441,7 @@ class GELUFunction(torch.autograd.Function):
         r"y = x Φ(x)",
         r"\d{x} = g (Φ(x) + x φ(x))",
     ),
+    memory=catalog.same_order(gelu=0, gelu_backward=1),
     flops=None,
 )
 class GELU(Layer, torch.nn.GELU):
@@ -470,6 +480,7 @@ class SiLUFunction(torch.autograd.Function):
         r"σ(x) = \frac{1}{1 + e^{-x}}",
         r"\d{x} = g σ(x) (1 + x (1 - σ(x)))",
     ),
+    memory=catalog.same_order(silu=0, silu_backward=0),
     flops=None,
 )
 class SiLU(Layer, torch.nn.SiLU):
@@ -506,6 +517,7 @@ class MishFunction(torch.autograd.Function):
         r"y = x \tanh(\ln(1 + e^x))",
         r"\d{x} = g (t + x (1 - t^2) σ(x)) \text{, where } t = \tanh(\ln(1 + e^x))",
     ),
+    memory=catalog.same_order(mish=0, mish_backward=0),
     flops=None,
 )
 class Mish(Layer, torch.nn.Mish):
@@ -550,6 +562,7 @@ class SoftplusFunction(torch.autograd.Function):
         r"y = \frac{1}{β} \ln(1 + e^{β x})",
         r"\d{x} = g σ(β x)",
     ),
+    memory=catalog.same_order(softplus=0, softplus_backward=0),
     flops=None,
 )
 class Softplus(Layer, torch.nn.Softplus):
@@ -586,6 +599,7 @@ class HardswishFunction(torch.autograd.Function):
         r"y = \frac{1}{6} x \min(\max(x + 3, 0), 6)",
         r"\d{x} = g \frac{2 x + 3}{6} \text{ where } |x| < 3 \text{; } g \text{ above, } 0 \text{ below}",
     ),
+    memory=catalog.same_order(hardswish=0, hardswish_backward=1),
     flops=None,
 )
 class Hardswish(Layer, torch.nn.Hardswish):
@@ -622,6 +636,7 @@ class HardsigmoidFunction(torch.autograd.Function):
         r"y = \frac{1}{6} \min(\max(x + 3, 0), 6)",
         r"\d{x} = \frac{g}{6} \text{ where } |x| < 3 \text{, else } 0",
     ),
+    memory=catalog.same_order(hardsigmoid=0, hardsigmoid_backward=0),
     flops=None,
 )
 class Hardsigmoid(Layer, torch.nn.Hardsigmoid):
@@ -659,6 +674,7 @@ class SigmoidFunction(torch.autograd.Function):
         r"y = \frac{1}{1 + e^{-x}}",
         r"\d{x} = g y (1 - y)",
     ),
+    memory=catalog.same_order(sigmoid=0, sigmoid_backward=0),
     flops=None,
 )
 class Sigmoid(Layer, torch.nn.Sigmoid):
@@ -695,6 +711,7 @@ class LogSigmoidFunction(torch.autograd.Function):
         r"y = \ln(\frac{1}{1 + e^{-x}})",
         r"\d{x} = \frac{g}{1 + e^x}",
     ),
+    memory=catalog.same_order(logsigmoid_backward=0),
     flops=None,
 )
 class LogSigmoid(Layer, torch.nn.LogSigmoid):
@@ -731,6 +748,7 @@ class SoftsignFunction(torch.autograd.Function):
         r"y = \frac{x}{1 + |x|}",
         r"\d{x} = \frac{g}{(1 + |x|)^2}",
     ),
+    memory=catalog.same_order(softsign=0, softsign_backward=0),
     flops=None,
 )
 class Softsign(Layer, torch.nn.Softsign):
@@ -771,6 +789,7 @@ class TanhFunction(torch.autograd.Function):
         r"y = \tanh(x)",
         r"\d{x} = g (1 - y^2)",
     ),
+    memory=catalog.same_order(tanh=0, tanh_backward=0),
     flops=None,
 )
 class Tanh(Layer, torch.nn.Tanh):
@@ -810,6 +829,7 @@ class GLUFunction(torch.autograd.Function):
         "\n"
         r"\d{b} = g a σ(b) (1 - σ(b))",
     ),
+    memory=catalog.same_order(glu=0, glu_backward=1),
     flops=None,
 )
 class GLU(Layer, torch.nn.GLU):

@@ -162,6 +162,7 @@ LAYER_NORM = (
     kinks=(),
     choices=None,
     page=BATCH_NORM,
+    memory=catalog.channels_last(batch_norm=0, batch_norm_backward=1, batch_norm_backward_part=1),
     flops=None,
 )
 class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
@@ -179,6 +180,7 @@ class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
     kinks=(),
     choices=None,
     page=BATCH_NORM,
+    memory=catalog.channels_last(batch_norm=0, batch_norm_backward=1, batch_norm_backward_part=1),
     flops=None,
 )
 class BatchNorm2d(Layer, torch.nn.BatchNorm2d):
@@ -281,6 +283,7 @@ def _average(running: Tensor, new: Tensor, factor: float, correction: float) -> 
     kinks=(),
     choices=None,
     page=LAYER_NORM,
+    memory={},
     flops=None,
 )
 class LayerNorm(Layer, torch.nn.LayerNorm):
@@ -305,6 +308,7 @@ class LayerNorm(Layer, torch.nn.LayerNorm):
     kinks=(),
     choices=None,
     page=LAYER_NORM,
+    memory={},
     flops=None,
 )
 class LayerNorm2d(Layer, convnext.LayerNorm2d):  # type: ignore[misc]
@@ -337,6 +341,7 @@ class LayerNorm2d(Layer, convnext.LayerNorm2d):  # type: ignore[misc]
     kinks=(),
     choices=None,
     page=LAYER_NORM,
+    memory=catalog.channels_last(group_norm=0, group_norm_backward=1),
     flops=None,
 )
 class GroupNorm(Layer, torch.nn.GroupNorm):
@@ -370,6 +375,7 @@ class GroupNorm(Layer, torch.nn.GroupNorm):
     kinks=(),
     choices=None,
     page=LAYER_NORM,
+    memory=catalog.channels_last(instance_norm=0, instance_norm_backward=1),
     flops=None,
 )
 class InstanceNorm1d(Layer, torch.nn.InstanceNorm1d):
@@ -387,6 +393,7 @@ class InstanceNorm1d(Layer, torch.nn.InstanceNorm1d):
     kinks=(),
     choices=None,
     page=LAYER_NORM,
+    memory=catalog.channels_last(instance_norm=0, instance_norm_backward=1),
     flops=None,
 )
 class InstanceNorm2d(Layer, torch.nn.InstanceNorm2d):
