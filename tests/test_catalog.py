@@ -15,6 +15,7 @@ import cnn_lightning
 from cnn_lightning import layers
 from cnn_lightning.layers import catalog
 from cnn_lightning.ops.fast import chooser
+from tests.cases import load
 
 FIELDS: dict[str, Any] = {
     "native": nn.Hardshrink,
@@ -55,6 +56,14 @@ def test_a_layer_that_is_not_entered_is_named_at_import(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("expected @catalog.layer above each class, found none above ['Mine']")
+
+
+def test_every_layer_has_a_row() -> None:
+    rows = {case.native: case.layer for case in load()}
+    without = [entry.layer.__name__ for native, entry in catalog.entries().items() if native not in rows]
+    assert not without, f"tests/cases: expected a row for each layer of the catalogue, found none for {without}"
+    for native, layer in rows.items():
+        assert catalog.entries()[native].layer is layer
 
 
 @pytest.mark.parametrize("entry", catalog.entries().values(), ids=lambda entry: entry.layer.__name__)

@@ -26,7 +26,7 @@ from tests.cases import Case, load
 from tests.test_layers import build, tensors
 
 CASES = [pytest.param(case, id=case.name) for case in load()]
-VIEWS = ("Flatten", "Identity")
+VIEWS = [case.name for case in load() if case.is_view]
 NETS = ["simple_cnn", "resnet18"]
 
 # The compiler's own look at an input that is no leaf.

@@ -270,6 +270,7 @@ def rows() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("name", [name for name in layers.__all__ if name != "bridge"])
 def test_a_layer_is_one_click_from_its_mathematics(name: str) -> None:
+    assert name in rows(), f"README.md: expected {name} in the table of layers"
     file = ROOT / rows()[name][0]
     face = sys.modules[getattr(layers, name).__module__].__file__
     assert face is not None
