@@ -172,14 +172,13 @@ class ThresholdFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, threshold: float, value: float, inplace: bool) -> Any:
         """Keep the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
-        ctx.threshold = threshold
-        y = bridge.call(activation.threshold, x, threshold=threshold, value=value)
-        return _written(ctx, x, y, inplace)
+        ctx.options = {"threshold": threshold, "value": value}
+        return _written(ctx, x, bridge.call(activation.threshold, x, **ctx.options), inplace)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
         """From the input."""
-        grad_x = bridge.call(activation.threshold_backward, grad_y, *ctx.saved_tensors, threshold=ctx.threshold)
+        grad_x = bridge.call(activation.threshold_backward, grad_y, *ctx.saved_tensors, **ctx.options)
         return grad_x, None, None, None
 
 

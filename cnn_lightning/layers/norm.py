@@ -422,10 +422,10 @@ def _instance_norm(module: torch.nn.modules.instancenorm._InstanceNorm, input: T
         if module.eps <= 0:
             raise ValueError(f"eps: expected a number above 0, got {module.eps}")
         y, means, variances = InstanceNormFunction.apply(x, weight, bias, module.eps)
-        if mean is not None and var is not None:
+        if mean is not None and var is not None and length:
             momentum = module.momentum or 0.0
             _average(mean, means.mean(0)[:, 0], momentum, 1.0)
-            _average(var, variances.mean(0)[:, 0], momentum, length / (length - 1) if length else math.nan)
+            _average(var, variances.mean(0)[:, 0], momentum, length / (length - 1))
     elif mean is None or var is None:
         raise RuntimeError("running_mean: expected the running statistics to evaluate with, got none")
     else:
@@ -434,13 +434,16 @@ def _instance_norm(module: torch.nn.modules.instancenorm._InstanceNorm, input: T
 
 
 def _check_features(module: torch.nn.modules.instancenorm._InstanceNorm, input: Tensor, channels: int) -> None:
-    """As many channels as the layer has weights; without weights torch warns of another number."""
-    if channels == module.num_features:
-        return
+    """As many channels as the layer has weights or statistics; without any, torch warns of another number."""
     message = f"input: expected {module.num_features} channels, got shape {tuple(input.shape)}"
-    if module.affine:
+    if channels != module.num_features and module.affine:
         raise ValueError(message)
-    warnings.warn(f"{message}; num_features is not used because affine=False", stacklevel=4)
+    if channels != module.num_features:
+        warnings.warn(f"{message}; num_features is not used because affine=False", stacklevel=4)
+    for name in ("running_mean", "running_var", "weight", "bias"):
+        value = getattr(module, name)
+        if value is not None and len(value) != channels:
+            raise RuntimeError(f"{name}: expected one value for each of {channels} channels, got {len(value)}")
 
 
 def _check_count(input: Tensor, count: int) -> None:

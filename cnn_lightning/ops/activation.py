@@ -73,8 +73,8 @@ def threshold(x: Array, *, threshold: float, value: float) -> Array:
     return np.where(x <= at, constant, x)
 
 
-def threshold_backward(grad_y: Array, x: Array, *, threshold: float) -> Array:
-    """``grad_x = 0 where x <= threshold else grad_y``."""
+def threshold_backward(grad_y: Array, x: Array, *, threshold: float, value: float) -> Array:
+    """``grad_x = 0 where x <= threshold else grad_y``, whatever the ``value``."""
     return np.where(x <= threshold, 0, grad_y)
 
 

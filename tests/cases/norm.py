@@ -1,6 +1,7 @@
 """Normalisation layers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from hypothesis import strategies as st
@@ -30,6 +31,15 @@ def batch_norm_of(*axes: int) -> Arguments:
     )
 
 
+INSTANCE_NORM = Arguments(
+    ("running_mean", "running_var", *PARAMETERS, "training", "momentum", "eps"),
+    parameters=("running_mean", "running_var", *PARAMETERS),
+    sizes=lambda x, arguments: {
+        "num_features": x.shape[1],
+        "affine": arguments["weight"] is not None,
+        "track_running_stats": arguments["running_mean"] is not None,
+    },
+)
 LAYER_NORM = Arguments(("normalized_shape", *PARAMETERS, "eps"), parameters=PARAMETERS)
 GROUP_NORM = Arguments(
     ("num_groups", *PARAMETERS, "eps"),
@@ -56,6 +66,21 @@ def batch_norm(draw: Draw, case: Case) -> Trial:
     shape = shaped(draw, channels, axes, batched=True)
     # Where an axis has one element, torch takes some orders of axes for others and gives the gradients of other pixels.
     return trial(draw, case.native, options, shape, without="reversed,huge")
+
+
+def instance_norm(draw: Draw, case: Case) -> Trial:
+    channels = draw(st.integers(1, 4))
+    options = {
+        "num_features": channels,
+        "eps": one(draw, *EPS),
+        "momentum": one(draw, 0.1, None, 0.0, 1.0),
+        "affine": draw(st.booleans()),
+        "track_running_stats": draw(st.booleans()),
+    }
+    shape = shaped(draw, channels, 2 if case.native is nn.InstanceNorm2d else 1)
+    # Of weights and an empty batch, torch's own backward fails, in the derivative of repeat.
+    options["affine"] = options["affine"] and shape[0] > 0
+    return trial(draw, case.native, options, shape, without="huge")
 
 
 def group_norm(draw: Draw, case: Case) -> Trial:
@@ -171,6 +196,10 @@ CASES = [
             Bad({"num_features": 4, "affine": True}, (2, 3, 5)),
             Bad({"num_features": 3}, (2, 3, 1)),
         ],
+        trial=instance_norm,
+        trials=300,
+        rounding="largest",
+        arguments=replace(INSTANCE_NORM, fits=lambda x, arguments: x.dim() == 3),
     ),
     Case(
         norm.InstanceNorm2d,
@@ -189,5 +218,9 @@ CASES = [
             Bad({"num_features": 3}, (2, 3, 1, 1)),
             Bad({"num_features": 3}, dtype=torch.int64),
         ],
+        trial=instance_norm,
+        trials=300,
+        rounding="largest",
+        arguments=replace(INSTANCE_NORM, fits=lambda x, arguments: x.dim() == 4),
     ),
 ]

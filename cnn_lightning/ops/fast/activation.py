@@ -64,7 +64,7 @@ def threshold(x: Array, *, threshold: float, value: float) -> Array:
     return _blockwise(formula, x)
 
 
-def threshold_backward(grad_y: Array, x: Array, *, threshold: float) -> Array:
+def threshold_backward(grad_y: Array, x: Array, *, threshold: float, value: float) -> Array:
     """`ops.activation.threshold_backward`."""
     return _blockwise(lambda x, grad_y, grad_x: _zero(x <= threshold, grad_y, out=grad_x), x, grad_y)
 
