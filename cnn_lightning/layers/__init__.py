@@ -1,6 +1,7 @@
-"""The torch faces of `cnn_lightning.ops`: one ``autograd.Function`` and one ``Module`` per operation.
+"""`cnn_lightning.ops` as layers of torch: one ``autograd.Function`` and one ``Module`` per operation.
 
-Each file bears the name of its mathematics: ``layers/conv.py`` is the face of ``ops/conv.py``. `catalog` lists them.
+Each file has the name of the file of formulas that it calls: ``layers/conv.py`` calls ``ops/conv.py``. `catalog` lists
+the layers.
 """
 
 from cnn_lightning.layers import base, catalog

@@ -1,4 +1,4 @@
-r"""The one list of layers: what the package has to know of each stands beside its class, in a decorator.
+r"""The one list of layers: a decorator on each class has all that the package needs to know of the layer.
 
 For example::
 
@@ -14,7 +14,7 @@ For example::
     )
     class ReLU(Layer, torch.nn.ReLU): ...
 
-The swap, parity, the explain page and counters of operations read it. Nothing has a default: a field that is forgotten
+The swap, parity, the explain page, `layout` and counters of operations read it. No field has a default: a missing field
 is an error when the layer is imported.
 """
 
@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Choices = Callable[[Any, Tensor], Tensor]
-"""Of a native module and its input: which pixel each output is, for layers that choose."""
+"""From a native module and its input: the pixel that each output is, for layers that choose one."""
 Flops = Callable[[Sequence[int], Sequence[int], Sequence[int]], int]
-"""Of the shapes of input, weight and output: multiplications and additions of the forward."""
+"""From the shapes of input, weight and output: multiplications and additions of the forward."""
 
 
 class Memory(NamedTuple):
@@ -56,13 +56,13 @@ class Entry:
     Attributes:
         layer: Its class.
         native: The class of torch, or of torchvision, that it computes in NumPy.
-        formulas: The file of `cnn_lightning.ops` that it calls; empty where it calls none.
+        formulas: The file of `cnn_lightning.ops` that it calls; empty if it calls none.
         functions: Names of the functions of ``torch``, ``torch.nn.functional`` and tensors that compute the same.
         kinks: Inputs at which its gradient jumps: numbers, or names of the layer's own attributes.
-        choices: Which input each output was chosen from; None where it chooses nothing.
+        choices: The input that each output is chosen from; None if the layer chooses nothing.
         page: Its formulas, forward and backward, as `cnn_lightning.tools.explain.formulas` reads them.
         memory: The memory layout of the results of its formulas, by formula; contiguous for those not named.
-        flops: Counts its multiplications and additions as torch's counter does; None for those it doesn't count.
+        flops: Counts its multiplications and additions as torch's counter does; None if that does not count the layer.
     """
 
     layer: type[nn.Module]
@@ -96,10 +96,10 @@ def layer(
     memory: Mapping[str, Memory],
     flops: Flops | None,
 ) -> Callable[[_Class], _Class]:
-    """Enter a class into the list; arguments are those of `Entry`.
+    """Add a class to the list; the arguments are those of `Entry`.
 
     Raises:
-        TypeError: A class that is no subclass of ``native``, or a second one for it.
+        TypeError: The class is not a subclass of ``native``, or ``native`` has a layer already.
     """
 
     def enter(cls: _Class) -> _Class:
@@ -124,7 +124,7 @@ def memory_of(formula: str) -> Memory | None:
     return _memory.get(formula)
 
 
-# ---- fields that several layers have
+# ---- values of fields for several layers
 
 
 def same_order(**arguments: int) -> dict[str, Memory]:
@@ -155,12 +155,12 @@ def adaptive_places(module: Any, x: Tensor) -> Tensor:
 
 
 def products(x: Sequence[int], weight: Sequence[int], y: Sequence[int]) -> int:
-    """`Entry.flops` of a layer that multiplies each weight once for every place of its output."""
+    """`Entry.flops` of a layer that uses each weight once for every pixel of its output."""
     channels = len(y) - max(1, len(weight) - 2) if len(weight) > 2 else len(y)
     places_of_y = prod(y[: channels - 1]) * prod(y[channels:])
     return 2 * prod(weight) * places_of_y
 
 
 def products_of_input(x: Sequence[int], weight: Sequence[int], y: Sequence[int]) -> int:
-    """`products` where each weight is multiplied once for every place of the input."""
+    """`products` for a layer that uses each weight once for every pixel of its input."""
     return products(y, weight, x)

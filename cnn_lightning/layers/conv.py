@@ -1,4 +1,4 @@
-"""Convolution layers. A single image without its batch axis is a batch of one, as in torch."""
+"""Convolution layers. An image without a batch axis counts as a batch of one, as in torch."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class Conv1dFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any]) -> Any:
-        """Keep input and weight: each is the other's gradient's factor."""
+        """Save input and weight: the gradient of each needs the other."""
         ctx.save_for_backward(x, weight)
         ctx.options = options
         return bridge.call(conv.conv1d, x, weight, bias, **options)
@@ -35,7 +35,7 @@ class Conv2dFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any]) -> Any:
-        """Keep input and weight: each is the other's gradient's factor."""
+        """Save input and weight: the gradient of each needs the other."""
         ctx.save_for_backward(x, weight)
         ctx.options = options
         return bridge.call(conv.conv2d, x, weight, bias, **options)
@@ -49,11 +49,11 @@ class Conv2dFunction(torch.autograd.Function):
 
 
 class ConvTranspose2dFunction(torch.autograd.Function):
-    """A convolution's gradient for its input, as a forward."""
+    """The adjoint of a convolution: its gradient with respect to the input, as a forward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any]) -> Any:
-        """Keep input and weight: each is the other's gradient's factor."""
+        """Save input and weight: the gradient of each needs the other."""
         ctx.save_for_backward(x, weight)
         ctx.options = options
         return bridge.call(conv_transpose.conv_transpose2d, x, weight, bias, **options)
@@ -68,18 +68,18 @@ class ConvTranspose2dFunction(torch.autograd.Function):
 
 
 class PadFunction(torch.autograd.Function):
-    """Borders of the image's own pixels."""
+    """Padding with pixels of the image."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, pad: tuple[int, ...], mode: str) -> Any:
-        """Keep the input for its shape; as in torch, a circular border does without the input itself."""
+        """Save the input for its shape; for circular padding only the shape, as in torch."""
         ctx.save_for_backward(bridge.blank(x) if mode == "circular" else x)
         ctx.options = {"pad": pad, "mode": mode}
         return bridge.call(padding.pad, x, **ctx.options)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
-        """The borders' gradient goes to the pixels they repeat."""
+        """Add the gradient of each border pixel to the pixel that it repeats."""
         (x,) = ctx.saved_tensors
         return bridge.call(padding.pad_backward, grad_y, x, **ctx.options), None, None
 
@@ -161,7 +161,7 @@ class ConvTranspose2d(Layer, torch.nn.ConvTranspose2d):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(N, C, H, W) or (C, H, W) to (N, O, H', W') or (O, H', W').
 
-        ``output_size``, (H', W'), chooses among the sizes that the same convolution would take to H and W.
+        ``output_size`` is (H', W'): several sizes are possible, because the convolution gives H and W for each of them.
         """
         x, options = _prepared(self, input)
         options["output_padding"] = _output_padding(self, input, output_size)
@@ -170,7 +170,7 @@ class ConvTranspose2d(Layer, torch.nn.ConvTranspose2d):
 
 
 def _prepared(module: Any, input: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """The input with a batch axis, and with its borders where the padding is not of zeros; the options left to do."""
+    """Give the input a batch axis and, for other modes than zeros, its padding; return it and the remaining options."""
     kind, axes = type(module).__name__, len(module.kernel_size) + 1
     if bridge.expect_tensor(input).dim() not in (axes, axes + 1):
         # torch leaves this to its padding function, which has no kernel ("not implemented") for other ranks.
@@ -188,11 +188,11 @@ def _prepared(module: Any, input: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
 
 def _output_padding(module: Any, input: Tensor, output_size: list[int] | None) -> Any:
-    """The rows and columns at the bottom and right that ``output_size`` asks for; torch's own arithmetic and errors."""
+    """Rows at the bottom and columns at the right for ``output_size``, by torch's own arithmetic, with its errors."""
     sizes = module.stride, module.padding, module.kernel_size
     return tuple(module._output_padding(input, output_size, *sizes, len(module.kernel_size), module.dilation))
 
 
 def _like(input: Tensor, y: Tensor) -> Tensor:
-    """``y`` without its batch axis where ``input`` had none."""
+    """``y``, without its batch axis if ``input`` had none."""
     return y if y.dim() == input.dim() else y.squeeze(0)

@@ -1,4 +1,4 @@
-"""Dropout layers: torch draws the masks, so that a generator's state gives the masks it gives the native layers."""
+"""Dropout layers. torch draws the masks: the same state of the generator gives the masks of the native layers."""
 
 import warnings
 from typing import Any
@@ -18,7 +18,7 @@ class DropoutFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, keep: Tensor, p: float, inplace: bool) -> Any:
-        """Keep the mask alone."""
+        """Save only the mask."""
         ctx.save_for_backward(keep)
         ctx.p = p
         y = bridge.call(dropout.dropout, x, keep, p=p)
@@ -29,7 +29,7 @@ class DropoutFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
-        """The same for the gradient."""
+        """grad_y keep / (1 - p)."""
         return bridge.call(dropout.dropout_backward, grad_y, *ctx.saved_tensors, p=ctx.p), None, None, None
 
 
@@ -55,7 +55,7 @@ class Dropout(Layer, torch.nn.Dropout):
     """`torch.nn.Dropout` in NumPy, with torch's own mask."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """In training, 0 with probability p and otherwise 1 / (1 - p) times as large; else the input itself."""
+        """In training, 0 with probability p, otherwise 1 / (1 - p) times the input; in evaluation the input itself."""
         if bridge.expect_tensor(input).numel() == 0 or not self.training or self.p == 0:
             return input
         return _dropped(input, _elements(input, self.p), self.p, self.inplace)
@@ -75,7 +75,7 @@ class Dropout1d(Layer, torch.nn.Dropout1d):
     """`torch.nn.Dropout1d` in NumPy: whole channels of ``(N, C, L)`` or ``(C, L)``."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """In training, channels are 0 with probability p, otherwise 1 / (1 - p) times as large.
+        """In training, channels are 0 with probability p, otherwise 1 / (1 - p) times the input.
 
         Raises:
             RuntimeError: An input that has neither two nor three dimensions.
@@ -84,7 +84,7 @@ class Dropout1d(Layer, torch.nn.Dropout1d):
         if input.dim() not in (2, 3):
             raise RuntimeError(f"dropout1d: input: expected (N, C, L) or (C, L), got shape {tuple(input.shape)}")
         if input.dim() == 2:
-            bridge.overwrites(input, self.inplace)  # torch gives (C, L) its batch axis in place, whatever follows
+            bridge.overwrites(input, self.inplace)  # torch adds the batch axis in place and refuses here
         if not self.training or self.p == 0 or input.numel() == 0:
             return input
         bridge.expect_no_transform(input)
@@ -107,12 +107,12 @@ class Dropout2d(Layer, torch.nn.Dropout2d):
     """`torch.nn.Dropout2d` in NumPy: whole channels of ``(N, C, H, W)``."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """In training, channels are 0 with probability p, otherwise 1 / (1 - p) times as large.
+        """In training, channels are 0 with probability p, otherwise 1 / (1 - p) times the input.
 
-        Three dimensions are ``(N, C, L)`` to it, as to torch; any number other than four is taken with torch's warning.
+        As in torch, three dimensions count as ``(N, C, L)``, and any number except four gives torch's warning.
 
         Raises:
-            RuntimeError: An input with fewer than two dimensions, unless all of it is dropped.
+            RuntimeError: An input with fewer than two dimensions, unless p is 1.
         """
         bridge.expect_no_proxy(input)
         if input.dim() != 4:
@@ -128,7 +128,7 @@ class Dropout2d(Layer, torch.nn.Dropout2d):
 def _elements(x: Tensor, p: float) -> Tensor:
     """1 for each element to keep, 0 for the others.
 
-    Drawn by torch's dropout itself, since its GPU kernel draws in a way of its own.
+    Drawn by torch's own dropout, because its GPU kernel draws in a different way than ``bernoulli_``.
     """
     if p == 1:
         return torch.zeros_like(x)

@@ -1,7 +1,7 @@
-"""NumPy layers in torch's counter of multiplications and additions, and in whatever asks that counter.
+"""Let torch's counter of multiplications and additions count NumPy layers.
 
-``torch.utils.flop_counter.FlopCounterMode`` sees each call of `bridge.call` as one operator. Here it learns what the
-operator stands for; Lightning's model summary and throughput monitor count by it.
+``torch.utils.flop_counter.FlopCounterMode`` sees each call of `bridge.call` as one operator. The formula registered
+here counts what that operator computes. Lightning's model summary and throughput monitor use the same counter.
 """
 
 import json
@@ -15,15 +15,15 @@ from torch.utils.flop_counter import register_flop_formula
 from cnn_lightning.layers import catalog
 
 _counted = {name: entry.flops for entry in catalog.entries().values() if entry.flops for name in entry.functions}
-"""The layers whose products are counted, by the formulas that they call: those bear the names of torch's functions."""
+"""How to count a layer, by the formula that it calls; formulas have the names of torch's functions."""
 
 
 @register_flop_formula(torch.ops.cnn_lightning.call, get_raw=True)
 def _count(op: str, tensors: Sequence[Tensor | None], text: str, *, out_val: Any, **others: Any) -> int:
-    """As torch counts its own layers.
+    """The number that torch counts for its own layers.
 
-    The input's gradient takes as many as the forward, the weight's too (torch multiplies that by the groups), and the
-    bias's none.
+    The gradient of the input counts as many as the forward. That of the weight counts as many times the number of
+    groups, as in torch. That of the bias counts 0.
     """
     module, _, name = op.partition(":")
     forward = name.removesuffix("_backward")

@@ -1,4 +1,4 @@
-"""Modules one after the other, in which convolution, ReLU and max-pooling are computed as one where nobody looks."""
+"""`Sequential`, which computes convolution, ReLU and max-pooling as one chain if nothing observes them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,10 +46,10 @@ class ConvReLUPoolFunction(torch.autograd.Function):
 def run(modules: Iterable[torch.nn.Module], x: Any) -> Any:
     """``x`` through the modules in order.
 
-    Where this package's ``Conv2d``, ``ReLU`` and ``MaxPool2d`` follow each other in their most common form (stride-1
-    convolution, 2x2 pooling), once or several times, one Function computes them block by block. Every other module,
-    and these too where somebody looks (hooks, a compiler, any tracer, autocast), is called as it stands. Results are
-    the same up to rounding.
+    If this package's ``Conv2d``, ``ReLU`` and ``MaxPool2d`` follow each other in their most common form (stride-1
+    convolution, 2x2 pooling), once or several times, one Function computes them block by block. Every other module is
+    called by itself; so are these if something observes them (hooks, a compiler, any tracer) or under autocast. Results
+    are the same up to rounding.
     """
     todo = list(modules)
     place = 0
@@ -74,7 +74,7 @@ _listeners: list[list[list[torch.nn.Module]]] = []
 
 @contextmanager
 def computed() -> Iterator[list[list[torch.nn.Module]]]:
-    """The modules of each chain that `run` computes as one while inside, in the order of the calls."""
+    """Collect the modules of each chain that `run` computes as one while inside, in the order of the calls."""
     listener: list[list[torch.nn.Module]] = []
     _listeners.append(listener)
     try:
@@ -84,7 +84,7 @@ def computed() -> Iterator[list[list[torch.nn.Module]]]:
 
 
 class Sequential(torch.nn.Sequential):
-    """``torch.nn.Sequential`` that computes its layers in chains where it can, see `run`."""
+    """``torch.nn.Sequential`` that computes chains of its layers as one if possible, see `run`."""
 
     def forward(self, input: Any) -> Any:
         """``input`` through the modules in order."""
@@ -92,7 +92,7 @@ class Sequential(torch.nn.Sequential):
 
 
 def chains(module: torch.nn.Module) -> list[list[str]]:
-    """The names of children that `run` can compute as one, for images of a common size that nobody looks at."""
+    """Names of the children that `run` can compute as one for images of a common size, if nothing observes them."""
     found: list[list[str]] = []
     children = list(module.named_children())
     place = 0
@@ -115,9 +115,9 @@ def _is_plain_stage(stage: Sequence[Any]) -> bool:
 
 
 def _fusable_stages(modules: Sequence[Any], x: Tensor) -> list[Sequence[Any]]:
-    """The stages that ``modules`` begin with, as long as each can be fused.
+    """The stages at the start of ``modules``, up to the first that can't be fused.
 
-    Frozen ones before the first that has a gradient make a chain of their own: as in torch, nothing is kept of them.
+    Frozen stages before the first one with a gradient are a separate chain: as in torch, nothing is saved for them.
     """
     stages: list[Sequence[Any]] = []
     shape: Sequence[int] = x.shape
@@ -174,7 +174,7 @@ def _takes_plainly(module: Any, shape: Sequence[int], x: Tensor) -> bool:
 
 
 def _padding(module: Any) -> int:
-    """The padding of all four sides, or -1 where they differ."""
+    """The padding of all four sides, or -1 if they differ."""
     if module.padding == "valid":
         return 0
     if module.padding == "same":
@@ -196,7 +196,7 @@ def _is_plain_pool(module: Any) -> bool:
 
 
 def _is_watched(module: torch.nn.Module) -> bool:
-    """Whether a hook, on this module or on all, or a forward of its own would see that its output was skipped."""
+    """Whether a hook on this module or on all modules, or a replaced forward, would notice that it is skipped."""
     return bool(
         "forward" in module.__dict__
         or module._forward_hooks

@@ -17,7 +17,7 @@ class LinearFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
-        """Keep input and weight: each is the other's gradient's factor, and not needed where that is frozen."""
+        """Save input and weight: the gradient of each needs the other. Save only the shape of what is not needed."""
         if any(ctx.needs_input_grad):
             for_x, for_weight, _ = ctx.needs_input_grad
             ctx.save_for_backward(x if for_weight else bridge.blank(x), weight if for_x else bridge.blank(weight))

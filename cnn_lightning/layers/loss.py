@@ -1,4 +1,4 @@
-"""Losses as layers: scores and targets in, a number out."""
+"""Losses as layers: scores and targets to a number."""
 
 import warnings
 from typing import Any
@@ -18,9 +18,9 @@ class CrossEntropyFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None, options: dict[str, Any]) -> Any:
-        """Keep copies of what torch keeps no argument of: of the logits, and of probabilities that it smooths first.
+        """Save copies of the logits, and of probabilities if torch would smooth them, as torch saves new tensors there.
 
-        The softmax is computed again in backward rather than held until then.
+        The backward computes the softmax again, so that it need not be saved.
         """
         check = target.device.type == "cpu"
         y = bridge.call(loss.cross_entropy, logits, target, weight, check_target=check, **options)
@@ -81,7 +81,7 @@ class NLLLossFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, log_probs: Tensor, target: Tensor, weight: Tensor | None, options: dict[str, Any]) -> Any:
-        """Keep the arguments."""
+        """Save the arguments."""
         ctx.save_for_backward(log_probs, target, weight)
         ctx.options = options
         check = target.device.type == "cpu"
@@ -122,14 +122,14 @@ class MSELossFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, target: Tensor, reduction: str) -> Any:
-        """Keep the arguments."""
+        """Save the arguments."""
         ctx.save_for_backward(x, target)
         ctx.reduction = reduction
         return bridge.call(loss.mse_loss, x, target, reduction=reduction)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
-        """The gradient of x, and its negative for the target."""
+        """The gradient of x; that of the target is its negative."""
         x, target = ctx.saved_tensors
         grad_x = bridge.call(loss.mse_loss_backward, grad_y, x, target, reduction=ctx.reduction)
         return grad_x, -grad_x, None
@@ -152,7 +152,7 @@ class MSELoss(Layer, torch.nn.MSELoss):
     """`torch.nn.MSELoss` in NumPy."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of two tensors of one shape, or, with torch's warning, of shapes that broadcast."""
+        """The loss of two tensors of one shape; shapes that broadcast give torch's warning."""
         bridge.expect_no_transform(input)
         bridge.expect_no_transform(target, "target")
         if target.size() != input.size():
@@ -169,7 +169,7 @@ class MSELoss(Layer, torch.nn.MSELoss):
 
 
 def _promoted(first: Tensor, *others: Tensor | None) -> Any:
-    """All in the dtype that torch's arithmetic would give them together; None stays None."""
+    """All in the dtype to which torch promotes them together; None stays None."""
     dtype = first.dtype
     for other in others:
         dtype = dtype if other is None else torch.promote_types(dtype, other.dtype)

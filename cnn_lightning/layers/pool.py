@@ -1,4 +1,4 @@
-"""Pooling layers. Along one axis they pool images of one row."""
+"""Pooling layers. Those along one axis pool images of one row."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ class MaxPool2dFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, None]:
-        """The gradient at the pixels that won."""
+        """The gradient, at the pixel that won each window."""
         (x,) = ctx.saved_tensors
         return bridge.call(pool.max_pool2d_backward, grad_y, x, **ctx.options), None
 
@@ -45,16 +45,16 @@ class MaxPool2dWithIndicesFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-        """The largest value of each window, and where it stands."""
+        """The largest value of each window, and its place."""
         y, indices = bridge.call(pool.max_pool2d_with_indices, x, **options)
-        ctx.save_for_backward(x, indices)  # the indices as torch does: their changes are refused alike
+        ctx.save_for_backward(x, indices)  # the indices too, as in torch, so that autograd refuses their change
         ctx.options = options
         ctx.mark_non_differentiable(indices)
         return y, indices
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Tensor, None]:
-        """The gradient at the pixels that won."""
+        """The gradient, at the pixel that won each window."""
         x, _ = ctx.saved_tensors
         return bridge.call(pool.max_pool2d_backward, grad_y, x, **ctx.options), None
 
@@ -71,7 +71,7 @@ class AvgPool2dFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, None]:
-        """Each window's gradient, shared out."""
+        """The gradient of each window, divided among its pixels."""
         (x,) = ctx.saved_tensors
         return bridge.call(pool.avg_pool2d_backward, grad_y, x, **ctx.options), None
 
@@ -82,13 +82,13 @@ class AdaptiveAvgPool2dFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
         """The mean of each window."""
-        ctx.save_for_backward(bridge.blank(x) if size == (1, 1) else x)  # as in torch, a mean needs the shape alone
+        ctx.save_for_backward(bridge.blank(x) if size == (1, 1) else x)  # as in torch: only the shape is needed
         ctx.size = size
         return bridge.call(pool.adaptive_avg_pool2d, x, output_size=size)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, None]:
-        """Each window's gradient, shared out."""
+        """The gradient of each window, divided among its pixels."""
         (x,) = ctx.saved_tensors
         return bridge.call(pool.adaptive_avg_pool2d_backward, grad_y, x, output_size=ctx.size), None
 
@@ -98,7 +98,7 @@ class AdaptiveMaxPool2dFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The largest value of each window, and where it stands."""
+        """The largest value of each window, and its place."""
         y, indices = bridge.call(pool.adaptive_max_pool2d, x, output_size=size)
         ctx.save_for_backward(x, indices)
         ctx.size = size
@@ -107,7 +107,7 @@ class AdaptiveMaxPool2dFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Tensor, None]:
-        """The gradient at the pixels that won."""
+        """The gradient, at the pixel that won each window."""
         return bridge.call(pool.adaptive_max_pool2d_backward, grad_y, *ctx.saved_tensors, output_size=ctx.size), None
 
 
@@ -295,7 +295,7 @@ def _options(module: torch.nn.Module, *names: str) -> Options:
 
 
 def _rows(options: Options) -> Options:
-    """Options of pooling along one axis as those of pooling images of one row."""
+    """Options of pooling along one axis, as options of pooling images of one row."""
     idle = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
     pairs = {}
     for name, value in options.items():
@@ -306,7 +306,7 @@ def _rows(options: Options) -> Options:
 
 
 def _size(module: Any, input: Tensor) -> tuple[int, int]:
-    """``output_size``, where None stands for the size of the input."""
+    """``output_size``, with the size of the input for None."""
     bridge.expect_no_transform(input)
     wanted, name = module.output_size, f"{type(module).__name__}: output_size"
     there = input.size()
@@ -327,7 +327,7 @@ def _not_negative(module: torch.nn.Module, sizes: tuple[int, ...]) -> tuple[int,
 
 
 def _batched(input: Tensor, axes: int, function: Any) -> Any:
-    """The function on a batch: of channels where ``input`` has no batch axis, as in torch there may be none of them."""
+    """The function on a batch; channels are the batch if ``input`` has no batch axis, since torch allows 0 of them."""
     if input.dim() == axes:
         return function(input)
     results = function(input.unsqueeze(1))
@@ -339,7 +339,7 @@ def _only(tensor: Tensor) -> Tensor:
 
 
 def _along_rows(input: Tensor, function: Any) -> Any:
-    """The function on images (N, C, 1, L), their row taken out again."""
+    """The function on images (N, C, 1, L), and its results without their row axis."""
 
     def rows(x: Tensor) -> Any:
         results = function(x.unsqueeze(2))
@@ -355,7 +355,10 @@ def _check_axes(
     too_few: type[Exception] = RuntimeError,
     filled: int | None = None,
 ) -> None:
-    """``filled`` is the number of last axes that may not be empty, by default all but the batch."""
+    """Raise for a wrong number of axes, an empty axis or an integer dtype.
+
+    ``filled`` is the number of last axes that may not be empty, by default all but the batch.
+    """
     kind = type(module).__name__
     if bridge.expect_tensor(input).dim() not in axes:
         error = too_few if input.dim() < axes[0] else RuntimeError

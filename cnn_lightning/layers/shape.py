@@ -1,4 +1,4 @@
-"""Flatten and Identity: views, which torch makes without touching the data, and which keep every derivative."""
+"""Flatten and Identity: views of torch, which do not touch the data and support every derivative."""
 
 import torch
 from torch import Tensor
@@ -22,14 +22,14 @@ __all__ = ["Flatten", "Identity"]
     flops=None,
 )
 class Flatten(torch.nn.Flatten):
-    """``(N, C, H, W)`` to ``(N, C·H·W)``, or any other run of dimensions to one.
+    """``(N, C, H, W)`` to ``(N, C·H·W)``, or any other consecutive dimensions to one.
 
-    Nothing is computed, so there is nothing to write in NumPy: an array that aliased a tensor's memory would hide
-    later changes from autograd, a view of torch's own doesn't.
+    It computes nothing, so there is nothing to write in NumPy. An array that shared the memory of a tensor would hide
+    later changes from autograd; a view of torch does not.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Join the dimensions ``start_dim`` to ``end_dim``; a view wherever the strides allow one."""
+        """Join the dimensions ``start_dim`` to ``end_dim``; a view if the strides allow one."""
         return input.flatten(self.start_dim, self.end_dim)
 
 

@@ -18,7 +18,7 @@ class SoftmaxFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int) -> Any:
-        """Keep the output alone."""
+        """Save only the output."""
         y = bridge.call(softmax.softmax, x, dim=dim)
         ctx.save_for_backward(y)
         ctx.dim = dim
@@ -26,7 +26,7 @@ class SoftmaxFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
-        """From the output."""
+        """The gradient, computed from the output."""
         return bridge.call(softmax.softmax_backward, grad_y, *ctx.saved_tensors, dim=ctx.dim), None
 
 
@@ -47,7 +47,7 @@ class Softmax(Layer, torch.nn.Softmax):
     """`torch.nn.Softmax` in NumPy."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Numbers above 0 that add up to 1 along ``dim``, in the shape of the input."""
+        """Positive numbers whose sum along ``dim`` is 1, in the shape of the input."""
         input = _autocast(input)
         y: Tensor = SoftmaxFunction.apply(input, _dim("softmax", self.dim, input))
         return y
@@ -58,7 +58,7 @@ class LogSoftmaxFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int) -> Any:
-        """Keep the output alone."""
+        """Save only the output."""
         y = bridge.call(softmax.log_softmax, x, dim=dim)
         ctx.save_for_backward(y)
         ctx.dim = dim
@@ -66,7 +66,7 @@ class LogSoftmaxFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
-        """From the output."""
+        """The gradient, computed from the output."""
         return bridge.call(softmax.log_softmax_backward, grad_y, *ctx.saved_tensors, dim=ctx.dim), None
 
 
@@ -94,7 +94,7 @@ class LogSoftmax(Layer, torch.nn.LogSoftmax):
 
 
 def _autocast(x: Tensor) -> Tensor:
-    """In float32 where torch.autocast says so: on GPUs, but not on the CPU."""
+    """Cast to float32 as torch.autocast does: on GPUs, but not on the CPU."""
     bridge.expect_no_transform(x)
     if x.device.type != "cpu":
         x = bridge.autocast("float32", x)
@@ -102,7 +102,7 @@ def _autocast(x: Tensor) -> Tensor:
 
 
 def _dim(name: str, dim: int | None, x: Tensor) -> int:
-    """``dim``, or torch's old choice, with its warning, where there is none."""
+    """``dim``; if it is None, torch's old default with its warning."""
     if dim is not None:
         return dim
     warnings.warn(

@@ -1,4 +1,4 @@
-"""The mathematics of a CNN: each operation a forward and, beside it, its backward, on NumPy arrays.
+"""The mathematics of a CNN on NumPy arrays: for each operation a forward, and its backward below it.
 
-One file for a family of operations: ``from cnn_lightning.ops import conv``, then ``conv.conv2d``.
+Each file has one family of operations: ``from cnn_lightning.ops import conv``, then ``conv.conv2d``.
 """

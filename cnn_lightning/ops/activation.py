@@ -1,8 +1,8 @@
 """Elementwise activations: forward and backward pairs.
 
-Any shape will do, for ``x`` and ``grad_y`` alike; results have the shape and dtype of ``x``. Values and gradients at
-kinks, infinities and NaN are torch's. (Where its vectorised and its scalar code differ, in the gradient of relu6, elu
-and hardswish at NaN, those of its scalar code, which its GPU code shares.) What has an exponential in it is computed in
+``x`` and ``grad_y`` may have any shape; results have the shape and dtype of ``x``. Values and gradients at kinks,
+infinities and NaN are torch's. (Its vectorised and its scalar code differ in the gradient of relu6, elu and hardswish
+at NaN. Here it is that of the scalar code, which its GPU code has, too.) Formulas with an exponential are computed in
 float64 and rounded once.
 """
 
@@ -16,7 +16,7 @@ from cnn_lightning.ops.types import Array
 
 
 def relu(x: Array) -> Array:
-    """``y = max(0, x)``; NaN stays NaN, and so does -0, the second of equals. Integers may be passed too.
+    """``y = max(0, x)``; NaN stays NaN, and -0 stays -0, the second of two equal values. ``x`` may be of integers.
 
     Raises:
         NotImplementedError: Booleans.
@@ -26,12 +26,12 @@ def relu(x: Array) -> Array:
 
 
 def relu_backward(grad_y: Array, x: Array) -> Array:
-    """``grad_x = 0 where x <= 0 else grad_y``: it passes at NaN. Instead of ``x`` the output will do."""
+    """``grad_x = 0 where x <= 0 else grad_y``, which is ``grad_y`` at NaN. ``x`` may also be the output."""
     return np.where(x <= 0, 0, grad_y)
 
 
 def relu6(x: Array) -> Array:
-    """``y = min(max(x, 0), 6)``. Integers may be passed too.
+    """``y = min(max(x, 0), 6)``. ``x`` may be of integers.
 
     Raises:
         NotImplementedError: Booleans.
@@ -41,7 +41,7 @@ def relu6(x: Array) -> Array:
 
 
 def relu6_backward(grad_y: Array, x: Array) -> Array:
-    """``grad_x = 0 where x <= 0 or x >= 6 else grad_y``. Instead of ``x`` the output will do."""
+    """``grad_x = 0 where x <= 0 or x >= 6 else grad_y``. ``x`` may also be the output."""
     return np.where((x <= 0) | (x >= 6), 0, grad_y)
 
 
@@ -86,7 +86,7 @@ def leaky_relu(x: Array, *, negative_slope: float = 0.01) -> Array:
 
 
 def leaky_relu_backward(grad_y: Array, x: Array, *, negative_slope: float = 0.01) -> Array:
-    """``grad_x = grad_y where x > 0 else negative_slope grad_y``. Unless the slope is negative, the output will do."""
+    """``grad_x = grad_y where x > 0 else negative_slope grad_y``. For a slope >= 0, ``x`` may also be the output."""
     return np.where(x > 0, grad_y, negative_slope * grad_y)
 
 
@@ -94,7 +94,7 @@ def prelu(x: Array, weight: Array) -> Array:
     """``y = x where x > 0 else weight x``, with one weight, or one for each channel: ``(N, C, ...)`` and ``(C,)``.
 
     Raises:
-        RuntimeError: An ``x`` that is not floating, or has another number of channels.
+        RuntimeError: ``x`` is not floating, or has another number of channels.
     """
     shape = expect.prelu(x, weight)
     return np.where(x > 0, x, weight.reshape(shape) * x)
@@ -125,7 +125,7 @@ def elu_backward(grad_y: Array, x: Array, *, alpha: float = 1.0) -> Array:
 
 
 def elu_backward_from_output(grad_y: Array, y: Array, *, alpha: float = 1.0) -> Array:
-    """``grad_x = grad_y (y + alpha) where y <= 0 else grad_y``, for an ``alpha`` that is not negative."""
+    """``grad_x = grad_y (y + alpha) where y <= 0 else grad_y``, for ``alpha >= 0``."""
     return np.where(y <= 0, grad_y * (y + alpha), grad_y)
 
 
@@ -184,7 +184,8 @@ def gelu(x: Array, *, approximate: str = "none") -> Array:
     It is not computed by ``1 + erf`` or ``1 + tanh``, which lose all digits for negative x.
 
     Raises:
-        RuntimeError: An ``approximate`` that is neither "none" nor "tanh" (a TypeError where it is no string).
+        TypeError: ``approximate`` is not a string.
+        RuntimeError: ``approximate`` is neither "none" nor "tanh".
     """
     expect.dtype("gelu: x", x)
     expect.approximate(approximate)
@@ -202,11 +203,11 @@ def gelu_backward(grad_y: Array, x: Array, *, approximate: str = "none") -> Arra
 
 
 def _normal_by_tanh(x: Array) -> tuple[Array, Array]:
-    """Gelu's approximation of the normal distribution, and the derivative of that, both in float64."""
+    """The approximation of the normal distribution for gelu, and its derivative, both in float64."""
     scale, square = 2 * math.sqrt(2 / math.pi), _wide(x) ** 2
     e = np.exp(-scale * x * (1 + 0.044715 * square))
     p = 1 / (1 + e)
-    above = np.fmin(e * p, 1)  # 1 - p without cancellation; NaN where e is infinite and p 0
+    above = np.fmin(e * p, 1)  # 1 - p without cancellation; infinity * 0 would be NaN
     return p, p * above * scale * (1 + 3 * 0.044715 * square)
 
 
@@ -236,7 +237,7 @@ def mish_backward(grad_y: Array, x: Array) -> Array:
 
 
 def _tanh_softplus(x: Array) -> tuple[Array, Array]:
-    """``tanh(softplus(x))`` and ``sigmoid(x)`` from one exponential; from x = 20 on both are 1 in either dtype."""
+    """``tanh(softplus(x))`` and ``sigmoid(x)`` from one exponential; for x >= 20 both are 1 in either dtype."""
     e = np.exp(np.minimum(_wide(x), 20))
     n = e * (e + 2)
     return n / (n + 2), e / (1 + e)
@@ -281,7 +282,7 @@ def hardsigmoid_backward(grad_y: Array, x: Array) -> Array:
 
 
 ONE_SIXTH = float(np.float32(1 / 6))
-"""As torch rounds it, for float64 too: an exact sixth would differ from its gradients by 3e-8."""
+"""1/6 as torch rounds it, for float64 too: with the exact value, gradients would differ from torch's by 3e-8."""
 
 
 def sigmoid(x: Array) -> Array:
@@ -349,5 +350,5 @@ def glu_backward(grad_y: Array, x: Array, *, dim: int = -1) -> Array:
 
 
 def _wide(x: Array) -> Array:
-    """``x`` in float64: torch's exponentials are rounded once, NumPy's in float32 are two or three units off."""
+    """``x`` in float64: torch rounds an exponential once; NumPy's in float32 is two or three units (ulp) off."""
     return x.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Convolution: a sum over the taps of the kernel, each a matrix product with the pixels that lie under it."""
+"""Convolution: a sum over the taps of the kernel, of matrix products with the pixels under each tap."""
 
 import numpy as np
 
@@ -35,8 +35,8 @@ def conv2d(
         (N, O, (H + 2*padding - dilation*(kh - 1) - 1) // stride + 1, likewise the width).
 
     Raises:
-        TypeError: Options that are no integers.
-        RuntimeError: Wrong number of axes, channels or groups, a kernel larger than the padded image, dtypes that
+        TypeError: An option is not an integer.
+        RuntimeError: A wrong number of axes, channels or groups, a kernel larger than the padded image, or dtypes that
             differ or are not floating.
     """
     g = expect.conv2d(x, weight, bias, stride, padding, dilation, groups)
@@ -68,7 +68,7 @@ def conv2d_backward(
         grad_y: Upstream gradient, shaped as the output (N, O, H', W').
         x: The forward's input (N, C, H, W).
         weight: The forward's kernels (O, C / groups, kh, kw).
-        stride: As in the forward, like the options after it.
+        stride: As in the forward; so are the other options.
         padding: See `conv2d`.
         dilation: See `conv2d`.
         groups: See `conv2d`.
@@ -88,7 +88,7 @@ def conv2d_backward(
 
 
 def bias_gradient(grad_y: Array) -> Array:
-    """Sum of ``grad_y`` (N, O, H, W) over images and pixels, (O,), in float64: thousands of additions round."""
+    """Sum of ``grad_y`` (N, O, H, W) over images and pixels, (O,); in float64, since thousands of additions round."""
     return grad_y.sum((0, 2, 3), dtype=np.float64).astype(grad_y.dtype)
 
 
@@ -123,7 +123,7 @@ def conv1d(
         (N, O, (L + 2*padding - dilation*(k - 1) - 1) // stride + 1).
 
     Raises:
-        TypeError: Options that are no integers.
+        TypeError: An option is not an integer.
         RuntimeError: As `conv2d`.
     """
     options = expect.conv1d(x, weight, stride, padding, dilation)._asdict()
@@ -146,7 +146,7 @@ def conv1d_backward(
         grad_y: Upstream gradient, shaped as the output (N, O, L').
         x: The forward's input (N, C, L).
         weight: The forward's kernels (O, C / groups, k).
-        stride: As in the forward, like the options after it.
+        stride: As in the forward; so are the other options.
         padding: See `conv1d`.
         dilation: See `conv1d`.
         groups: See `conv1d`.

@@ -1,7 +1,7 @@
-"""Transposed convolution: the adjoint of convolution, run as a forward.
+"""Transposed convolution: the adjoint of convolution, as a forward.
 
-A convolution takes the patch under the kernel to one pixel; the transposed one lays a pixel, times the kernel, over the
-patch. Both gradients are those of `conv` with the two directions exchanged.
+A convolution computes one pixel from the patch under the kernel. The transposed convolution adds one pixel, times the
+kernel, to the patch. Both gradients are those of `conv` with forward and backward exchanged.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Pair = 1,
 ) -> Array:
-    """Lay every pixel of ``x``, times ``weight``, over a patch of the output; patches that overlap add up.
+    """Add every pixel of ``x``, times ``weight``, to its patch of the output; patches may overlap.
 
     ``y[n, o, u, v] = bias[o] + sum of weight[c, o, i, j] * x[n, c, p, q]`` over the channels ``c`` of ``o``'s group and
     all i, j, p, q with ``u = p*stride + i*dilation - padding``, ``v = q*stride + j*dilation - padding``.
@@ -33,7 +33,7 @@ def conv_transpose2d(
         weight: Kernels (C, O / groups, kh, kw).
         bias: (O,) or None.
         stride: Step between the patches of neighbouring pixels, one number or (rows, columns).
-        padding: Rows and columns cut off at every side of the result.
+        padding: Rows and columns removed at every side of the result.
         output_padding: Rows and columns added at its bottom and right.
         groups: Number of independent groups of channels.
         dilation: Step between the pixels of a patch.
@@ -42,9 +42,9 @@ def conv_transpose2d(
         (N, O, (H - 1)*stride - 2*padding + dilation*(kh - 1) + output_padding + 1, likewise the width).
 
     Raises:
-        TypeError: Options that are no integers.
-        RuntimeError: Wrong number of axes, channels or groups, an output padding that is not smaller than stride or
-            dilation, a result of negative size, dtypes that differ or are not floating.
+        TypeError: An option is not an integer.
+        RuntimeError: A wrong number of axes, channels or groups, an output padding that is not smaller than stride or
+            dilation, a result of negative size, or dtypes that differ or are not floating.
     """
     g = expect.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
     w, pixels = weight.reshape(groups, x.shape[1] // groups, *weight.shape[1:]), rows(x, groups)
@@ -76,7 +76,7 @@ def conv_transpose2d_backward(
         grad_y: Upstream gradient, shaped as the output (N, O, H', W').
         x: The forward's input (N, C, H, W).
         weight: The forward's kernels (C, O / groups, kh, kw).
-        stride: As in the forward, like the options after it.
+        stride: As in the forward; so are the other options.
         padding: See `conv_transpose2d`.
         output_padding: See `conv_transpose2d`.
         groups: See `conv_transpose2d`.

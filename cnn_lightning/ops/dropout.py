@@ -1,15 +1,15 @@
-"""Dropout: a forward and backward pair. The mask is an argument, since random numbers are the caller's."""
+"""Dropout: a forward and backward pair. The mask is an argument, because the caller draws random numbers."""
 
 from cnn_lightning.ops.types import Array
 
 
 def dropout(x: Array, keep: Array, *, p: float) -> Array:
-    """``y = x keep / (1 - p)``, and ``y = 0 x`` where p is 1.
+    """``y = x keep / (1 - p)``, and ``y = 0 x`` if p is 1.
 
     Args:
         x: Any shape.
-        keep: 1 where an element stays, 0 where it goes, in a shape that broadcasts to that of ``x``: its own for
-            Dropout, ``(N, C, 1, ...)`` for channels as a whole.
+        keep: 1 for an element to keep, 0 for one to drop, in a shape that broadcasts to that of ``x``: the shape of
+            ``x`` for Dropout, ``(N, C, 1, ...)`` for whole channels.
         p: The probability of a 0, between 0 and 1.
     """
     return x * (keep / (1 - p) if p < 1 else 0 * keep)

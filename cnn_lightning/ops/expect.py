@@ -1,4 +1,4 @@
-"""What the operations expect of their arguments, and what follows from them: sizes, steps and borders.
+"""Checks of the arguments of operations, and the sizes, steps and borders that follow from them.
 
 The first line of a formula, and of the fast function of the same name, calls the function here that checks its
 arguments. Each error is one line, ``op: argument: expected X, got Y``, of the exception type that torch raises.
@@ -18,11 +18,11 @@ Border = tuple[int, int]
 
 
 def integers(value: Pair | str, name: str, count: int) -> tuple[int, ...]:
-    """An option as ``count`` integers, of which one may stand for all.
+    """An option as ``count`` integers; one integer stands for all.
 
     Raises:
-        TypeError: Anything but integers.
-        RuntimeError: Another number of them.
+        TypeError: It is not of integers.
+        RuntimeError: The number of integers is neither 1 nor ``count``.
     """
     if isinstance(value, int):
         return (value,) * count
@@ -35,7 +35,7 @@ def integers(value: Pair | str, name: str, count: int) -> tuple[int, ...]:
 
 
 def pair(value: Pair, name: str, least: int | None = None) -> tuple[int, int]:
-    """`integers` for rows and columns, none of them below ``least``."""
+    """`integers` for rows and columns, each at least ``least``."""
     rows, columns = integers(value, name, 2)
     if least is not None and min(rows, columns) < least:
         raise RuntimeError(f"{name}: expected at least {least}, got {value}")
@@ -43,30 +43,30 @@ def pair(value: Pair, name: str, least: int | None = None) -> tuple[int, int]:
 
 
 def dtype(name: str, x: Array, kinds: str = "f") -> None:
-    """An array of numbers of these kinds: "f" for floating, "i" and "u" for integers.
+    """Check the kind of dtype: "f" for floating, "i" and "u" for integers.
 
     Raises:
-        NotImplementedError: Another dtype.
+        NotImplementedError: The dtype is of another kind.
     """
     if x.dtype.kind not in kinds:
         raise NotImplementedError(f"{name}: expected a floating dtype, got {x.dtype}")
 
 
 def number(name: str, value: float) -> None:
-    """A real number.
+    """Check that ``value`` is a real number.
 
     Raises:
-        TypeError: Anything else.
+        TypeError: It is not.
     """
     if not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
 
 
 def one_dtype(op: str, **arrays: Array | None) -> None:
-    """Floating arrays of one dtype, that of the first; None stays out.
+    """Check that the arrays have the floating dtype of the first; None is skipped.
 
     Raises:
-        RuntimeError: Another dtype.
+        RuntimeError: An array has another dtype.
     """
     first = next(array for array in arrays.values() if array is not None)
     for name, array in arrays.items():
@@ -79,7 +79,7 @@ def one_dtype(op: str, **arrays: Array | None) -> None:
 
 
 class Geometry(NamedTuple):
-    """Sizes of a convolution: input (n, c, h, w), output (n, o, oh, ow), and how its window moves."""
+    """Sizes of a convolution: input (n, c, h, w), output (n, o, oh, ow), and the steps of its window."""
 
     n: int
     c: int
@@ -109,11 +109,11 @@ def conv2d(
     dilation: Pair,
     groups: int,
 ) -> Geometry:
-    """Images (N, C, H, W), kernels (O, C / groups, kh, kw), a bias (O,) or None, and options that leave a pixel.
+    """Check images (N, C, H, W), kernels (O, C / groups, kh, kw), a bias (O,) or None, and the options.
 
     Raises:
-        TypeError: Options that are no integers.
-        RuntimeError: Shapes, dtypes and options that do not go together.
+        TypeError: An option is not an integer.
+        RuntimeError: Shapes, dtypes and options do not match.
     """
     for name, array in (("x", x), ("weight", weight)):
         if array.ndim != 4:
@@ -157,7 +157,7 @@ def _borders(padding: Padding, steps: tuple[int, int], reach: Sequence[int]) -> 
 
 
 class OneRow(NamedTuple):
-    """A one-dimensional convolution's options as those of `conv2d` on images of one row."""
+    """Options of a one-dimensional convolution, as options of `conv2d` on images of one row."""
 
     stride: Pair
     padding: Padding
@@ -165,11 +165,11 @@ class OneRow(NamedTuple):
 
 
 def conv1d(x: Array, weight: Array, stride: Pair, padding: Padding, dilation: Pair) -> OneRow:
-    """Signals (N, C, L) and kernels (O, C / groups, k).
+    """Check signals (N, C, L) and kernels (O, C / groups, k).
 
     Raises:
-        TypeError: Options that are no integers.
-        RuntimeError: Other shapes.
+        TypeError: An option is not an integer.
+        RuntimeError: ``x`` or ``weight`` has not three axes.
     """
     for name, array in (("x", x), ("weight", weight)):
         if array.ndim != 3:
@@ -180,7 +180,7 @@ def conv1d(x: Array, weight: Array, stride: Pair, padding: Padding, dilation: Pa
 
 
 class Transposed(NamedTuple):
-    """A transposed convolution: its output's shape, and the convolution that leads from its output to its input."""
+    """A transposed convolution: the shape of its output, and the convolution from its output to its input."""
 
     shape: tuple[int, int, int, int]
     kernel: tuple[int, int]
@@ -201,11 +201,11 @@ def conv_transpose2d(
     groups: int,
     dilation: Pair,
 ) -> Transposed:
-    """Images (N, C, H, W), kernels (C, O / groups, kh, kw), a bias (O,) or None, and options that leave an image.
+    """Check images (N, C, H, W), kernels (C, O / groups, kh, kw), a bias (O,) or None, and the options.
 
     Raises:
-        TypeError: Options that are no integers.
-        RuntimeError: Shapes, dtypes and options that do not go together.
+        TypeError: An option is not an integer.
+        RuntimeError: Shapes, dtypes and options do not match.
     """
     op = "conv_transpose2d"
     for name, array in (("x", x), ("weight", weight)):
@@ -243,7 +243,7 @@ def conv_transpose2d(
 
 
 class Windows(NamedTuple):
-    """The windows of a pooling, ``size`` of them: their pixels, their steps, and the borders that they reach into."""
+    """The windows of a pooling: ``size`` windows of ``kernel`` pixels, their steps, and the padding that they cover."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -261,12 +261,12 @@ def windows(
     dilation: Pair = 1,
     ceil_mode: bool = False,
 ) -> Windows:
-    """Images (N, C, H, W) and options that leave a window.
+    """Check images (N, C, H, W) and options, which must give at least one window.
 
     Raises:
-        NotImplementedError: Booleans.
-        TypeError: Options that are no integers.
-        RuntimeError: Another number of axes, options out of range, an image that is too small.
+        NotImplementedError: ``x`` is of booleans.
+        TypeError: An option is not an integer.
+        RuntimeError: ``x`` has not four axes, an option is out of range, or the image is too small.
     """
     kernel, padding = pair(kernel_size, f"{op}: kernel_size"), pair(padding, f"{op}: padding")
     step = kernel if stride is None or stride == () else pair(stride, f"{op}: stride")
@@ -284,7 +284,7 @@ def windows(
         reach = n + 2 * p - d * (k - 1) - 1
         count = (-(-reach // s) if ceil_mode else reach // s) + 1
         if ceil_mode and (count - 1) * s >= n + p:
-            count -= 1  # a window that would begin beyond the image and its left padding
+            count -= 1  # the last window would begin after the image and its left padding
         if count < 1:
             raise RuntimeError(f"{op}: x: expected an image of at least {d * (k - 1) + 1 - 2 * p}, got {n}")
         sizes.append(count)
@@ -296,8 +296,8 @@ def divisor(value: int | None) -> None:
     """`avg_pool2d`'s ``divisor_override``: None, or an integer other than 0.
 
     Raises:
-        TypeError: No integer.
-        RuntimeError: 0.
+        TypeError: It is not an integer.
+        RuntimeError: It is 0.
     """
     if value is not None and not isinstance(value, int):
         raise TypeError(f"avg_pool2d: divisor_override: expected an integer, got {value!r}")
@@ -306,10 +306,10 @@ def divisor(value: int | None) -> None:
 
 
 def some_windows(op: str, grad_y: Array) -> None:
-    """A gradient with at least one window: an output of size 0 is allowed, but as in torch it has no gradient.
+    """Check that a gradient has at least one window: as in torch, an output of size 0 has no gradient.
 
     Raises:
-        RuntimeError: None.
+        RuntimeError: It has none.
     """
     if 0 in grad_y.shape[1:]:
         raise RuntimeError(f"{op}: output_size: expected at least 1 for a gradient, got shape {tuple(grad_y.shape)}")
@@ -319,10 +319,10 @@ def some_windows(op: str, grad_y: Array) -> None:
 
 
 def channels(x: Array, **arrays: Array | None) -> None:
-    """Arrays of one value for each channel of ``x`` (N, C, ...), or None.
+    """Check that each array that is not None has one value for each channel of ``x`` (N, C, ...).
 
     Raises:
-        RuntimeError: Another shape.
+        RuntimeError: An array has another shape.
     """
     for name, array in arrays.items():
         if array is not None and array.shape != (x.shape[1],):
@@ -332,10 +332,10 @@ def channels(x: Array, **arrays: Array | None) -> None:
 
 
 def group_norm(x: Array, weight: Array | None, bias: Array | None, groups: int) -> None:
-    """Channels that divide into ``groups``, and one value of weight and bias for each channel.
+    """Check that ``groups`` divides the channels, and that weight and bias have one value for each channel.
 
     Raises:
-        RuntimeError: Otherwise.
+        RuntimeError: They do not.
     """
     if groups < 1 or x.shape[1] % groups:
         raise RuntimeError(f"group_norm: x: expected channels that divide into {groups} groups, got {tuple(x.shape)}")
@@ -343,10 +343,10 @@ def group_norm(x: Array, weight: Array | None, bias: Array | None, groups: int) 
 
 
 def layer_norm(x: Array, weight: Array | None, bias: Array | None, axes: int) -> None:
-    """Weight and bias in the shape of the last ``axes`` axes of ``x``.
+    """Check that weight and bias have the shape of the last ``axes`` axes of ``x``.
 
     Raises:
-        RuntimeError: Otherwise.
+        RuntimeError: They do not.
     """
     inner = x.shape[x.ndim - axes :]
     for name, array in (("weight", weight), ("bias", bias)):
@@ -418,10 +418,10 @@ def glu(x: Array, dim: int) -> list[tuple[slice, ...]]:
 
 
 def prelu(x: Array, weight: Array) -> tuple[int, ...]:
-    """A floating ``x`` and one weight, or one for each channel; the shape in which the weight meets ``x``.
+    """Check a floating ``x`` and one weight, or one for each channel; return the shape that broadcasts to ``x``.
 
     Raises:
-        RuntimeError: Otherwise.
+        RuntimeError: ``x`` is not floating, or the number of weights is wrong.
     """
     if x.dtype.kind != "f":
         raise RuntimeError(f"prelu: x: expected the dtype of weight, {weight.dtype}, got {x.dtype}")
@@ -439,8 +439,8 @@ def approximate(value: str) -> None:
     """`gelu`'s ``approximate``: "none" or "tanh".
 
     Raises:
-        TypeError: No string.
-        RuntimeError: Another one.
+        TypeError: It is not a string.
+        RuntimeError: It is another string.
     """
     if not isinstance(value, str):
         raise TypeError(f"gelu: approximate: expected 'none' or 'tanh', got {type(value).__name__}")
@@ -449,11 +449,11 @@ def approximate(value: str) -> None:
 
 
 def softmax(op: str, x: Array, dim: int) -> None:
-    """A floating ``x`` that has the dimension ``dim``.
+    """Check that ``x`` is floating and has the dimension ``dim``.
 
     Raises:
-        NotImplementedError: Another dtype.
-        IndexError: No such dimension.
+        NotImplementedError: ``x`` is not floating.
+        IndexError: ``x`` has no such dimension.
     """
     dtype(f"{op}: x", x)
     bound = max(1, x.ndim)
@@ -462,10 +462,10 @@ def softmax(op: str, x: Array, dim: int) -> None:
 
 
 def linear(x: Array, weight: Array, bias: Array | None) -> None:
-    """``x`` (..., I), a weight (O, I) and a bias (O,) or None, of one floating dtype.
+    """Check ``x`` (..., I), a weight (O, I) and a bias (O,) or None, of one floating dtype.
 
     Raises:
-        RuntimeError: Otherwise.
+        RuntimeError: Shapes or dtypes do not match.
     """
     if weight.ndim != 2:
         raise RuntimeError(f"linear: weight: expected 2 axes, got shape {tuple(weight.shape)}")
@@ -480,11 +480,11 @@ Mode = Literal["reflect", "replicate", "circular"]
 
 
 def pad(shape: Sequence[int], pad: Sequence[int], mode: Mode) -> list[tuple[int, int, int]]:
-    """Borders for which the image has pixels: ``(axis, left, right)`` for each axis that is padded.
+    """Check the widths of borders; return ``(axis, left, right)`` for each axis that is padded.
 
     Raises:
-        ValueError: An unknown mode.
-        RuntimeError: Borders that are too wide, negative, or of axes that are not there.
+        ValueError: The mode is unknown.
+        RuntimeError: A border is negative, wider than the image has pixels for, or of an axis that ``x`` lacks.
     """
     if mode not in ("reflect", "replicate", "circular"):
         raise ValueError(f"pad: mode: expected 'reflect', 'replicate' or 'circular', got {mode!r}")
@@ -511,15 +511,15 @@ def number_of_classes(scores: Array) -> int:
 
 
 def shape_of_losses(scores: Array) -> tuple[int, ...]:
-    """One loss for each target: the shape of the scores without C."""
+    """The shape of the losses, one for each target: that of the scores without C."""
     return () if scores.ndim == 1 else (scores.shape[0], *scores.shape[2:])
 
 
 def reduction(value: str) -> None:
-    """One of "mean", "sum" and "none".
+    """Check that ``value`` is "mean", "sum" or "none".
 
     Raises:
-        ValueError: Another one.
+        ValueError: It is none of them.
     """
     if value not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {value!r}")
@@ -534,7 +534,7 @@ def cross_entropy(
     label_smoothing: float,
     check_target: bool,
 ) -> None:
-    """Scores with class indices or class probabilities, and options that go with them; see `ops.loss`.
+    """Check scores with class indices or class probabilities, and the options; see `ops.loss`.
 
     Raises:
         IndexError, ValueError, TypeError, RuntimeError, NotImplementedError: As torch.
@@ -560,7 +560,7 @@ def cross_entropy(
 def nll_loss(
     log_probs: Array, target: Array, weight: Array | None, ignore_index: int, kind: str, check_target: bool
 ) -> None:
-    """Log-probabilities with class indices.
+    """Check log-probabilities with class indices.
 
     Raises:
         IndexError, ValueError, TypeError, RuntimeError, NotImplementedError: As torch.
@@ -609,5 +609,5 @@ def _indices(scores: Array, target: Array) -> None:
 
 
 def rows_of_losses(scores: Array) -> int:
-    """How many targets there are."""
+    """The number of targets."""
     return math.prod(shape_of_losses(scores))

@@ -20,7 +20,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
         (..., O).
 
     Raises:
-        RuntimeError: Features that don't match, dtypes that differ or are not floating.
+        RuntimeError: The number of features does not match, or dtypes differ or are not floating.
     """
     expect.linear(x, weight, bias)
     y = (_rows(x) @ weight.T).reshape(*x.shape[:-1], weight.shape[0])

@@ -1,7 +1,7 @@
 """Losses: cross entropy, negative log-likelihood and mean squared error; forward and backward pairs.
 
-Scores have shape ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``. Inside they are rows of C in float64, one row for each of
-M targets, and so are the targets: see `Targets`.
+Scores have shape ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``. The formulas work on rows of C in float64, one row for
+each of M targets; the targets are rows, too: see `Targets`.
 """
 
 import math
@@ -32,21 +32,21 @@ def cross_entropy(
 
     Args:
         logits: ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``.
-        target: Class indices, in the shape of ``logits`` less C, or class probabilities, in the shape of ``logits``.
+        target: Class indices, in the shape of ``logits`` without C, or class probabilities, in the shape of ``logits``.
         weight: ``(C,)``, a factor for each class.
         ignore_index: The index of targets that do not count.
         reduction: "mean", "sum" or "none".
         label_smoothing: e, at most 1.
-        check_target: Look for indices out of range. On a GPU this waits for the device.
+        check_target: Whether to check the range of indices. On a GPU this waits for the device.
 
     Returns:
-        A scalar, or for "none" an array in the shape of ``logits`` less C.
+        A scalar, or for "none" an array in the shape of ``logits`` without C.
 
     Raises:
-        IndexError: An index that is neither in ``[0, C)`` nor ``ignore_index``.
-        ValueError: Batch sizes that differ, or an unknown reduction.
-        TypeError: An ``ignore_index`` that is no integer.
-        RuntimeError: Other shapes or dtypes that do not go together, or an option out of range.
+        IndexError: An index is neither in ``[0, C)`` nor ``ignore_index``.
+        ValueError: Batch sizes differ, or the reduction is unknown.
+        TypeError: ``ignore_index`` is not an integer.
+        RuntimeError: Other shapes or dtypes do not match, or an option is out of range.
     """
     expect.cross_entropy(logits, target, weight, ignore_index, reduction, label_smoothing, check_target)
     targets = _targets(logits, target, weight, ignore_index, label_smoothing)
@@ -63,7 +63,7 @@ def cross_entropy_backward(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Array:
-    """``grad_logits = grad_loss (sum_c a_c softmax(logits) - a)`` for each target's share of ``grad_y``."""
+    """``grad_logits = grad_loss (sum_c a_c softmax(logits) - a)``, with the gradient of each target's loss."""
     targets = _targets(logits, target, weight, ignore_index, label_smoothing)
     p = np.exp(log_softmax(_rows(logits), dim=1))
     slope = targets.a.sum(1, keepdims=True) * p - targets.a
@@ -121,11 +121,11 @@ def nll_loss_backward(
 
 
 def mse_loss(x: Array, target: Array, *, reduction: str = "mean") -> Array:
-    """``loss = (x - target)^2`` for each element, and their mean (or sum); both of one shape.
+    """``loss = (x - target)^2`` for each element, and their mean (or sum). Both arrays have one shape.
 
     Raises:
-        ValueError: An unknown reduction.
-        NotImplementedError: Arrays that are not floating.
+        ValueError: The reduction is unknown.
+        NotImplementedError: ``x`` is not floating.
     """
     expect.reduction(reduction)
     expect.dtype("x", x)
@@ -159,18 +159,18 @@ def _unrows(rows: Array, scores: Array) -> Array:
 
 
 def _smoothing(label_smoothing: float) -> float:
-    """As torch takes it: none where it is negative or NaN."""
+    """As in torch, 0 if it is negative or NaN."""
     return label_smoothing if label_smoothing > 0 else 0.0
 
 
 class Targets(NamedTuple):
-    """What a loss takes from its targets, a row for each.
+    """The factors of a loss that follow from its targets, a row for each target.
 
     Attributes:
-        a: (M, C), the factor of each class's ``-log p``.
-        counts: (M, C), whether the class has a part in the loss. What has none may hold infinity or NaN.
+        a: (M, C), the factor of ``-log p`` of each class.
+        counts: (M, C), whether the class counts in the loss. The scores of the others may be infinity or NaN.
         valid: (M,), whether the target is not ignored.
-        factor: (M,), its part in the mean's divisor.
+        factor: (M,), its summand in the divisor of the mean.
     """
 
     a: Array
@@ -201,18 +201,18 @@ def _losses(targets: Targets, log_p: Array) -> Array:
 
 
 def _reduced(losses: Array, targets: Targets, reduction: str, scores: Array) -> Array:
-    """The mean over the targets that count, their sum, or each loss by itself."""
+    """The mean over the targets that are not ignored, the sum, or the losses themselves."""
     if reduction == "none":
         return losses.reshape(expect.shape_of_losses(scores)).astype(scores.dtype)
     total = losses.sum()
     if reduction == "mean":
         divisor = targets.factor.sum(dtype=np.float64)
-        total = np.where(divisor == 0, math.nan, total / divisor)  # also where smoothing leaves a loss to divide
+        total = np.where(divisor == 0, math.nan, total / divisor)  # also if smoothing makes the total other than 0
     return total.astype(scores.dtype)
 
 
 def _share(grad_y: Array, targets: Targets, reduction: str) -> Array:
-    """Each row's part of ``grad_y`` (M, 1), in float64: the gradient of its own loss."""
+    """The gradient of the loss of each row (M, 1), in float64: 0 for ignored targets."""
     share = grad_y.astype(np.float64)
     if reduction == "mean":
         share = share / targets.factor.sum(dtype=np.float64)

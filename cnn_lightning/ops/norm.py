@@ -1,15 +1,16 @@
 """Normalisation: subtract a mean, divide by a standard deviation, then scale and shift.
 
-The three differ in which values share their statistics: a channel over the batch (`batch_norm`), a sample's last axes
-(`layer_norm`), a group of a sample's channels (`group_norm`). All have the same gradient. With ``xhat = (x - mean) *
-invstd``, ``y = weight * xhat + bias`` and ``g = grad_y * weight``, over the m values that share statistics::
+The three differ in the values that have common statistics: a channel over the batch (`batch_norm`), the last axes of a
+sample (`layer_norm`), a group of channels of a sample (`group_norm`). All have the same gradient. With ``xhat = (x -
+mean) * invstd``, ``y = weight * xhat + bias`` and ``g = grad_y * weight``, means taken over the values with common
+statistics::
 
     grad_x      = invstd * (g - mean(g) - xhat * mean(g * xhat))
     grad_weight = sum of grad_y * xhat
     grad_bias   = sum of grad_y
 
 as in S. Ioffe and C. Szegedy, "Batch normalization", https://arxiv.org/abs/1502.03167, section 3. All is computed in
-float64, in two passes: neither a large mean nor a long sum costs digits.
+float64, in two passes, so that neither a large mean nor a long sum loses digits.
 """
 
 from math import prod
@@ -31,13 +32,13 @@ def batch_norm(
     *,
     eps: float = 1e-5,
 ) -> tuple[Array, Array, Array]:
-    """Normalise each channel, by its own statistics over the batch or by given ones.
+    """Normalise each channel, by its statistics over the batch or by given ones.
 
     Args:
         x: (N, C) or (N, C, ...).
         weight: (C,), or None for 1.
         bias: (C,), or None for 0.
-        mean: (C,), given in evaluation; None to take it from ``x``.
+        mean: (C,), given in evaluation; None to compute it from ``x``.
         var: (C,), likewise: the mean of squared differences (not the unbiased estimate).
         eps: Added to the variance.
 
@@ -45,7 +46,7 @@ def batch_norm(
         ``(y, mean, var)`` with the statistics that were used, in float64.
 
     Raises:
-        RuntimeError: Sizes that don't match the channels.
+        RuntimeError: The size of an array is not the number of channels.
     """
     expect.channels(x, weight=weight, bias=bias, mean=mean, var=var)
     mean = _channel_mean(x) if mean is None else mean.astype(np.float64)
@@ -92,7 +93,7 @@ def batch_norm_backward_part(
     count: int,
     eps: float = 1e-5,
 ) -> Array:
-    """``grad_x`` of `batch_norm` where ``x`` is only a part of the batch, whose other parts other processes have.
+    """``grad_x`` of `batch_norm` for a slice ``x`` of a batch that is divided among processes.
 
     Args:
         grad_y: (N, C, ...).
@@ -100,7 +101,7 @@ def batch_norm_backward_part(
         weight: (C,) or None.
         mean: (C,), of the whole batch.
         var: (C,), likewise.
-        grad_weight: (C,), the sum of all parts' gradients.
+        grad_weight: (C,), the sum over all processes.
         grad_bias: (C,), likewise.
         count: Values per channel of the whole batch.
         eps: Added to the variance.
@@ -112,13 +113,13 @@ def batch_norm_backward_part(
 
 
 def batch_statistics(x: Array) -> tuple[Array, Array]:
-    """Each channel's mean and variance over (N, C, ...), in float64: for a process that has a part of the batch."""
+    """Mean and variance of each channel over (N, C, ...), in float64: for a process that has a slice of the batch."""
     mean = _channel_mean(x)
     return mean, _channel_mean((x - _across(mean, x)) ** 2)
 
 
 def _across(values: Array, x: Array) -> Array:
-    """One value for each channel, in float64 and in a shape that meets the channels of ``x``."""
+    """One value for each channel, in float64 and in a shape that broadcasts to ``x``."""
     return values.astype(np.float64).reshape(1, x.shape[1], *(1,) * (x.ndim - 2))
 
 
@@ -135,13 +136,13 @@ def _channel_mean(x: Array) -> Array:
 def layer_norm(
     x: Array, weight: Array | None, bias: Array | None, *, axes: int = 1, eps: float = 1e-5
 ) -> tuple[Array, Array, Array]:
-    """Normalise over the last ``axes`` axes, whose shape ``weight`` and ``bias`` have.
+    """Normalise over the last ``axes`` axes; ``weight`` and ``bias`` have the shape of these.
 
     Returns:
-        ``(y, mean, var)``, the statistics in float64, with axes of length 1 where ``x`` was reduced.
+        ``(y, mean, var)``; the statistics are in float64, with length 1 in the last ``axes`` axes.
 
     Raises:
-        RuntimeError: Shapes that don't match.
+        RuntimeError: Shapes do not match.
     """
     expect.layer_norm(x, weight, bias, axes)
     last = tuple(range(-axes, 0))
@@ -177,7 +178,7 @@ def group_norm(
         ``(y, mean, var)`` with statistics (N, groups, 1), in float64.
 
     Raises:
-        RuntimeError: Channels that don't divide into the groups, or sizes that don't match them.
+        RuntimeError: ``groups`` does not divide the channels, or the size of an array is not their number.
     """
     expect.group_norm(x, weight, bias, groups)
     rows = x.reshape(x.shape[0], groups, prod(x.shape[1:]) // groups)

@@ -1,6 +1,6 @@
-"""Padding with the image's own pixels: mirrored, repeated or wrapped around.
+"""Padding with pixels of the image: reflect, replicate or circular.
 
-Along each axis a border pixel is a copy of one pixel of the image, so that its gradient goes back to that pixel.
+Along each axis a border pixel is a copy of one pixel of the image, so that its gradient is added to that pixel.
 """
 
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from cnn_lightning.ops.types import Array
 def pad(x: Array, *, pad: Sequence[int], mode: Mode) -> Array:
     """Put borders around the last axes of ``x``.
 
-    Along one axis of ``n`` pixels: ``y[u] = x[s(u - left)]``, where ``s`` leaves 0..n-1 as they are and takes what lies
-    outside to the mirror image without the edge (reflect: ``s(-1) = 1``), to the edge (replicate: ``s(-1) = 0``) or to
-    the other side (circular: ``s(-1) = n - 1``).
+    Along one axis of ``n`` pixels: ``y[u] = x[s(u - left)]``. ``s`` is the identity on 0..n-1. Outside, it gives the
+    mirror image without the edge (reflect: ``s(-1) = 1``), the edge (replicate: ``s(-1) = 0``) or the pixel from the
+    other side (circular: ``s(-1) = n - 1``).
 
     Args:
-        x: Any shape, at least as many axes as ``pad`` has pairs.
+        x: Any shape with at least as many axes as ``pad`` has pairs.
         pad: Widths of the borders, the last axis first: (left, right, top, bottom, ...).
-        mode: Where the borders' pixels come from.
+        mode: Which pixels the borders copy.
 
     Returns:
-        ``x`` with its last axes longer by their two widths.
+        ``x`` with each padded axis longer by its two widths.
 
     Raises:
-        RuntimeError: A border wider than the image gives pixels for, or a negative one.
-        ValueError: An unknown mode.
+        RuntimeError: A border is negative, or wider than the image has pixels for.
+        ValueError: The mode is unknown.
     """
     for axis, left, right in expect.pad(x.shape, pad, mode):
         n = x.shape[axis]
@@ -60,7 +60,7 @@ def pad_backward(grad_y: Array, x: Array, *, pad: Sequence[int], mode: Mode) -> 
 
 
 def _source(u: int, n: int, mode: Mode) -> int:
-    """``s(u)``: the pixel of the image that stands at place ``u``, which may lie outside."""
+    """``s(u)``: the pixel of the image that is copied to position ``u``, which may be outside."""
     if mode == "replicate":
         return min(max(u, 0), n - 1)
     if mode == "circular":

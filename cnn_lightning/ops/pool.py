@@ -1,4 +1,4 @@
-"""Pooling: the largest or the mean value of every window, and the way of a gradient back to the pixels it came from."""
+"""Pooling: the largest value or the mean of every window, and the gradients."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -22,20 +22,20 @@ def max_pool2d(
 ) -> Array:
     """``y[n, c, u, v] = max_{i, j} x[n, c, u*stride + i*dilation - padding, v*stride + j*dilation - padding]``.
 
-    Pixels outside the image never win; NaN always does.
+    The maximum ignores pixels outside the image; it is NaN if the window has a NaN.
 
     Args:
         x: Images (N, C, H, W).
-        kernel_size: Size of the window, one number or (rows, columns), as are the next three.
-        stride: Step between windows, the kernel's size if None.
-        padding: How far windows may begin outside, at most half the kernel's size.
-        dilation: Step between a window's pixels.
-        ceil_mode: Whether a last window that is only partly inside counts.
+        kernel_size: Size of the window, one number or (rows, columns); so are the next three.
+        stride: Step between windows; the size of the window if None.
+        padding: Pixels outside the image at each side that windows may cover, at most half the size of the window.
+        dilation: Step between the pixels of a window.
+        ceil_mode: Whether the last window may be partly outside the padded image.
 
     Raises:
-        NotImplementedError: Booleans.
-        TypeError: Options that are no integers.
-        RuntimeError: Options or sizes that leave no window.
+        NotImplementedError: ``x`` is of booleans.
+        TypeError: An option is not an integer.
+        RuntimeError: Options or sizes give no window.
     """
     y, _ = max_pool2d_with_indices(
         x, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
@@ -54,7 +54,7 @@ def max_pool2d_with_indices(
 ) -> tuple[Array, Array]:
     """`max_pool2d`, and for each output the place ``row * W + column`` of the pixel that won, as int64.
 
-    The first of equal pixels wins, and of several NaN the last: each pixel in turn is held against the best so far.
+    Of equal pixels the first wins, of several NaN the last: each pixel in turn is compared with the best before it.
     """
     g = expect.windows("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)
     lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
@@ -77,7 +77,7 @@ def max_pool2d_backward(
     dilation: Pair = 1,
     ceil_mode: bool = False,
 ) -> Array:
-    """Each window's gradient goes to the pixel that won: the first of equal ones; of several NaN the last."""
+    """Add the gradient of each window to the pixel that won: of equal pixels the first, of several NaN the last."""
     g = expect.windows("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)
     _, winner = max_pool2d_with_indices(
         x, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
@@ -101,11 +101,12 @@ def avg_pool2d(
 ) -> Array:
     """``y[n, c, u, v] = sum_{i, j} x[n, c, u*stride + i - padding, v*stride + j - padding] / divisor``.
 
-    The divisor is the window's size, without what is beyond the padding (``ceil_mode``) and, unless
-    ``count_include_pad``, without the padding; or ``divisor_override``. Arguments and errors otherwise as `max_pool2d`.
+    The divisor is the number of pixels of the window, without those outside the padded image (``ceil_mode``) and,
+    unless ``count_include_pad``, without the padding; or ``divisor_override``. Other arguments and errors as
+    `max_pool2d`.
 
     Raises:
-        RuntimeError: Also for a ``divisor_override`` of 0.
+        RuntimeError: Also if ``divisor_override`` is 0.
     """
     g = expect.windows("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
     total = np.zeros_like(x, shape=(*x.shape[:2], *g.size))
@@ -125,7 +126,7 @@ def avg_pool2d_backward(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Array:
-    """Every pixel of a window gets the window's gradient over its divisor."""
+    """Add the gradient of each window, divided by its divisor, to every pixel of the window."""
     g = expect.windows("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
     each = grad_y / _divisor(x, g, count_include_pad, divisor_override)
     grad_wide = padded(np.zeros_like(x), g.pad)
@@ -135,7 +136,7 @@ def avg_pool2d_backward(
 
 
 def _divisor(x: Array, g: expect.Windows, count_include_pad: bool, override: int | None) -> Array | int:
-    """What each window's sum is divided by: (h, w), or the number that takes its place."""
+    """The divisor of each window: (h, w), or one number for all."""
     expect.divisor(override)
     if override is not None:
         return override
@@ -162,10 +163,10 @@ def adaptive_avg_pool2d(x: Array, *, output_size: Sequence[int]) -> Array:
 
 
 def adaptive_avg_pool2d_backward(grad_y: Array, x: Array, *, output_size: Sequence[int]) -> Array:
-    """Every pixel of a window gets the window's gradient over its size.
+    """Add the gradient of each window, divided by its number of pixels, to every pixel of the window.
 
     Raises:
-        RuntimeError: No windows.
+        RuntimeError: There are no windows.
     """
     expect.some_windows("adaptive_avg_pool2d", grad_y)
     grad_x = np.zeros_like(x)
@@ -178,7 +179,7 @@ def adaptive_avg_pool2d_backward(grad_y: Array, x: Array, *, output_size: Sequen
 def adaptive_max_pool2d(x: Array, *, output_size: Sequence[int]) -> tuple[Array, Array]:
     """The maximum of each window of `adaptive_avg_pool2d`, and the place of the pixel that won, as int64.
 
-    The first of equal pixels wins, and of several NaN the last.
+    Of equal pixels the first wins, of several NaN the last.
     """
     y = np.zeros_like(x, shape=(*x.shape[:2], *output_size))
     winner = np.zeros_like(y, dtype=np.int64)
@@ -195,10 +196,10 @@ def adaptive_max_pool2d(x: Array, *, output_size: Sequence[int]) -> tuple[Array,
 
 
 def adaptive_max_pool2d_backward(grad_y: Array, x: Array, indices: Array, *, output_size: Sequence[int]) -> Array:
-    """Each window's gradient added at the pixel that won.
+    """Add the gradient of each window to the pixel that won.
 
     Raises:
-        RuntimeError: No windows.
+        RuntimeError: There are no windows.
     """
     expect.some_windows("adaptive_max_pool2d", grad_y)
     grad_x, places = np.zeros_like(x), np.arange(prod(x.shape[2:]), like=x).reshape(1, 1, *x.shape[2:])

@@ -1,7 +1,7 @@
 """Softmax and its logarithm along one dimension: forward and backward pairs.
 
-The maximum is subtracted first, so that no exponential overflows. A slice that holds NaN or +inf, or nothing but -inf,
-comes out as NaN, as in torch. All is computed in float64 and rounded once, to the dtype of ``x``.
+The maximum is subtracted first, so that no exponential overflows. As in torch, the result is NaN for a slice with NaN
+or +inf, and for one of -inf only. All is computed in float64 and rounded once, to the dtype of ``x``.
 """
 
 import numpy as np
@@ -14,8 +14,8 @@ def softmax(x: Array, *, dim: int) -> Array:
     """``y_i = exp(x_i) / sum_j exp(x_j)`` along ``dim``.
 
     Raises:
-        IndexError: A ``dim`` that ``x`` does not have.
-        NotImplementedError: An ``x`` that is not floating.
+        IndexError: ``x`` has no dimension ``dim``.
+        NotImplementedError: ``x`` is not floating.
     """
     expect.softmax("softmax", x, dim)
     e = np.exp(_shifted(x, dim))
@@ -23,7 +23,7 @@ def softmax(x: Array, *, dim: int) -> Array:
 
 
 def softmax_backward(grad_y: Array, y: Array, *, dim: int) -> Array:
-    """``grad_x = y (grad_y - sum_j y_j grad_y_j)``; takes the forward's output."""
+    """``grad_x = y (grad_y - sum_j y_j grad_y_j)``, from the output ``y`` of the forward."""
     g = grad_y.astype(np.float64)
     return (y * (g - _sum(y * g, dim))).astype(y.dtype).reshape(y.shape)
 
@@ -36,17 +36,17 @@ def log_softmax(x: Array, *, dim: int) -> Array:
 
 
 def log_softmax_backward(grad_y: Array, y: Array, *, dim: int) -> Array:
-    """``grad_x = grad_y - exp(y) sum_j grad_y_j``; takes the forward's output."""
+    """``grad_x = grad_y - exp(y) sum_j grad_y_j``, from the output ``y`` of the forward."""
     g = grad_y.astype(np.float64)
     return (g - np.exp(y.astype(np.float64)) * _sum(g, dim)).astype(y.dtype).reshape(y.shape)
 
 
 def _shifted(x: Array, dim: int) -> Array:
-    """``x`` less its maximum along ``dim``, in float64; a scalar counts as a slice of one value."""
+    """``x`` minus its maximum along ``dim``, in float64; a scalar counts as a slice of one value."""
     wide = (x[None] if x.ndim == 0 else x).astype(np.float64)
     return wide - wide.max(axis=dim, keepdims=True) if wide.shape[dim] else wide
 
 
 def _sum(x: Array, dim: int) -> Array:
-    """The sum along ``dim``, which stays; a scalar is its own sum."""
+    """The sum along ``dim``, which becomes an axis of length 1; a scalar is its own sum."""
     return x if x.ndim == 0 else x.sum(axis=dim, keepdims=True)

@@ -1,4 +1,4 @@
-"""The normal distribution, which NumPy lacks."""
+"""The normal distribution, which NumPy does not have."""
 
 import math
 
@@ -8,9 +8,9 @@ from cnn_lightning.ops.types import Array
 
 # After M. M. Shepherd and J. G. Laframboise, "Chebyshev Approximation of (1 + 2x) exp(x^2) erfc x in 0 <= x < inf.",
 # Math. Comp. 36 (1981), 249-253. In terms of the distribution P, F(a) = (1 + sqrt(2) a) exp(a^2 / 2) P(-a) is smooth in
-# t = (a - K) / (a + K), so that one polynomial serves every a >= 0, without a branch. F(0) = 1/2; these are the
+# t = (a - K) / (a + K), so that one polynomial is enough for every a >= 0, without a branch. F(0) = 1/2; these are the
 # coefficients of (F - 1/2) / w with w = a / (a + K) = (1 + t) / 2, in powers of t. They interpolate it at Chebyshev
-# nodes of 0 <= a <= 38, where P(-a) leaves the range of float64.
+# nodes of 0 <= a <= 38; for a larger a, P(-a) is below the range of float64.
 K = 4.0
 COEFFICIENTS = (
     0.25695575749662525,

@@ -1,7 +1,7 @@
 """Windows that slide over images, one pixel of the window at a time.
 
-A tap is one pixel (i, j) of a window. The pixels that lie under it, for all places of the window at once, are a view
-of the image: every ``stride``-th one, from row ``i * dilation`` and column ``j * dilation`` on.
+A tap is one pixel (i, j) of a window. The pixels of the image under it, for all positions of the window, are a view of
+the image: every ``stride``-th pixel, from row ``i * dilation`` and column ``j * dilation`` on.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from cnn_lightning.ops.expect import Border, Geometry, Transposed, Windows
 from cnn_lightning.ops.types import Array
 
 Window = Geometry | Transposed | Windows
-"""A window of ``kernel`` pixels at ``size`` places (rows and columns of the output), with its stride and dilation."""
+"""A window of ``kernel`` pixels at ``size`` positions (rows and columns of the output), with stride and dilation."""
 
 
 def taps(wide: Array, window: Window) -> Iterator[tuple[int, int, Array]]:
-    """``(i, j, pixels)`` for each tap: a view (N, C, H', W') of the pixels of ``wide`` that lie under it."""
+    """``(i, j, pixels)`` for each tap: a view (N, C, H', W') of the pixels of ``wide`` under it."""
     (dy, dx), (sy, sx), (height, width) = window.dilation, window.stride, window.size
     for i, j in np.ndindex(*window.kernel):
         rows = slice(i * dy, i * dy + sy * (height - 1) + 1, sy)
@@ -34,7 +34,7 @@ def padded(x: Array, pad: tuple[Border, Border], value: float = 0) -> Array:
 
 
 def inside(wide: Array, pad: tuple[Border, Border]) -> Array:
-    """What `padded` put its borders around: a view."""
+    """The image inside the borders that `padded` added: a view."""
     (top, bottom), (left, right) = pad
     return wide[:, :, top : wide.shape[2] - bottom, left : wide.shape[3] - right]
 

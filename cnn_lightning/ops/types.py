@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
-"""A NumPy array, or anything that answers NumPy's dispatch as one (a CuPy array)."""
+"""A NumPy array, or another array that implements NumPy's dispatch (a CuPy array)."""
 
 Pair = int | Sequence[int]
 """One number for rows and columns, or one for each."""

@@ -1,11 +1,12 @@
 """Elementwise activations: forward and backward pairs.
 
-Any shape will do, for ``x`` and ``grad_y`` alike; results have the shape and dtype of ``x``, and its memory layout, or
-(some gradients, as in torch) that of ``grad_y``. Values and gradients at kinks, infinities and NaN are torch's. (Where
-its vectorised and its scalar code differ, in the gradient of relu6, elu and hardswish at NaN, those of its scalar code,
-which its GPU code shares.)
+``x`` and ``grad_y`` may have any shape; results have the shape and dtype of ``x``, and its memory layout or (some
+gradients, as in torch) that of ``grad_y``. Values and gradients at kinks, infinities and NaN are torch's. (Its
+vectorised and its scalar code differ in the gradient of relu6, elu and hardswish at NaN. Here it is that of the scalar
+code, which its GPU code has, too.)
 
-Formulas are written for whole arrays and run on blocks of the batch, so that their intermediate results stay in cache.
+The functions are written for whole arrays and run on blocks of the batch, so that their intermediate results stay in
+cache.
 """
 
 import math
@@ -453,7 +454,7 @@ def glu_backward(grad_y: Array, x: Array, *, dim: int = -1) -> Array:
 def _leaky(x: Array, slope: float | Array, y: Array) -> None:
     np.multiply(x, slope, out=y)
     if isinstance(slope, float) and 0 < slope <= 1:
-        np.maximum(x, y, out=y)  # the choice below, in one step
+        np.maximum(x, y, out=y)  # equal to the choice below, in one step
     else:
         _choose(x > 0, x, out=y)
 
@@ -464,7 +465,7 @@ def _leaky_backward(x: Array, slope: float | Array, grad_y: Array, grad_x: Array
 
 
 def _slope(x: Array, weight: Array) -> Array:
-    """PReLU's weight in a shape that meets the channels of ``x``."""
+    """The weight of PReLU in a shape that broadcasts to ``x``."""
     return weight.reshape(expect.prelu(x, weight))
 
 
@@ -479,13 +480,13 @@ def _sigmoid(x: Array, out: Array) -> Array:
 
 
 def _distribution(approximate: str) -> Callable[[Array], tuple[Array, Array]]:
-    """What gelu takes for the normal distribution and its density."""
+    """The function that gives gelu the normal distribution and its density."""
     expect.approximate(approximate)
     return normal if approximate == "none" else _normal_by_tanh
 
 
 def _normal_by_tanh(x: Array) -> tuple[Array, Array]:
-    """Gelu's approximation of the normal distribution, and the derivative of that, both in float64."""
+    """The approximation of the normal distribution for gelu, and its derivative, both in float64."""
     scale = 2 * math.sqrt(2 / math.pi)
     square = np.square(x, dtype=np.float64)
     e = 0.044715 * square
@@ -494,7 +495,7 @@ def _normal_by_tanh(x: Array) -> tuple[Array, Array]:
     e *= -scale
     np.exp(e, out=e)
     p = 1 / (1 + e)
-    above = np.fmin(e * p, 1)  # 1 - p without cancellation; NaN where e is infinite and p 0
+    above = np.fmin(e * p, 1)  # 1 - p without cancellation; infinity * 0 would be NaN
     square *= 3 * 0.044715 * scale
     square += scale
     square *= p
@@ -503,7 +504,7 @@ def _normal_by_tanh(x: Array) -> tuple[Array, Array]:
 
 
 def _tanh_softplus(x: Array) -> tuple[Array, Array]:
-    """``tanh(softplus(x))`` and ``sigmoid(x)`` from one exponential; from x = 20 on both are 1 in either dtype."""
+    """``tanh(softplus(x))`` and ``sigmoid(x)`` from one exponential; for x >= 20 both are 1 in either dtype."""
     e = np.minimum(x, 20)
     np.exp(e, out=e)
     n = e * (e + 2)
@@ -516,7 +517,7 @@ def _tanh_softplus(x: Array) -> tuple[Array, Array]:
 def _blockwise(formula: Callable[..., object], *arrays: Array, passes: int = 1) -> Array:
     """``formula(*blocks, result)`` for every block of the batch; the result is like the first array.
 
-    ``passes`` says how often it goes through them, roughly: whether it is worth another thread.
+    ``passes`` is about how often it reads the block; it decides whether another thread pays.
     """
     result = blocks.empty_like(arrays[0])
     views = [array[None] if array.ndim == 0 else array for array in (*arrays, result)]
@@ -531,10 +532,10 @@ def _blockwise(formula: Callable[..., object], *arrays: Array, passes: int = 1) 
 
 
 def _precise(formula: Callable[..., Array], *arrays: Array) -> Array:
-    """`_rounded`, with the arguments in float64 too.
+    """`_rounded`, with the arguments in float64, too.
 
-    For formulas of several roundings, and of exp in NumPy's float32, which is two or three units in the last place off:
-    torch's, of one, would be nearer to the truth.
+    For formulas with several roundings, and with exp, which in NumPy's float32 is two or three units in the last place
+    off. torch's result is off by one, so that float32 here would be less accurate.
     """
     return _rounded(lambda *blocks: formula(*(block.astype(np.float64, copy=False) for block in blocks)), *arrays)
 
@@ -546,19 +547,19 @@ def _rounded(formula: Callable[..., Array], *arrays: Array) -> Array:
     )
 
 
-# A product with 0 and 1 is no substitute for a choice (infinity and NaN times 0 are NaN), and np.where takes eight
-# times as long as these, since it branches at every element.
+# A product with 0 and 1 can't replace a choice, because infinity and NaN times 0 are NaN. np.where takes eight times as
+# long as these functions, because it branches at every element.
 
 
 def _zero(where: Array, x: Array, *, out: Array) -> None:
-    """``out = 0 where where else x``, by the bits of ``x``: a whole number times 0 is 0. ``where`` is used up."""
+    """``out = 0 where where else x``, by the bits of ``x``: an integer times 0 is 0. Overwrites ``where``."""
     bits = np.dtype(f"i{out.itemsize}")
     np.logical_not(where, out=where)
     np.multiply(x.view(bits), where.view(np.int8), out=out.view(bits), dtype=bits)
 
 
 def _choose(where: Array, x: Array, *, out: Array) -> None:
-    """``out = x where where else out``, by their bits."""
+    """``out = x where where else out``, by the bits of both."""
     bits = np.dtype(f"i{out.itemsize}")
     result = out.view(bits)
     mask = where.astype(bits)

@@ -1,4 +1,4 @@
-"""Blocks of the batch that stay in cache, a thread pool for them, and memory that is used again."""
+"""Blocks of the batch that stay in cache, a thread pool for them, and recycled memory."""
 
 import os
 import sys
@@ -19,10 +19,10 @@ from cnn_lightning.ops.types import Array
 
 _T = TypeVar("_T")
 
-# ---- threads: BLAS on one, blocks of the batch over the others
+# ---- threads: BLAS uses one, the blocks of the batch all of them
 
 _working = threading.local()
-"""Whether this thread is at work on a block: what it calls is not spread again."""
+"""Whether this thread computes a block: what it calls runs on this thread alone."""
 
 _threads: int | None = None
 _pool: ThreadPoolExecutor | None = None
@@ -41,10 +41,11 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Threads an operation may use: what was set, or else this process's share of the cores.
+    """The number of threads that an operation may use: the number set, or the cores of this process.
 
-    Set by `set_num_threads` or the variable ``CNN_LIGHTNING_NUM_THREADS``. The share is the processor affinity (where
-    the system has one) over ``LOCAL_WORLD_SIZE``, the number of processes that a launcher started on this machine.
+    It is set by `set_num_threads` or the variable ``CNN_LIGHTNING_NUM_THREADS``. The cores of this process are those of
+    its affinity (if the system has one) divided by ``LOCAL_WORLD_SIZE``, the number of processes that a launcher
+    started on this machine.
     """
     if _threads is None:
         set_num_threads(_share())
@@ -53,13 +54,13 @@ def get_num_threads() -> int:
 
 
 def suggest_num_threads(n: int) -> None:
-    """Take the smaller of ``n`` and the share of the cores, unless a number was set already."""
+    """Set the smaller of ``n`` and the cores of this process, unless a number is set already."""
     if _threads is None:
         set_num_threads(_share() if "CNN_LIGHTNING_NUM_THREADS" in os.environ else min(n, _share()))
 
 
 def cores() -> int:
-    """How many cores this process may use, by its affinity where the system has one."""
+    """The number of cores that this process may use, by its affinity if the system has one."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -75,23 +76,31 @@ def _share() -> int:
 def blocks(n: int, item_bytes: int, *, at_least: int = 1, block_bytes: int | None = None) -> list[slice]:
     """Cut ``n`` items of ``item_bytes`` working memory each into blocks that stay in cache.
 
-    The cut does not depend on the number of threads, so that sums over blocks are the same for any number. Several
-    blocks are an even number, so that two threads have as much to do. Waking the other one takes some 100
-    microseconds: ask for ``at_least`` two blocks only where there is much more to do than to move so many bytes.
-    ``block_bytes`` are `tuning`'s unless given.
+    The blocks do not depend on the number of threads, so that sums over blocks are the same for any number. If there
+    are several, their number is even (see `cut`). To wake a thread takes about 100
+    microseconds: ask for ``at_least`` two blocks only for much more work than to move so many bytes. ``block_bytes``
+    is that of `tuning` unless given.
     """
     count = max(at_least, -(-n * item_bytes // (block_bytes or tuning.TUNING.block_bytes)))
-    if count > 1:
+    return cut(n, count, even=count > 1)
+
+
+def cut(n: int, count: int, *, even: bool) -> list[slice]:
+    """Cut ``n`` items into ``count`` blocks of one size, of which the last may be smaller.
+
+    ``even`` rounds the count up to an even number, so that two threads have equal work.
+    """
+    if even:
         count += count % 2
-    size = max(1, -(-n // count))
+    size = max(1, -(-n // max(1, count)))
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def run(function: Callable[[slice], _T], parts: Sequence[slice], *, spread: bool = True) -> list[_T]:
-    """``[function(part) for part in parts]``, in that order, over the threads; BLAS keeps to one thread meanwhile.
+    """``[function(part) for part in parts]``, in that order, on several threads; BLAS uses one thread meanwhile.
 
-    Infinity and NaN go their way without NumPy's warnings, as in torch. Without ``spread`` the calling thread does it
-    all: what takes less than half a millisecond is not worth waking another one for, which takes some 150 microseconds.
+    Infinity and NaN give no warnings, as in torch. Without ``spread`` the calling thread computes all blocks. This is
+    better for work of less than half a millisecond, since to wake a thread takes about 150 microseconds.
     """
     return run_each([function], parts, spread=spread)[0]
 
@@ -99,7 +108,7 @@ def run(function: Callable[[slice], _T], parts: Sequence[slice], *, spread: bool
 def run_each(
     functions: Sequence[Callable[[slice], Any]], parts: Sequence[slice], *, spread: bool = True
 ) -> list[list[Any]]:
-    """`run` for several functions that don't wait for each other: ``[[function(part) for part in parts], ...]``."""
+    """`run` for several independent functions: ``[[function(part) for part in parts], ...]``."""
     tasks = [partial(function, part) for part in parts for function in functions]
     results = _over_threads(tasks, spread=spread)
     return [results[first :: len(functions)] for first in range(len(functions))]
@@ -114,7 +123,7 @@ def _over_threads(tasks: Sequence[Callable[[], Any]], *, spread: bool) -> list[A
         if _pool is None:
             _pool = ThreadPoolExecutor(get_num_threads() - 1, thread_name_prefix="cnn_lightning")
         results: list[Any] = [None] * len(tasks)
-        todo = iter(range(len(tasks)))  # shared: whoever is done takes the next
+        todo = iter(range(len(tasks)))  # of all threads: each takes the next task when it has finished one
 
         def work() -> None:
             _working.here = True
@@ -137,11 +146,11 @@ def _over_threads(tasks: Sequence[Callable[[], Any]], *, spread: bool) -> list[A
 
 
 _PAUSE, _SOFT = "omp_pause_resource_all", 1
-"""Of OpenMP 5.0, section 3.2.44, https://www.openmp.org/spec-html/5.0/openmpsu154.html"""
+"""From OpenMP 5.0, section 3.2.44, https://www.openmp.org/spec-html/5.0/openmpsu154.html"""
 
 
 class _Blas:
-    """NumPy's BLAS, held to one thread while at least one operation is at work."""
+    """Limits NumPy's BLAS to one thread while at least one operation runs."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -151,11 +160,11 @@ class _Blas:
         self.pauses: list[Callable[[int], int]] = []
 
     def end_spinning(self) -> None:
-        """Send the calling thread's OpenMP workers to sleep.
+        """Stop the busy waiting of the calling thread's OpenMP workers.
 
-        After each operation of its own on several threads torch's workers spin for some 6 ms, in case there is more to
-        do, on the very cores that the blocks of a NumPy operation are to run on. They are there again when torch next
-        asks for them. Measured at 40 microseconds, and at nothing where none are awake.
+        After each operation on several threads, torch's workers wait busily for about 6 ms, on the same cores that the
+        blocks of a NumPy operation need. They run again when torch needs them. This takes 40 microseconds (measured),
+        and no time if no worker waits.
         """
         for pause in self.pauses:
             pause(_SOFT)
@@ -184,7 +193,7 @@ class _Blas:
 
 
 def _set(library: Any, threads: int) -> None:
-    """From whichever thread this is: threadpoolctl 3.8 listens to the first one that ever asked, and to no other."""
+    """Set it from any thread: threadpoolctl 3.8 otherwise accepts only the first thread that set it."""
     hand_over = getattr(library, "clear_controlling_thread", None)
     if hand_over is not None:
         hand_over(force=True)
@@ -198,24 +207,24 @@ _blas = _Blas()
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS on one thread inside, and on as many as the user had it outside; no warnings of infinity or NaN."""
+    """Inside, BLAS uses one thread, afterwards as many as before; no warnings of infinity or NaN."""
     with _blas, np.errstate(all="ignore"):
-        np.setbufsize(tuning.TUNING.buffer_values)  # `numpy.errstate` gives the user's own size back
+        np.setbufsize(tuning.TUNING.buffer_values)  # `numpy.errstate` restores the user's size
         yield
 
 
-# ---- memory: a fresh large array costs a page fault every 4 KiB, which is a sixth of a training step
+# ---- memory: a new large array costs a page fault every 4 KiB, which is a sixth of a training step
 
 _probe = [np.empty(0)]
 _HELD_BY_NOBODY = sys.getrefcount(_probe[0])
-"""What the count says of a piece that only the recycler's list holds: asked, as Python's versions may differ."""
+"""The reference count of a piece that only the recycler's list holds; measured, since versions of Python may differ."""
 
 
 class _Recycler:
-    """Memory of outputs that nobody holds any more.
+    """Memory of outputs that are no longer referenced.
 
-    The recycler keeps a reference to each piece of memory. Every array made from a piece, every view of such an array
-    and every tensor that shares it holds another, so that the reference count tells whether the piece is free.
+    The recycler has one reference to each piece of memory. Every array made from a piece, every view of such an array
+    and every tensor with its memory has another one, so that the reference count shows whether the piece is free.
     """
 
     def __init__(self) -> None:
@@ -249,7 +258,7 @@ class _Recycler:
 
 
 def _size_class(nbytes: int) -> int:
-    """``nbytes`` rounded up by at most an eighth, so that batches of slightly different size share memory."""
+    """``nbytes`` rounded up by at most an eighth, so that batches of slightly different size use the same memory."""
     step = 1 << max(0, nbytes.bit_length() - 4)
     return -(-nbytes // step) * step
 
@@ -260,7 +269,8 @@ _CACHE_LINE = 64
 def _aligned(nbytes: int) -> Array:
     """Bytes that start at a cache line, where vector instructions are fastest (malloc's start 16 bytes after one).
 
-    Made by `frombuffer` because a view of a slice holds the sliced array, not the slice: the recycler could not see it.
+    Made by `frombuffer`, because a view of a slice references the sliced array, not the slice, so that the reference
+    count of the slice would not show it.
     """
     wide = np.empty(nbytes + _CACHE_LINE, np.uint8)
     return np.frombuffer(wide.data, np.uint8, nbytes, -wide.ctypes.data % _CACHE_LINE)
@@ -298,22 +308,22 @@ _own = _OfThread()
 
 
 def scratch(name: str, shape: Sequence[int], *, like: Array, dtype: Any = None) -> Array:
-    """Working memory of this thread, its contents arbitrary: the same piece at every call with this ``name``.
+    """Working memory of this thread with arbitrary contents: the same piece at every call with this ``name``.
 
-    For what an operation needs only while it runs. Never return it, nor a view of it.
+    For data that an operation needs only while it runs. Never return it or a view of it.
     """
     dtype = np.dtype(like.dtype if dtype is None else dtype)
     nbytes = prod(shape) * dtype.itemsize
     pieces = _own.scratch
     if name not in pieces or pieces[name].nbytes < nbytes:
         pieces[name] = _aligned(nbytes)
-        _own.kept.clear()  # some of it may hold the smaller piece
+        _own.kept.clear()  # some of it may reference the smaller piece
     piece: Array = pieces[name][:nbytes].view(dtype)
     return piece.reshape(shape)
 
 
 def kept(key: Hashable, make: Callable[[], _T]) -> _T:
-    """What ``make()`` built of `scratch`: the same at every call of this thread with this ``key``."""
+    """The result of ``make()``, built on `scratch`: the same at every call of this thread with this ``key``."""
     found: _T | None = _own.kept.get(key)
     if found is None:
         found = make()
@@ -323,7 +333,7 @@ def kept(key: Hashable, make: Callable[[], _T]) -> _T:
     return found
 
 
-# ---- looks at a whole array
+# ---- functions of a whole array
 
 
 def may_hold_nan(x: Array) -> bool:
@@ -332,20 +342,20 @@ def may_hold_nan(x: Array) -> bool:
 
 
 def lowest(x: Array) -> float:
-    """The smallest value of a floating array; NaN if it holds any, and for integers."""
+    """The smallest value of a floating array; NaN if it has a NaN, and for integers."""
     return float(x.min(initial=np.inf)) if x.dtype.kind == "f" else np.nan
 
 
 def copy_windows(out: Array, x: Array, strides: Sequence[int]) -> None:
     """Fill ``out`` with the view of the C-contiguous ``x`` that has its shape and these strides, in bytes.
 
-    One call: two threads that take turns at the interpreter's lock are slower with one for each tap.
+    This is one call, because with one call for each tap two threads wait for each other at the interpreter's lock.
     """
     out[...] = np.ndarray(out.shape, x.dtype, x.data, strides=strides)
 
 
 def _after_fork() -> None:
-    """The child has none of the parent's threads, and its locks may have been held."""
+    """The child has no threads of the parent, and locks may have been acquired at the fork."""
     global _pool, _blas, _recycler
     _pool, _blas, _recycler = None, _Blas(), _Recycler()
 

@@ -1,12 +1,12 @@
-"""Which of the two runs: a formula of `cnn_lightning.ops`, or the fast function of the same name.
+"""Choose between a formula of `cnn_lightning.ops` and the fast function of the same name.
 
-A fast function was proven equal to its formula, file by file; ``proven.json`` holds the digests of what was proven. It
-runs while fast is on, and while its file and the formula's file are still those: an edited formula runs itself, and so
-does everything else of its file. Likewise at run time: a formula or a helper that is replaced where it is called
-(``conv.conv2d = mine``, ``conv.padded = mine``) or whose code is exchanged (a notebook's autoreload) runs as it is.
+Each fast function was proven equal to its formula, file by file; ``proven.json`` has the digests of the proven files.
+It runs while fast is on, and while its file and the file of the formula are those. If a formula is edited, all formulas
+of its file run themselves. The same holds at run time: a formula or a helper runs as it is if it is replaced where it
+is called (``conv.conv2d = mine``, ``conv.padded = mine``) or if its code is exchanged (autoreload of a notebook).
 
-Off for the process with the variable ``CNN_LIGHTNING_FAST=0``; ``CNN_LIGHTNING_FAST=unproven`` doesn't look at digests,
-for who works on a fast file.
+The variable ``CNN_LIGHTNING_FAST=0`` turns fast functions off for the process. ``CNN_LIGHTNING_FAST=unproven`` ignores
+the digests, for work on a fast file.
 """
 
 import os
@@ -36,7 +36,7 @@ def _functions(module: ModuleType) -> dict[str, Function]:
 
 
 def _written(module: ModuleType) -> list[tuple[dict[str, Any], str, FunctionType, CodeType]]:
-    """The functions of the module and of those it imports functions from, under each name by which they are called."""
+    """The functions of the module and of the modules from which it imports functions, by each name in their globals."""
     named = [value for value in vars(module).values() if isinstance(value, FunctionType)]
     ours = [function for function in named if function.__module__.startswith(proof.PACKAGE)]
     homes = {id(function.__globals__): function.__globals__ for function in ours}
@@ -53,37 +53,37 @@ _formulas = {file: _functions(module) for file, module in _modules.items()}
 _as_written = {file: _written(module) for file, module in _modules.items()}
 _file_of = {function: file for file, functions in _formulas.items() for function in functions.values()}
 _wishes = [True]
-"""The process's own, see `set_fast`, and those of the `fast` blocks that it is inside of: the last one counts."""
+"""The setting of the process, see `set_fast`, then those of the open `fast` blocks: the last one counts."""
 
 
 def formulas() -> dict[str, dict[str, Function]]:
-    """The formulas that have a fast function, by file and name, as they were when first imported."""
+    """The formulas that have a fast function, by file and name, as they were at import."""
     return _formulas
 
 
 def chosen(op: Function) -> Function:
-    """The fast function that stands in for ``op`` on NumPy arrays, or ``op`` itself."""
+    """The fast function that replaces ``op`` on NumPy arrays, or ``op`` itself."""
     file = _file_of.get(op)
     return op if file is None or why_formula(file) else getattr(_fast(file), op.__name__, op)
 
 
 def is_formula(op: Function) -> bool:
-    """Whether this is one of `formulas`, and no function that took its place."""
+    """Whether this is one of `formulas`, not a function that replaced one."""
     return op in _file_of
 
 
 def is_fast(op: Function) -> bool:
-    """Whether this is a function of `cnn_lightning.ops.fast`, which looks after threads and memory itself."""
+    """Whether this is a function of `cnn_lightning.ops.fast`, which manages threads and memory itself."""
     return getattr(op, "__module__", "").startswith(f"{__package__}.")
 
 
 def is_chain(file: str) -> bool:
-    """Whether the chains of this fast file may stand in for their formulas."""
+    """Whether the chains of this fast file may replace their formulas."""
     return not _edited(file) and not any(map(why_formula, CHAINS[file]))
 
 
 def why_formula(file: str) -> str:
-    """Why the formulas of this file run themselves: "off", "edited", "replaced"; empty where fast functions run."""
+    """Why the formulas of this file run themselves: "off", "edited", "replaced"; empty if fast functions run."""
     for home, name, function, code in _as_written[file]:
         if home.get(name) is not function or function.__code__ is not code:
             return "replaced"
@@ -91,7 +91,7 @@ def why_formula(file: str) -> str:
 
 
 def tier() -> str:
-    """Which tier runs in this process, in a few words: for reports and checkpoints."""
+    """The tier that runs in this process, in a few words, for reports and checkpoints."""
     reasons = {file: why_formula(file) for file in FILES}
     formulas = [f"{file} ({why})" for file, why in reasons.items() if why]
     if not formulas:
@@ -101,7 +101,7 @@ def tier() -> str:
 
 @contextmanager
 def fast(on: bool = True) -> Iterator[None]:
-    """Fast functions, or with ``False`` formulas throughout, in all threads of the process while inside."""
+    """Use fast functions, or with ``False`` only formulas, in all threads of the process while inside."""
     _wishes.append(on)
     try:
         yield
@@ -110,7 +110,7 @@ def fast(on: bool = True) -> Iterator[None]:
 
 
 def set_fast(on: bool) -> None:
-    """Fast functions or formulas in this process from now on, outside of `fast` blocks."""
+    """Use fast functions or formulas in this process from now on, outside of `fast` blocks."""
     _wishes[0] = on
 
 
@@ -133,10 +133,10 @@ def _fast(file: str) -> ModuleType:
 
 @cache
 def _edited(file: str) -> bool:
-    """Whether the formulas or the fast functions are other ones than those of the proof."""
+    """Whether the formulas or the fast functions differ from those of the proof."""
     return _setting() != "unproven" and not proof.holds(modules(file))
 
 
 def modules(file: str) -> list[str]:
-    """What the proof of a file is about: its formulas (a file of chains has none of its own) and its fast functions."""
+    """The modules of the proof of a file: its formulas (a file of chains has none) and its fast functions."""
     return [f"cnn_lightning.ops.{file}"] * (file in FILES) + [f"cnn_lightning.ops.fast.{file}"]

@@ -1,9 +1,9 @@
-"""Convolution: every output pixel is the weight times the patch of the input below it.
+"""Convolution: every output pixel is the weight times the patch of the input under it.
 
-With the patches of a block of images laid out as the columns of a matrix, the convolution and both of its gradients
-are matrix products. Inside a block the batch is the last axis, ``(C, H, W, n)``: the weight then needs no
-rearranging, and a patch's rows are long runs of memory even where images are tiny. Columns are rebuilt in the backward
-rather than kept: they are kernel-size times larger than the input.
+If the patches of a block of images are the columns of a matrix, the convolution and both of its gradients are matrix
+products. Inside a block the batch is the last axis, ``(C, H, W, n)``: then the weight need not be rearranged, and the
+rows of a patch are long runs of memory even for tiny images. The backward computes the columns again and does not save
+them: they are larger than the input by the number of pixels of the kernel.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def conv2d(
         return _format_of(x, y)
     if _is_depthwise(g):
         depthwise.forward(x, weight, g, y)
-        if not blocks.may_hold_nan(y):  # or infinity may have met a zero beside the kernel: let columns tell
+        if not blocks.may_hold_nan(y):  # infinity times a zero of a band gives NaN, too: columns are exact
             if bias is not None:
                 y += bias[:, None, None]
             return _format_of(x, y)
@@ -120,8 +120,8 @@ def conv2d_backward(
 def bias_gradient(grad_y: Array) -> Array:
     """Sum of ``grad_y`` (N, O, H, W) over images and pixels, (O,).
 
-    Summed in float64: in channels_last memory NumPy adds one pixel after the other, and the rounding of thousands of
-    such additions would show in float32.
+    Summed in float64: in channels_last memory NumPy adds one pixel after the other, and thousands of such additions in
+    float32 would have a visible rounding error.
     """
     total: Array = grad_y.sum((0, 2, 3), dtype=np.float64).astype(grad_y.dtype)
     return total
@@ -180,7 +180,7 @@ def _product(matrices: Array, columns: Array, out: Array, *, alone: bool) -> Non
 
 
 def _times_columns(upstream: Array, columns: Array, *, alone: bool) -> Array:
-    """``upstream @ columns^T`` per group, in the order that the matrix product is fastest in."""
+    """``upstream @ columns^T`` per group, with the factors in the order that is fastest."""
     small = columns.shape[1] * upstream.shape[1] < tuning.TUNING.conv_small_weight
     first, second = (columns, upstream) if small else (upstream, columns)
     result: Array = (
@@ -207,7 +207,7 @@ def _is_worth_threads(g: Geometry) -> bool:
 
 
 def _total(parts: list[Array], like: Array, shape: Sequence[int]) -> Array:
-    """The sum of what the blocks found; the parts, which are fresh arrays, may be used up."""
+    """The sum of the results of the blocks; it may overwrite them, since they are new arrays."""
     if not parts:
         return np.zeros_like(like, shape=tuple(shape), order="C")
     total = parts[0].reshape(shape)
@@ -256,7 +256,7 @@ def _pointwise_backward(
 
 
 def _format_of(x: Array, y: Array) -> Array:
-    """``y`` in the memory format of ``x``: channels_last where ``x`` is, contiguous otherwise."""
+    """``y`` in the memory format of ``x``: channels_last if ``x`` is, contiguous otherwise."""
     of_image, of_channel, of_row, of_pixel = x.strides
     if x.shape[1] > 1 and x.itemsize == of_channel < of_pixel and of_row <= of_image:
         wide = blocks.empty((y.shape[0], *y.shape[2:], y.shape[1]), like=y)

@@ -1,7 +1,8 @@
-"""Transposed convolution: the convolution's gradient for its input, run as a forward.
+"""Transposed convolution: the adjoint of convolution, as a forward.
 
-A convolution takes the patch under the kernel to one pixel; the transposed one spreads one pixel over the patch. As
-matrices that is ``W^T`` where the convolution has ``W``, so that both directions here are directions of `conv`.
+A convolution computes one pixel from the patch under the kernel. The transposed convolution adds one pixel, times the
+kernel, to the patch: its matrix is ``W^T`` if that of the convolution is ``W``. Therefore `conv` computes forward and
+backward here.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ def conv_transpose2d(
 ) -> Array:
     """`ops.conv_transpose.conv_transpose2d`."""
     g = expect.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
-    image = np.empty_like(x, shape=g.shape)  # its contents are never read: only shape, dtype and layout count
+    image = np.empty_like(x, shape=g.shape)  # only its shape, dtype and layout are used
     y, _, _ = conv.conv2d_backward(_longer(x, g), image, weight, **_options(g, groups), needs=(True, False, False))
     assert y is not None
     if bias is not None:
@@ -66,13 +67,13 @@ def conv_transpose2d_backward(
 
 
 def _options(g: Transposed, groups: int) -> dict[str, Any]:
-    """Of the convolution that leads from the output back to the input."""
+    """Options of the convolution from the output to the input."""
     (rows, _), (columns, _) = g.pad
     return {"stride": g.stride, "padding": (rows, columns), "dilation": g.dilation, "groups": groups}
 
 
 def _surplus(g: Transposed) -> tuple[int, int]:
-    """Patches of that convolution that lie wholly in the output padding: no pixel of ``x`` belongs to them."""
+    """The number of patches of that convolution inside the output padding, which belong to no pixel of ``x``."""
     return g.output_padding[0] // g.stride[0], g.output_padding[1] // g.stride[1]
 
 

@@ -1,12 +1,12 @@
-"""One kernel per channel, as banded matrices along the width.
+"""Depthwise convolution (one kernel per channel), as products with banded matrices along the width.
 
-With one channel in and one out there is no matrix for `conv2d` to multiply by: its columns would be written and read
-for nine products each. But sliding one row of the kernel along one row of the image is itself a matrix product,
-``x_row @ band`` with ``band[v * stride + j * dilation - left, v] = weight[j]``, and all rows of all images of a channel
-go through the same band. The zeros in it are multiplied too, which at BLAS's speed costs less than columns do up to
-rows of about a hundred pixels.
+With one input and one output channel, `conv2d` has only one row of a matrix to multiply by: it would write and read a
+column for nine products. But one row of the kernel, moved along one row of the image, is a matrix product, too:
+``x_row @ band`` with ``band[v * stride + j * dilation - left, v] = weight[j]``. All rows of all images of a channel are
+multiplied by the same band. This multiplies the zeros of the band, too; with BLAS it is still faster than columns for
+rows of up to about a hundred pixels.
 
-Zero times infinity is NaN, so that one infinity spoils a whole row: what comes out with NaN in it is not to be used.
+Zero times infinity is NaN, so that one infinity makes a whole row NaN: do not use a result that has a NaN.
 """
 
 import numpy as np
@@ -35,7 +35,7 @@ def forward(x: Array, weight: Array, g: Geometry, y: Array) -> None:
 def backward(
     grad_y: Array, x: Array, weight: Array, g: Geometry, grad_x: Array | None, need_weight: bool
 ) -> Array | None:
-    """Write the gradient of ``x`` into ``grad_x`` (unless None) and return the weight's.
+    """Write the gradient of ``x`` into ``grad_x`` (unless None) and return that of the weight.
 
     ``grad_row = grad_y_row @ band^T``; the gradient of a band is ``x_row^T @ grad_y_row``, and the weight's is its sum
     along each diagonal.
@@ -73,7 +73,7 @@ def _is_worth_threads(g: Geometry, x: Array) -> bool:
 
 
 def _parts(g: Geometry, x: Array) -> list[slice]:
-    """Blocks of channels, as every channel is on its own."""
+    """Blocks of channels, since channels are independent."""
     return blocks.blocks(g.c, 3 * g.n * (g.h + g.kernel[0]) * g.w * x.itemsize)
 
 
@@ -88,13 +88,13 @@ def _rows(x: Array, g: Geometry) -> Array:
 
 
 def _under(rows: Array, i: int, g: Geometry) -> Array:
-    """The image's rows (C, H', n, W) that kernel row ``i`` lies on."""
+    """The rows (C, H', n, W) of the image under row ``i`` of the kernel."""
     first, step = i * g.dilation[0], g.stride[0]
     return rows[:, first : first + step * g.oh : step]
 
 
 def _bands(weight: Array, g: Geometry) -> Array:
-    """The kernel's rows (C, kh, kw) as bands (C, kh, W, W'); what falls beside the image is left out."""
+    """The rows of the kernel (C, kh, kw) as bands (C, kh, W, W'), without the pixels outside the image."""
     bands = np.zeros_like(weight, shape=(*weight.shape[:2], g.w * g.ow), order="C")
     for j, diagonal in enumerate(_diagonals(g)):
         bands[:, :, diagonal] = weight[:, :, j, None]
@@ -108,7 +108,7 @@ def _along_diagonals(grad_bands: Array, g: Geometry) -> Array:
 
 
 def _diagonals(g: Geometry) -> list[slice]:
-    """Where kernel column j stands in a band laid out flat: at pixel u = v*stride + j*dilation - left of output v."""
+    """The places of each kernel column j in a flat band: for output v at pixel u = v*stride + j*dilation - left."""
     step, (left, _) = g.stride[1], g.pad[1]
     found = []
     for j in range(g.kernel[1]):

@@ -1,4 +1,4 @@
-"""Dropout: a forward and backward pair. The mask is an argument, since random numbers are the caller's."""
+"""Dropout: a forward and backward pair. The mask is an argument, because the caller draws random numbers."""
 
 import numpy as np
 

@@ -1,10 +1,10 @@
-"""A chain of convolution, ReLU and 2x2 max-pooling, a block of images at a time, while the block is still in cache.
+"""A chain of convolution, ReLU and 2x2 max-pooling, computed for one block of images after the other.
 
-Layer by layer, each step writes a whole batch to memory and reads it back, forward and backward. Here a block of
-images goes through all stages at once. What the backward keeps of a stage is its pooled output and four comparisons
-for each of its pixels.
+Layer by layer, each step writes a whole batch to memory and reads it back, forward and backward. Here all stages are
+computed for a block of images while it is in cache. For the backward, a stage saves its pooled output and four
+comparisons for each of its pixels.
 
-What happens to a block in a stage is in `stage`.
+`stage` has the computation of one stage for one block.
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,14 @@ def conv_relu_pool(
         x: Images (N, C, H, W).
         parameters: For each stage its kernels (O, C, kh, kw) and its bias, (O,) or None.
         paddings: For each stage the zeros around its images.
-        keep: Whether a backward will follow; otherwise only y is returned.
+        keep: Whether to return what the backward needs; otherwise only y.
 
     Returns:
-        ``(y, *winners, *images)``: the last stage's output (N, O, h, w) with ``h = (H + 2*padding - kh + 1) // 2``, and
-        what the backward needs, flat and block by block: the winners of each stage, and its input but for the first.
-        Winners are four comparisons for each pooled pixel: is the right pixel the larger in the upper and in the lower
-        pair, is the lower pair, and does ReLU pass it. Ties go to the first, and NaN wins, as in `max_pool2d`.
+        ``(y, *winners, *images)``: the output of the last stage (N, O, h, w), ``h = (H + 2*padding - kh + 1) // 2``,
+        and what the backward needs, flat and block by block: the winners of each stage, and the input of each stage
+        except the first. Winners are four comparisons for each pooled pixel: whether the right pixel of the upper pair
+        is larger, the same for the lower pair, whether the lower pair is larger, and whether the result is positive. As
+        in `max_pool2d`, the first of equal pixels wins, and NaN wins.
     """
     stages = _stages(x, parameters, paddings)
     y = blocks.empty((len(x), *stages[-1].pooled), like=x)
@@ -58,14 +59,14 @@ def conv_relu_pool_backward(
 ) -> tuple[Array | None, ...]:
     """Gradients of `conv_relu_pool` with respect to x and, for each stage, its kernels and its bias.
 
-    Back through the stages: the upstream gradient passes where ReLU passed and goes to the one pixel of each window
-    that won; then ``grad_weight = G X^T``, and ``grad_x`` from ``W^T G``, as in `conv2d_backward`.
+    From the last stage to the first: the upstream gradient G is 0 where the output of ReLU is 0, and belongs to the one
+    pixel of each window that won; then ``grad_weight = G X^T``, and ``grad_x`` from ``W^T G``, as in `conv2d_backward`.
 
     Args:
         grad_y: (N, O, h, w).
         x: Images (N, C, H, W).
         saved: The parameters of `conv_relu_pool`, then the winners and images it returned.
-        paddings: As there.
+        paddings: As in `conv_relu_pool`.
         needs: Whether x, and each of the parameters, needs its gradient.
     """
     count = len(paddings)
@@ -73,7 +74,7 @@ def conv_relu_pool_backward(
     winners, images = _arrays(saved[2 * count : 3 * count]), _arrays(saved[3 * count :])
     needs_x, needs_weight, needs_bias = needs[0], needs[1::2], needs[2::2]
     grad_x = blocks.empty(x.shape, like=x) if needs_x else None
-    lowest = 0 if needs_x else (list(needs).index(True) - 1) // 2  # below it nothing needs a gradient
+    lowest = 0 if needs_x else (list(needs).index(True) - 1) // 2  # stages before it need no gradient
 
     def block(part: slice) -> list[Array | None]:
         gradient = stages[-1].room(part.stop - part.start).pooled
@@ -109,18 +110,15 @@ def _stages(x: Array, parameters: Sequence[Array | None], paddings: Sequence[int
 
 
 def _parts(n: int, stages: Sequence[Stage]) -> list[slice]:
-    """One block, or an even number of them, so that two threads have as much to do."""
+    """Blocks of images; an even number of them if two threads pay."""
     image = max(1, *(stage.bytes for stage in stages))
     numbers = tuning.TUNING
     count = -(-n // max(1, min(numbers.chain_images, numbers.chain_block_bytes // image)))
-    if n * image >= numbers.chain_threads_bytes:
-        count += count % 2
-    size = max(1, -(-n // max(1, count)))
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+    return blocks.cut(n, count, even=n * image >= numbers.chain_threads_bytes)
 
 
 def _part(flat: Array, part: slice, *shape: int) -> Array:
-    """A block of what is kept block by block, its images last."""
+    """One block of an array that is stored block by block, with its images last."""
     each = prod(shape)
     return flat[each * part.start : each * part.stop].reshape(*shape, -1)
 

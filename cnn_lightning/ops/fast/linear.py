@@ -37,11 +37,11 @@ def linear_backward(
             grad_weight = blocks.empty(weight.shape, like=weight)
             np.matmul(upstream.T, x.reshape(_count(x), x.shape[-1]), out=grad_weight)
     if needs[2]:
-        # NumPy adds rows one after the other: float64 keeps the rounding of thousands of additions out of float32.
+        # NumPy adds rows one after the other: in float64, because thousands of additions in float32 lose digits.
         grad_bias = upstream.sum(0, dtype=np.float64).astype(upstream.dtype)
     return grad_x, grad_weight, grad_bias
 
 
 def _count(x: Array) -> int:
-    """The number of rows; said outright, as -1 can't be inferred of an empty array."""
+    """The number of rows; `reshape` can't infer it by -1 for an empty array."""
     return prod(x.shape[:-1])

@@ -1,6 +1,7 @@
 """Losses: cross entropy, negative log-likelihood and mean squared error; forward and backward pairs.
 
-Scores have shape ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``. Inside they are rows of C, one for each of M targets.
+Scores have shape ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``. The functions work on rows of C, one for each of M
+targets.
 """
 
 import math
@@ -165,7 +166,7 @@ def _unrows(rows: Array, scores: Array) -> Array:
 
 
 def _shifted(rows: Array) -> Array:
-    """Less each row's maximum, so that no exponential overflows; a new array."""
+    """A new array: the rows minus their maximum, so that no exponential overflows."""
     if rows.shape[1] == 0:
         return np.empty_like(rows)
     with np.errstate(invalid="ignore"):
@@ -174,7 +175,7 @@ def _shifted(rows: Array) -> Array:
 
 
 def _sum(rows: Array) -> Array:
-    """Each row's sum, in float64 whatever the dtype of the rows."""
+    """The sum of each row, in float64 for any dtype of the rows."""
     total: Array = rows.sum(axis=1, dtype=np.float64)
     return total
 
@@ -187,7 +188,7 @@ def _picked(rows: Array, classes: Array) -> Array:
 
 
 def _classes(scores: Array, target: Array, weight: Array | None, ignore_index: int) -> tuple[Array, Array, Array]:
-    """For each row: its class (0 where ignored), whether it counts, and its factor (0 where ignored)."""
+    """For each row: its class (0 if ignored), whether it counts, and its factor (0 if ignored)."""
     flat = target.reshape(math.prod(target.shape))
     valid = flat != ignore_index
     classes = np.where(valid, flat, 0)
@@ -198,14 +199,14 @@ def _classes(scores: Array, target: Array, weight: Array | None, ignore_index: i
 
 
 def _smoothing(label_smoothing: float) -> float:
-    """As torch takes it: none where it is negative or NaN."""
+    """As in torch, 0 if it is negative or NaN."""
     return label_smoothing if label_smoothing > 0 else 0.0
 
 
 def _soft(
     logits: Array, target: Array, weight: Array | None, ignore_index: int, label_smoothing: float
 ) -> tuple[Array, Array, Array]:
-    """For each row: its ``a`` of `cross_entropy`, whether it counts, and its part in the mean's divisor."""
+    """For each row: its ``a`` of `cross_entropy`, whether it counts, and its summand in the divisor of the mean."""
     smoothing = _smoothing(label_smoothing)
     if target.shape == logits.shape:
         a = _rows(target) * (1 - smoothing) + smoothing / max(1, expect.number_of_classes(logits))
@@ -226,18 +227,18 @@ def _soft(
 
 
 def _reduced(losses: Array, valid: Array, factor: Array, reduction: str, scores: Array) -> Array:
-    losses = np.where(valid, losses, 0)  # not a product: an ignored row may hold infinity
+    losses = np.where(valid, losses, 0)  # not a product: an ignored row may be infinity
     if reduction == "none":
         return losses.reshape(expect.shape_of_losses(scores)).astype(scores.dtype, copy=False)
     total: Array = losses.sum(dtype=np.float64)
     if reduction == "mean":
         divisor = factor.sum(dtype=np.float64)
-        total = np.where(divisor == 0, math.nan, total / divisor)  # also where smoothing leaves a loss to divide
+        total = np.where(divisor == 0, math.nan, total / divisor)  # also if smoothing makes the total other than 0
     return total.astype(scores.dtype)
 
 
 def _share(grad_y: Array, valid: Array, factor: Array, reduction: str) -> Array:
-    """Each row's part of ``grad_y``: the gradient of its own loss."""
+    """The gradient of the loss of each row: 0 for ignored rows."""
     if reduction == "none":
         share = grad_y.reshape(valid.shape)
     else:

@@ -1,8 +1,8 @@
 """Matrix products for convolution: a small matrix by a long one, or a large one by few columns.
 
-OpenBLAS first copies both factors into an order of its own, which pays when each entry is used often. With a small
-matrix of few entries it isn't, and OpenBLAS has kernels that skip the copying, for products of up to a million
-multiplications. So a long product is cut into such pieces, which `numpy.matmul` takes as a stack, in one call.
+OpenBLAS first copies both factors into its own order, which pays if each entry is used often. For a small matrix it
+does not pay, and OpenBLAS has kernels that do not copy, for products of up to a million multiplications. Therefore a
+long product is cut into pieces of that size, which are a stack of matrices for one call of `numpy.matmul`.
 
 GFLOP/s with 16,384 columns, one thread of a Xeon with AVX-512, whole -> in pieces::
 
@@ -12,7 +12,7 @@ GFLOP/s with 16,384 columns, one thread of a Xeon with AVX-512, whole -> in piec
     16 x 145       74 -> 92      56 -> 81      71 -> 69
     32 x 145       92 -> 87      79 -> 75      83 -> 83     stays whole
 
-A product that stands alone, as the batch is too small to be cut into blocks, is halved for two threads instead.
+If the batch is too small for several blocks, there is only one product; then two threads compute half of it each.
 """
 
 import numpy as np
@@ -26,9 +26,9 @@ def times(a: Array, b: Array, out: Array, *, alone: bool = False) -> None:
 
     Args:
         a: The small matrix, or the large one.
-        b: The long one, or the one of few columns.
-        out: For the result.
-        alone: Whether it is the only one in the operation, so that the other threads have nothing else to do.
+        b: The long matrix, or the one of few columns.
+        out: The result.
+        alone: Whether it is the only product of the operation, so that other threads are free.
     """
     size, whole = _pieces(a.size, b.shape[1])
     if alone and not whole:
@@ -72,7 +72,7 @@ def _by_halves(a: Array, b: Array, out: Array) -> None:
 
 
 def _pieces(entries: int, n: int) -> tuple[int, int]:
-    """How long a piece is, and how much of ``n`` is cut into such: a power of two, and 0 where whole is faster."""
+    """The length of a piece (a power of two), and how much of ``n`` to cut into pieces: 0 if the whole is faster."""
     numbers = tuning.TUNING
     size, shortest = numbers.product_longest, numbers.product_shortest
     while size >= shortest and size * entries > numbers.product_multiplications:

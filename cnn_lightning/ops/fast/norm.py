@@ -1,8 +1,9 @@
 """Normalisation: subtract a mean, divide by a standard deviation, then scale and shift.
 
-The three differ in which values share their statistics: a channel over the batch (`batch_norm`), a sample's last axes
-(`layer_norm`), a group of a sample's channels (`group_norm`). All have the same gradient. With ``xhat = (x - mean) *
-invstd``, ``y = weight * xhat + bias`` and ``g = grad_y * weight``, over the m values that share statistics::
+The three differ in the values that have common statistics: a channel over the batch (`batch_norm`), the last axes of a
+sample (`layer_norm`), a group of channels of a sample (`group_norm`). All have the same gradient. With ``xhat = (x -
+mean) * invstd``, ``y = weight * xhat + bias`` and ``g = grad_y * weight``, means taken over the values with common
+statistics::
 
     grad_x      = invstd * (g - mean(g) - xhat * mean(g * xhat))
     grad_weight = sum of grad_y * xhat
@@ -10,8 +11,8 @@ invstd``, ``y = weight * xhat + bias`` and ``g = grad_y * weight``, over the m v
 
 as in S. Ioffe and C. Szegedy, "Batch normalization", https://arxiv.org/abs/1502.03167, section 3.
 
-Statistics are taken in float64, in two passes over a block of values that stays in cache: neither a large mean nor a
-long sum costs digits.
+Statistics are computed in float64, in two passes over a block of values that stays in cache, so that neither a large
+mean nor a long sum loses digits.
 """
 
 from collections.abc import Callable, Sequence
@@ -156,16 +157,16 @@ class _Rule:
             self.invstd = _invstd(var, eps)
             self.scale = (self.invstd if weight is None else self.invstd * weight).astype(dtype)
             self.mean = mean.astype(dtype)
-            self.rest = mean - self.mean  # what float32 rounds away
+            self.rest = mean - self.mean  # the rounding error of float32
 
     def centred(self, x: Array, part: slice) -> Array:
-        """``x`` without the mean, in scratch memory, but for what the rest of the mean adds to each value."""
+        """``x - mean`` in scratch memory, for the rounded mean: without its rounding error, `rest`."""
         result = blocks.scratch("norm centred", x.shape, like=x)
         np.subtract(x, self.view.spread(self.mean[part]), out=result)
         return result
 
     def write(self, out: Array, grad: Array, centred: Array, part: slice, of_grad: Array, of_dot: Array) -> None:
-        """``grad_x`` of a block from the means of ``grad`` and of ``grad * xhat``; ``centred`` is used up."""
+        """``grad_x`` of a block from the means of ``grad`` and of ``grad * xhat``; overwrites ``centred``."""
         slope = of_dot * self.invstd[part]
         constant = of_grad - slope * self.rest[part]
         centred *= self.view.spread((-slope).astype(self.dtype))
@@ -310,13 +311,13 @@ def instance_norm_backward(
     return group_norm_backward(grad_y, x, weight, mean, var, groups=x.shape[1], eps=eps, needs=needs)
 
 
-# ---- how the channels of a batch lie in memory
+# ---- the channels of a batch in memory
 
 
 class _Channels:
-    """A batch (N, C, ...) as three axes without copying: (N, C, L), or (rows, f, C) where channels are last in memory.
+    """A batch (N, C, ...) as three axes without a copy: (N, C, L), or (rows, f, C) if channels are last in memory.
 
-    In the second, as many pixels ``f`` are put side by side as make rows long enough for NumPy.
+    In the second form, a row has ``f`` pixels, as many as NumPy needs to be fast.
     """
 
     def __init__(self, x: Array) -> None:
@@ -329,19 +330,19 @@ class _Channels:
             while self.count % (2 * self.side) == 0 and self.count and self.side * self.c < row:
                 self.side *= 2
         self.shape = (self.count // self.side, self.side, self.c) if self.last else (n, self.c, length)
-        # Neighbours in memory stay together.
+        # Channels that are adjacent in memory stay in one block.
         self.together = tuning.TUNING.norm_neighbours if self.last else 1
         self.nbytes = x.nbytes
 
     def of(self, a: Array) -> Array:
-        """``a``, shaped like the batch, in this form; a copy where it lies in memory in another way."""
+        """``a``, of the shape of the batch, in this form; a copy if its order in memory is another one."""
         return (np.moveaxis(a, 1, -1) if self.last else a).reshape(self.shape)
 
     def run(self, block: Callable[[slice], None], value_bytes: int) -> None:
         """``block`` for every block of channels, as `at` and `channels` take it."""
         numbers = tuning.TUNING
         spread = self.nbytes >= numbers.norm_threads_bytes
-        # Each long run is summed on its own, whatever is beside it, so that any cut will do.
+        # Each long run is summed separately, so that the sums do not depend on the blocks.
         any_cut = not self.last and self.shape[2] >= numbers.norm_run
         if spread and any_cut and blocks.get_num_threads() > 1:
             value_bytes //= numbers.norm_larger
@@ -357,7 +358,7 @@ class _Channels:
         return (slice(None), slice(None), part) if self.last else (slice(None), part)
 
     def spread(self, values: Array) -> Array:
-        """One value per channel of a block as an array to combine with the block."""
+        """One value per channel of a block, as an array that broadcasts to the block."""
         if self.last:
             shape = (self.side, *values.shape)
         elif self.shape[2] < tuning.TUNING.norm_long_run:
@@ -369,11 +370,11 @@ class _Channels:
         return result
 
     def sum(self, a: Array) -> Array:
-        """Each channel's sum over a block of float64."""
+        """The sum of each channel over a block of float64."""
         return _channel_sums(self._middle(a))
 
     def dot(self, a: Array, b: Array) -> Array:
-        """Each channel's sum of products."""
+        """The sum of products of each channel."""
         return _channel_dots(self._middle(a), self._middle(b))
 
     def _middle(self, a: Array) -> Array:
@@ -381,14 +382,14 @@ class _Channels:
 
 
 def _is_channels_last(x: Array) -> bool:
-    """Whether channels are neighbours in memory, also those of (N, C)."""
+    """Whether channels are adjacent in memory and the array is contiguous otherwise; also for (N, C)."""
     if x.flags.c_contiguous and x.ndim > 2:
         return False
     return bool(np.moveaxis(x, 1, -1).flags.c_contiguous)
 
 
 def _samples(a: Array) -> Array:
-    """(N, C, ...) as (N, C, L), without copying where channels are last in memory, too."""
+    """(N, C, ...) as (N, C, L), without a copy also if channels are last in memory."""
     n, c, length = a.shape[0], a.shape[1], prod(a.shape[2:])
     if length > 1 and _is_channels_last(a):
         return np.moveaxis(a, 1, -1).reshape(n, length, c).swapaxes(1, 2)
@@ -396,7 +397,7 @@ def _samples(a: Array) -> Array:
 
 
 def _output(x: Array) -> Array:
-    """A new array like ``x`` that `_Channels` of ``x`` need not copy."""
+    """A new array like ``x`` of which `_Channels` of ``x`` makes a view."""
     return blocks.empty_like(x) if _is_channels_last(x) else blocks.empty(x.shape, like=x)
 
 
@@ -421,7 +422,7 @@ def _channel_sums(a: Array) -> Array:
 
 
 def _channel_dots(a: Array, b: Array) -> Array:
-    """(n, c, L) and the same to (c,), each channel's sum of products."""
+    """(n, c, L) and the same to (c,): the sum of products of each channel."""
     if a.shape[2] >= tuning.TUNING.norm_run:
         return _over_samples(_row_dots(a, b))
     product = blocks.scratch("norm product", a.shape, like=a)
@@ -430,7 +431,7 @@ def _channel_dots(a: Array, b: Array) -> Array:
 
 
 def _over_samples(runs: Array) -> Array:
-    """(n, c, 1) to (c,). Each channel's runs side by side: NumPy would add a lone channel's up in another order."""
+    """(n, c, 1) to (c,), with the runs of a channel adjacent: else NumPy adds a single channel in another order."""
     side_by_side = np.empty_like(runs, shape=(runs.shape[1], runs.shape[0]))
     side_by_side[...] = runs[:, :, 0].T
     result: Array = side_by_side.sum(1)
@@ -438,12 +439,12 @@ def _over_samples(runs: Array) -> Array:
 
 
 def _row_sums(a: Array) -> Array:
-    """(n, r, m) to (n, r, 1). One product for each row: rounding must not depend on how many are taken at once."""
+    """(n, r, m) to (n, r, 1). One product for each row, so that rounding does not depend on the number of rows."""
     return _row_dots(a, np.ones_like(a, shape=(1, 1, a.shape[2])))
 
 
 def _row_dots(a: Array, b: Array) -> Array:
-    """(n, r, m) and the same to (n, r, 1), each row's sum of products."""
+    """(n, r, m) and the same to (n, r, 1): the sum of products of each row."""
     result: Array = np.matmul(a[:, :, None, :], b[:, :, :, None])[:, :, :, 0]
     return result
 

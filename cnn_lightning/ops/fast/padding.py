@@ -1,6 +1,6 @@
-"""Padding with the image's own pixels: mirrored, repeated or wrapped around.
+"""Padding with pixels of the image: reflect, replicate or circular.
 
-Every border is a strip of the image put beside it, so that the gradient adds the border's gradient back to that strip.
+Every border is a copy of a strip of the image, so that the gradient of the border is added to that strip.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def pad_backward(grad_y: Array, x: Array, *, pad: Sequence[int], mode: Mode) -> 
 
 
 def _borders(left: int, n: int, size: int, mode: Mode) -> list[tuple[slice, slice]]:
-    """``(border, source)`` for both sides of a padded axis: where the border lies and which strip it repeats."""
+    """``(border, source)`` for both sides of a padded axis: the border, and the strip that it copies."""
     end, right = left + n, size - left - n
     before, after = slice(0, left), slice(end, size)
     if mode == "replicate":
@@ -53,7 +53,7 @@ def _borders(left: int, n: int, size: int, mode: Mode) -> list[tuple[slice, slic
     elif mode == "circular":
         sources = slice(n, n + left), slice(left, left + right)
     else:
-        # Backwards, and a stop below 0 would count from the end: None stands for it.
+        # In reverse order. A stop below 0 would count from the end, so that it is None.
         stop = end - 2 - right
         sources = slice(2 * left, left, -1), slice(end - 2, None if stop < 0 else stop, -1)
     return [

@@ -1,9 +1,9 @@
-"""The patches of images as the columns of a matrix, and the way back: each column added to the pixels it came from.
+"""The patches of images as the columns of a matrix, and the adjoint: each column added to the pixels of its patch.
 
-Where a window moves by two, neighbouring patches take their pixels from every second place. So the padded image is
-dealt into ``stride x stride`` smaller ones, by the remainders of row and column: there these pixels are neighbours, and
-copying them is copying long runs. Measured for a kernel of 7x7 with stride 2 on 4 images (3, 64, 64): 0.74 ms from one
-image, 0.17 from four; the way back 1.36 and 0.30.
+If the stride is two, adjacent patches read every second pixel. Therefore the padded image is divided into ``stride x
+stride`` smaller images, its polyphase components, by the remainders of row and column. In a component these pixels are
+adjacent, so that long runs are copied. Measured for a kernel of 7x7 with stride 2 on 4 images (3, 64, 64): 0.74 ms from
+one image, 0.17 from four; the adjoint 1.36 and 0.30.
 """
 
 from collections.abc import Iterator, Sequence
@@ -55,35 +55,35 @@ def add_back(columns: Array, g: Geometry, out: Array) -> None:
 
 
 def _is_one_pixel(g: Geometry) -> bool:
-    """Whether a patch is a pixel of the image, so that there is nothing to collect nor to add up."""
+    """Whether a patch is one pixel of the image, so that patches do not overlap and need no padding."""
     return g.kernel == (1, 1) and g.pad == ((0, 0), (0, 0))
 
 
 def _every(stride: tuple[int, int]) -> Index:
-    """The pixels (C, H, W) that patches of one pixel take."""
+    """The pixels (C, H, W) that patches of one pixel read."""
     return slice(None), slice(None, None, stride[0]), slice(None, None, stride[1])
 
 
 class _Share(NamedTuple):
-    """One of the images that a padded image is dealt into: the rows and columns of one pair of remainders."""
+    """One polyphase component of a padded image: the rows and columns of one pair of remainders."""
 
     shape: tuple[int, int, int]
     pixels: Index
-    """What it has of the image (C, H, W) ..."""
+    """Its pixels in the image (C, H, W)."""
     inside: Index
-    """... and where."""
+    """The places of these pixels in the component."""
     border: tuple[Index, ...]
-    """Where it has padding."""
+    """The places of padding in the component."""
     taps: Index
-    """The part of the columns (C, kh, kw, ...) that is taken from it."""
+    """The entries of the columns (C, kh, kw, ...) that are read from it."""
     windows: tuple[Index, ...]
-    """Where each kernel pixel of that part lies, for all outputs."""
+    """For each of these kernel pixels, its places in the component for all outputs."""
     steps: tuple[int, int]
-    """How far these move from one output to the next."""
+    """The distance of these places from one output to the next."""
 
 
 def _taps(image: Array, part: Array, windows: Sequence[Index]) -> Iterator[tuple[Array, Array]]:
-    """The places of each kernel pixel in an image, and its part of the columns."""
+    """For each kernel pixel its places in an image, and its entries of the columns."""
     for (i, j), window in zip(product(*map(range, part.shape[1:3])), windows, strict=True):
         yield image[window], part[:, i, j]
 
@@ -121,8 +121,8 @@ class _Lines(NamedTuple):
 
 
 def _dealt(size: int, pad: tuple[int, int], kernel: int, stride: int, dilation: int, outputs: int) -> list[_Lines]:
-    # One image where windows lie apart, as each pixel is then copied only once; and where the kernel has gaps, as the
-    # image then changes from one of its pixels to the next in another order.
+    # One component if windows do not overlap, since each pixel is then copied only once. One component, too, for a
+    # dilated kernel, since the component would then change from one kernel pixel to the next in another order.
     count = stride if dilation == 1 and stride < kernel else 1
     length, step = -(-(size + sum(pad)) // count), stride // count
     lines = []

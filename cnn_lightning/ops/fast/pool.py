@@ -1,4 +1,4 @@
-"""Pooling: the largest or the mean value of every window, and the way of a gradient back to the pixels it came from."""
+"""Pooling: the largest value or the mean of every window, and the gradients."""
 
 from collections.abc import Iterator, Sequence
 
@@ -77,7 +77,7 @@ def max_pool2d_backward(
         grad[...] = 0
         bits, share = np.dtype(f"i{x.itemsize}"), np.empty_like(upstream)
         for window, won in _wins(padded, g):
-            # By integers, as an infinite gradient times 0 would be NaN.
+            # As integers, since an infinite gradient times 0 would be NaN.
             np.multiply(upstream.view(bits), won.view(np.int8), out=share.view(bits), dtype=bits)
             grad[window] += share
         grad_x[part] = _inside(grad, x, g)
@@ -235,7 +235,7 @@ def _adaptive(n: int, size: int) -> list[slice]:
 
 
 def _divisor(x: Array, g: Windows, count_include_pad: bool, override: int | None) -> Array:
-    """What each window's sum is divided by: (h, w), in the dtype of ``x``."""
+    """The divisor of each window: (h, w), in the dtype of ``x``."""
     expect.divisor(override)
     if override is not None:
         return np.full_like(x, override, shape=g.size, order="C")
@@ -261,7 +261,7 @@ def _scratch(name: str, x: Array, g: Windows) -> Array:
 
 
 def _padded(x: Array, g: Windows, value: float | None = None) -> Array:
-    """``x`` with the value around it that never wins, or the given one."""
+    """``x`` with a border of ``value``, or of the lowest value, which never wins."""
     if not any(map(any, g.pad)):
         return x
     if value is None:
@@ -273,12 +273,12 @@ def _padded(x: Array, g: Windows, value: float | None = None) -> Array:
 
 
 def _wins(padded: Array, g: Windows) -> Iterator[tuple[tuple[slice, ...], Array]]:
-    """Each pixel of the windows in turn: where all windows have it, and in which of them it won."""
+    """For each pixel of the window: its places for all windows, and the windows in which it won."""
     windows = list(_windows_of(g))
     best = padded[windows[0]].copy("K")
     for window in windows[1:]:
         np.maximum(best, padded[window], out=best)
-    if not blocks.lowest(best) > -np.inf:  # NaN, or minus infinity, which the padding has too
+    if not blocks.lowest(best) > -np.inf:  # NaN, or minus infinity, the value of the padding
         slots = _winners(padded, g)
         for index, window in enumerate(windows):
             yield window, slots == index
@@ -292,7 +292,7 @@ def _wins(padded: Array, g: Windows) -> Iterator[tuple[tuple[slice, ...], Array]
 
 
 def _winners(padded: Array, g: Windows) -> Array:
-    """Which pixel of its window won, counted row by row: the first that is not padding if all are minus infinity."""
+    """The number of the pixel that won each window, row by row; if all are -inf, the first that is not padding."""
     slot = np.int16 if g.kernel[0] * g.kernel[1] < 2**15 else np.int32
     (top, bottom), (left, right) = g.pad
     image = np.zeros_like(padded, shape=padded.shape[2:], dtype=bool, order="C")

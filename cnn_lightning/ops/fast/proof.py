@@ -1,8 +1,8 @@
-"""Digests of source files: what the proof of ``proven.json`` was made of, and whether that is still what runs.
+"""Digests of source files, to compare the files that run with those that were proven (``proven.json``).
 
-The text is what the file's loader gives, so that a wheel, a zip file and a checkout have the same digests. Line ends,
-comments, docstrings and empty lines make no difference. They are cut out by their positions in the text: byte code and
-the grammar's own tokens differ between versions of Python.
+The text comes from the loader of the file, so that a wheel, a zip file and a checkout have the same digests. Line ends,
+comments, docstrings and empty lines do not change a digest. They are removed by their positions in the text, because
+byte code and tokens differ between versions of Python.
 """
 
 import ast
@@ -18,7 +18,7 @@ from importlib.util import find_spec
 LOCK = "proven.json"
 PACKAGE = "cnn_lightning.ops"
 SHARED = frozenset({f"{PACKAGE}.expect", f"{PACKAGE}.types"})
-"""What formulas and fast functions call alike: an edit there changes both."""
+"""Modules that formulas and fast functions both call: an edit there changes both."""
 
 
 @cache
@@ -34,7 +34,7 @@ def holds(modules: Iterable[str]) -> bool:
 
 
 def digest(module: str) -> str | None:
-    """Of the module's file and of all files of `cnn_lightning.ops` that it imports; None where there is no source."""
+    """Digest of the file and of all files of `cnn_lightning.ops` that it imports; None if there is no source."""
     texts: dict[str, str] = {}
     todo = [module]
     while todo:
@@ -49,7 +49,7 @@ def digest(module: str) -> str | None:
 
 
 def bare(text: str) -> str:
-    """The text without comments, without strings that stand alone (docstrings), and without empty lines."""
+    """The text without comments, docstrings and other strings that are statements, and empty lines."""
     text = "\n".join(text.splitlines())
     lines = [line.encode() for line in text.split("\n")]
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -66,7 +66,7 @@ def bare(text: str) -> str:
 
 @cache
 def _read(module: str) -> tuple[str, list[str]] | None:
-    """The bare text of a module and what it imports of `cnn_lightning.ops`."""
+    """The bare text of a module, and the modules of `cnn_lightning.ops` that it imports."""
     text = _source(module)
     return None if text is None else (bare(text), _imports(text))
 
@@ -79,7 +79,7 @@ def _source(module: str) -> str | None:
 
 
 def _imports(text: str) -> list[str]:
-    """The modules of `cnn_lightning.ops` that the text imports, by whichever form."""
+    """The modules of `cnn_lightning.ops` that the text imports, in any form of import."""
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith(PACKAGE):
@@ -89,7 +89,7 @@ def _imports(text: str) -> list[str]:
 
 
 def _is_file(name: str) -> bool:
-    """Whether this is the name of a module, not of what a module holds."""
+    """Whether this is the name of a module, not of a value in a module."""
     parent = find_spec(name.rpartition(".")[0])
     if parent is None or parent.submodule_search_locations is None:
         return False

@@ -1,7 +1,7 @@
 """Softmax and its logarithm along one dimension: forward and backward pairs.
 
-The maximum is subtracted first, so that no exponential overflows. A slice that holds NaN or +inf, or nothing but -inf,
-comes out as NaN, as in torch. Results have the shape and dtype of ``x`` and are contiguous, as torch's are.
+The maximum is subtracted first, so that no exponential overflows. As in torch, the result is NaN for a slice with NaN
+or +inf, and for one of -inf only. Results have the shape and dtype of ``x`` and are contiguous, as in torch.
 """
 
 import numpy as np
@@ -54,18 +54,18 @@ def log_softmax_backward(grad_y: Array, y: Array, *, dim: int) -> Array:
 
 
 def _with_axis(x: Array) -> Array:
-    """A view with a dimension to work along: torch takes a scalar for one of length 1."""
+    """A view with at least one dimension: for torch a scalar has one of length 1."""
     return x[None] if x.ndim == 0 else x
 
 
 def _sum(x: Array, dim: int) -> Array:
-    """The sum along ``dim``, which stays, in float64 whatever the dtype of ``x``."""
+    """The sum along ``dim``, which becomes an axis of length 1, in float64 for any dtype of ``x``."""
     total: Array = x.sum(axis=dim, keepdims=True, dtype=np.float64)
     return total
 
 
 def _shifted(name: str, x: Array, dim: int) -> Array:
-    """``x`` less its maximum along ``dim``, a new array."""
+    """A new array: ``x`` minus its maximum along ``dim``."""
     expect.softmax(name, x, dim)
     y = blocks.empty(x.shape, like=x)
     wide = _with_axis(x)

@@ -1,4 +1,4 @@
-"""Functions that NumPy lacks, or has in float32 with half of torch's accuracy."""
+"""Functions that NumPy does not have, or that are less accurate than torch's in its float32."""
 
 import math
 
@@ -12,15 +12,15 @@ from cnn_lightning.ops.types import Array
 def precise(function: np.ufunc, x: Array, out: Array | None = None) -> Array:
     """``function(x)`` in the dtype of ``x``, computed in float64: half a unit in the last place off, not two or three.
 
-    NumPy casts piece by piece, so that no float64 array comes to be.
+    NumPy casts piece by piece, without a float64 array of all values.
     """
     out = blocks.empty_like(x) if out is None else out
     function(x, out=out, dtype=np.float64, casting="same_kind")
     return out
 
 
-# For float32 a shorter polynomial than `ops.special`'s will do: interpolated as that is, but at 0 <= a <= 14, where
-# P(-a) leaves the dtype's range. By item size.
+# By item size. For float32 a shorter polynomial than that of `ops.special` is enough: interpolated in the same way, but
+# on 0 <= a <= 14; for a larger a, P(-a) is below the range of float32.
 _COEFFICIENTS = {
     4: (
         0.2569558024406433,
@@ -40,8 +40,8 @@ _COEFFICIENTS = {
 def normal(x: Array) -> tuple[Array, Array]:
     """The standard normal distribution ``P(x) = erfc(-x / sqrt 2) / 2`` and its density ``P'(x)``, both in float64.
 
-    float32 or float64, any shape. The polynomial is computed in the dtype of ``x``: it is so small a part of the sum
-    that the relative error of ``P`` is 3 float32 ulp at most for float32, below 0 too, where ``1 + erf`` loses all
+    ``x`` is float32 or float64, of any shape. The polynomial is computed in the dtype of ``x``. It is a small summand,
+    so that the relative error of ``P`` is at most 3 float32 ulp for float32, also below 0, where ``1 + erf`` loses all
     digits. For float64 it is 6 + 2 x^2 ulp below 0, and 4 ulp above.
     """
     a = np.abs(x)

@@ -1,9 +1,9 @@
 """One convolution, ReLU and 2x2 max-pooling on a block of images that stays in cache: a stage of `fused`.
 
-Three facts make it short. A maximum commutes with ReLU, so that ReLU works on the pooled quarter. With the images
-last in memory, ``(C, H, W, n)``, whatever happens to a pixel happens to a contiguous run of them. And with the
-outputs of a convolution sorted by their place in the pooling window (four *phases*, each a contiguous array), pooling
-is maxima of whole arrays, with no strided access at all.
+Three facts make it short. A maximum commutes with ReLU, so that ReLU is computed on the pooled quarter of the pixels.
+With the images last in memory, ``(C, H, W, n)``, an operation on a pixel is one on a contiguous run of n values. And if
+the outputs of a convolution are sorted by their place in the pooling window (four *phases*, each a contiguous array),
+pooling is maxima of whole arrays, without strided access.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from cnn_lightning.ops.types import Array
 
 
 class Stage:
-    """The mathematics: what happens to a block of images (C, H, W, n), and to gradients on the way back."""
+    """The mathematics: forward and backward for a block of images (C, H, W, n)."""
 
     def __init__(self, shape: Sequence[int], weight: Array, bias: Array | None, padding: int) -> None:
         self.shape, self.weight, self.bias, self.padding = tuple(shape), weight, bias, padding
@@ -36,7 +36,7 @@ class Stage:
         return np.concatenate([self.weight.reshape(self.o, -1), bias[:, None]], axis=1)
 
     def room(self, n: int) -> "Room":
-        """Where a block of ``n`` images is worked on."""
+        """This thread's memory for a block of ``n`` images."""
         key = (Room, *self.shape, *self.weight.shape, self.padding, n, self.weight.dtype)
         return blocks.kept(key, lambda: Room(self, n))
 
@@ -63,7 +63,7 @@ class Stage:
     def route(self, gradient: Array, winners: Array) -> Array:
         """The gradient of each window (O, h, w, n) at the pixel that won, zero at the others: (O, 4 * h * w * n).
 
-        By integers, as an infinite gradient times 0 would be NaN.
+        Computed as integers, since an infinite gradient times 0 would be NaN. Overwrites ``gradient``.
         """
         room = self.room(gradient.shape[-1])
         is_right, is_lower, passes = (flags.view(np.int8) for flags in _comparisons(winners))
@@ -77,13 +77,13 @@ class Stage:
         return room.product
 
     def grad_weight(self, image: Array, upstream: Array) -> Array:
-        """What a block contributes to the gradient of `matrix`, transposed, from (O, 4 * h * w * n)."""
+        """The summand of a block in the gradient of `matrix`, transposed, from (O, 4 * h * w * n)."""
         room = self.room(image.shape[-1])
         room.fill(image)
         return matmul.times_transposed(room.whole.make()[0], upstream)
 
     def spread(self, upstream: Array) -> Array:
-        """The adjoint of the convolution: each output's gradient, times the kernel, added to what it was computed from.
+        """The adjoint of the convolution: the gradient of each output, times the kernel, added to its patch.
 
         From (O, 4 * h * w * n) to a block of images (C, H, W, n).
         """
@@ -94,7 +94,7 @@ class Stage:
         return room.empty()
 
     def gradients(self, sums: Sequence[Array | None]) -> list[Array | None]:
-        """Kernel's and bias's gradient from what each block contributed: as in `grad_weight`, or the bias's alone."""
+        """Gradients of kernel and bias from the summands of the blocks, of `grad_weight` or of the bias alone."""
         total = np.zeros_like(self.weight, shape=(self.rows + 1, self.o))
         for part in sums:
             if part is not None:
@@ -103,12 +103,12 @@ class Stage:
 
 
 class Room:
-    """A thread's memory for blocks of ``n`` images in a stage, and all views of it that the stage works through.
+    """A thread's memory for blocks of ``n`` images in a stage, and all views of it that the stage uses.
 
-    Made once, as making the views takes longer than many a step on them.
+    It is made once, because the views take longer to make than many of the steps on them.
 
-    The padded image is laid out in kw + 1 planes, plane u holding every second column from u on. What kernel pixel
-    (i, j) reads for window pixel (p, q) is then plane q + j from row p + i on: one view with all patches in it.
+    The padded image is stored in kw + 1 planes; plane u has every second column from u on. Then kernel pixel (i, j)
+    reads for window pixel (p, q) plane q + j from row p + i on: one view has all patches.
     """
 
     def __init__(self, stage: Stage, n: int) -> None:
@@ -133,14 +133,14 @@ class Room:
         self.left_bits, self.right_bits, self.upper_bits, self.lower_bits = _phases(bits)
 
     def fill(self, image: Array) -> None:
-        """Lay an image (C, H, W, n) out in the planes."""
+        """Store an image (C, H, W, n) in the planes."""
         for place in self.padding:
             place[...] = 0
         for place, pixels in self.pixels:
             place[...] = image[:, *pixels]
 
     def empty(self) -> Array:
-        """The adjoint of `fill`: the planes' sums at each pixel."""
+        """The adjoint of `fill`: for each pixel the sum of its values in the planes."""
         self.image[...] = 0
         for place, pixels in self.pixels:
             self.image[:, *pixels] += place
@@ -150,8 +150,8 @@ class Room:
 class _Columns:
     """All patches of the planes as columns, ``stack`` (pieces, (C * kh * kw) + 1, columns of a piece).
 
-    Their order is that of the phases' columns and rows, of the rows in a phase, and of what is in such a row; ``cut``
-    says into how many pieces each is cut.
+    They are ordered by column and row of the phase, then by the row in a phase, then by the column and the image.
+    ``cut`` is the number of pieces for each of the four.
     """
 
     def __init__(self, planes: Array, columns: Array, stage: Stage, cut: tuple[int, ...]) -> None:
@@ -160,12 +160,12 @@ class _Columns:
         self.planes = planes
         self.stack = columns.reshape(prod(cut), len(columns), prod(inner))
         self.patches = self.stack[:, :-1].reshape(*cut, stage.c, stage.kh, stage.kw, *inner)
-        # with whole rows [c, i, j, q, p, h, w] is planes[c, i + p + 2h, j + q, w], w being one of columns times images
+        # With whole rows [c, i, j, q, p, h, w] is planes[c, i + p + 2h, j + q, w]; w counts columns times images.
         of_channel, of_row, of_plane, _, of_image = planes.strides
         steps = of_plane, of_row, 2 * of_row, of_image
         outer = (step * size for step, size in zip(steps, inner, strict=True))
         self.steps = *outer, of_channel, of_row, of_plane, *steps
-        # The planes [c, 2h + p, q, w], of which each of the four is cut, in the order of the patches.
+        # The planes [c, 2h + p, q, w], with each of the four axes cut, in the order of the patches.
         q, p, h, w = zip(cut, inner, strict=True)
         order = 5, 3, 1, 7, 0, 6, 4, 2, 8
         self.taps = [
@@ -190,7 +190,7 @@ class _Columns:
         return self.stack
 
     def unmake(self) -> None:
-        """The adjoint of `make`: each column's entries added to the place in the planes that they came from."""
+        """The adjoint of `make`: each entry of a column added to its place in the planes."""
         for place in self.not_in_first:
             place[...] = 0
         (first, patches), *others = self.taps
@@ -200,7 +200,7 @@ class _Columns:
 
 
 def _parts_of_a_row(length: int, entries: int) -> int:
-    """How many pieces, each all of one row of a phase or a part of it, are fastest; 0 where the whole is."""
+    """The fastest number of pieces for one row of a phase; 0 if the whole product is fastest."""
     numbers = tuning.TUNING
     shortest = numbers.chain_piece_shortest
     longest = min(numbers.chain_piece_longest, numbers.product_multiplications // entries)
@@ -210,7 +210,7 @@ def _parts_of_a_row(length: int, entries: int) -> int:
 
 
 def _inside(stage: Stage) -> Iterator[tuple[slice, slice, slice, slice]]:
-    """For each plane its rows and columns that aren't padding, and the pixels of an image that are there."""
+    """For each plane its rows and columns without padding, and the pixels of an image that they have."""
     _, height, width = stage.shape
     padding = stage.padding
     rows = slice(padding, min(height + padding, 2 * stage.h + stage.kh - 1))
@@ -223,7 +223,7 @@ def _inside(stage: Stage) -> Iterator[tuple[slice, slice, slice, slice]]:
 
 
 def _outside(stage: Stage, inside: Sequence[tuple[slice, ...]]) -> Iterator[tuple[slice | int, ...]]:
-    """The rows, planes and columns that hold padding."""
+    """The rows, planes and columns of padding."""
     rows, every = inside[0][0], slice(None)
     for outside in _rest(rows, 2 * stage.h + stage.kh - 1):
         yield every, outside
@@ -233,19 +233,19 @@ def _outside(stage: Stage, inside: Sequence[tuple[slice, ...]]) -> Iterator[tupl
 
 
 def _rest(inside: slice, length: int) -> list[slice]:
-    """What is left of ``length`` before and after a slice, where there is any."""
+    """The slices of ``length`` before and after a slice, without empty ones."""
     found = slice(0, inside.start), slice(inside.stop, length)
     return [part for part in found if part.start < part.stop]
 
 
 def _phases(product: Array) -> tuple[Array, Array, Array, Array]:
-    """(O, 4 * h * w * n) as left and right, each (O, 2, h * w * n), and of the left ones the upper and the lower."""
+    """(O, 4 * h * w * n) as left and right, each (O, 2, h * w * n), and the upper and the lower of the left ones."""
     phases = product.reshape(len(product), 2, 2, product.shape[1] // 4)
     left, right = phases[:, 0], phases[:, 1]
     return left, right, left[:, 0], left[:, 1]
 
 
 def _comparisons(winners: Array) -> tuple[Array, Array, Array]:
-    """Winners (4, O, h, w, n) as: is it the right one (O, 2, h * w * n), is it a lower one, does it pass."""
+    """Winners (4, O, h, w, n) as: did the right one win (O, 2, h * w * n), did a lower one, is the result positive."""
     flags = winners.reshape(4, winners.shape[1], -1)
     return flags[:2].transpose(1, 0, 2), flags[2], flags[3]

@@ -1,11 +1,11 @@
-"""Every number that was found by measuring rather than by thinking, with what was measured.
+"""Every number that was found by measurement, with the measurement.
 
-Amounts of memory are in bytes, and for float64 half as many values as for float32. A number that is no amount of memory
-is a count of what its unit says. Milliseconds were taken on virtual machines with two cores and AVX-512, in float32
-unless stated otherwise; ``cnn-lightning benchmark --tune`` measures the most telling ones again where it runs.
+Amounts of memory are in bytes, for float64 half as many values as for float32. Any other number is a count of its unit.
+Times were measured on virtual machines with two cores and AVX-512, in float32 unless stated otherwise. ``cnn-lightning
+benchmark --tune`` measures the most important ones again on its machine.
 
-Some of these numbers decide how sums are cut, and so the last digits of results: an edit needs a new proof, as any edit
-of a file here does.
+Some of these numbers decide how sums are cut into blocks, and so the last digits of results. An edit needs a new proof,
+as for any file here.
 """
 
 from collections.abc import Iterator
@@ -28,16 +28,16 @@ class Tuning:
     """On cores with 2 MiB of L2 and a large L3, SimpleCNN's second stage, forward and backward: 9.2 ms with 1 MiB, 8.5
     with 2, 7.8 with 4 (fewer calls into NumPy, longer matrix products)."""
     buffer_values: int = _number(1024, "values", "NumPy's buffer inside an operation")
-    """Rows shorter than NumPy's buffer of 8,192 values are copied into it wherever an operand is broadcast, and a
-    buffer that large is slower to cast through, too. With 8,192, 1,024 and 256: 64 rows of 1,024 times one number each
+    """Rows shorter than NumPy's buffer of 8,192 values are copied into it if an operand is broadcast. Casts through a
+    buffer of that size are slower, too. With 8,192, 1,024 and 256: 64 rows of 1,024 times one number each
     20.5, 8.2 and 8.7 us; whole numbers times flags 27, 21 and 29 us."""
     recycled_bytes: int = _number(64 * 2**10, "bytes", "outputs from this size on use memory again")
-    """A fresh large array costs a page fault every 4 KiB, which is a sixth of a training step of SimpleCNN. Below this
-    size malloc itself has memory that was used before. The limit itself was not measured."""
+    """A new large array costs a page fault every 4 KiB, which is a sixth of a training step of SimpleCNN. Below this
+    size, malloc itself reuses memory. The limit itself was not measured."""
     idle_allocations: int = _number(512, "allocations", "free memory unused for so many goes back")
-    """So that the memory of a training step is there in the next one. Not measured."""
+    """So that the next training step uses the memory of this one. Not measured."""
     kept_rooms: int = _number(256, "rooms", "views of scratch memory that a thread keeps")
-    """One for each stage of a chain and size of a block; it bounds what a thread remembers. Not measured."""
+    """One for each stage of a chain and size of a block; this limits the memory of a thread. Not measured."""
 
     # ---- activation: blocks of elementwise operations
 
@@ -45,80 +45,82 @@ class Tuning:
     """2 million values, microseconds on one thread with blocks of 128, 256 and 512 KiB: relu 878, 788, 740; the
     gradient of hardswish, with more intermediate results to keep in cache, 4235, 4423, 5169."""
     elementwise_spread_bytes: int = _number(512 * 2**10, "bytes", "a block's result, on several threads")
-    """The same on two threads: relu 1172, 913, 628; the gradient of hardswish 6653, 5430, 4612. Short blocks make two
-    threads wait for each other: each call into NumPy begins and ends with the interpreter's lock."""
+    """The same on two threads: relu 1172, 913, 628; the gradient of hardswish 6653, 5430, 4612. With short blocks two
+    threads wait for each other, because each call into NumPy begins and ends with the interpreter's lock."""
     elementwise_threads_bytes: int = _number(8 * 2**20, "bytes", "results from which several threads pay")
-    """Times the passes of the operation, which are more for exp and tanh. See the blocks above: 8 MiB are the 2 million
-    values for which two threads took 628 us and one 788."""
+    """Compared with bytes times the passes of the operation, which are more for exp and tanh. See the blocks above:
+    8 MiB are the 2 million values for which two threads took 628 us and one 788."""
 
     # ---- conv
 
     conv_columns: int = _number(512, "columns", "from which a lone block is halved for threads")
-    """Two blocks of fewer columns cost more by reading the weight twice than they save by two threads: at 128 columns
-    of 2,304 rows for 256 channels 1.17 times a single product, whose halves on two threads take 0.7."""
+    """With fewer columns, reading the weight twice costs more than two threads save: at 128 columns of 2,304 rows for
+    256 channels, two blocks take 1.17 times a single product, whose halves on two threads take 0.7."""
     conv_apart_blocks: int = _number(2, "blocks", "up to which gradients run a thread each")
-    """Up to so many blocks a thread each for the gradients of input and weight, over the whole batch, is faster: fewer
-    calls into NumPy, for whose beginnings and ends threads wait for each other. With two threads, 8 images: 64 channels
-    of 16x16 2.13 -> 1.93 ms, 256 of 4x4 1.95 -> 1.62; with one thread 3.4 -> 3.3 and 2.6 -> 2.5."""
+    """Up to this number of blocks, it is faster to compute the gradients of input and weight on one thread each, over
+    the whole batch: this has fewer calls into NumPy, in which threads wait for each other at begin and end. With two
+    threads, 8 images: 64 channels of 16x16 2.13 -> 1.93 ms, 256 of 4x4 1.95 -> 1.62; with one thread 3.4 -> 3.3 and
+    2.6 -> 2.5."""
     conv_pointwise_pixels: int = _number(64, "pixels", "from which a 1x1 kernel runs per image")
-    """From so many pixels on, a matrix product per image (which copies nothing) beats one over the block's images: at
-    256 pixels by 1.6, at 16 it is 3 times slower, as the weight is then read again for every few pixels."""
+    """From this number of pixels on, one matrix product per image (which copies nothing) is faster than one for all
+    images of a block: at 256 pixels 1.6 times faster, at 16 it is 3 times slower, because the weight is read again for
+    every few pixels."""
     conv_small_weight: int = _number(2**16, "values", "weights below it get gradients turned")
-    """OpenBLAS on (32, P) by (144, P): 98 GFLOP/s as columns @ upstream^T, 70 the other way; but a large weight is
-    better written in its own order than turned around."""
+    """OpenBLAS on (32, P) by (144, P): 98 GFLOP/s as columns @ upstream^T, 70 as upstream @ columns^T. For a large
+    weight, it is faster to write the gradient in the order of the weight than to transpose it."""
 
     # ---- depthwise
 
     depthwise_pixels: int = _number(96, "pixels", "the longest row that is a band's product")
-    """Rows longer than this are cheaper as columns: a band has a zero for each pixel beside the kernel, and these are
-    multiplied too. 3x3, 8 images, forward and backward, over columns: 32 channels of 32x32 2.2 times faster, 144 of
+    """Longer rows are faster as columns: a band has a zero for each pixel that is not under the kernel, and these are
+    multiplied, too. 3x3, 8 images, forward and backward, over columns: 32 channels of 32x32 2.2 times faster, 144 of
     16x16 2.3, 384 of 4x4 1.2."""
     depthwise_threads_bytes: int = _number(2 * 2**20, "bytes", "outputs from which several threads pay")
-    """3x3, backward on one thread and on two: 8x144x16x16 2.4, 3.8 ms (so many small matrix products wait for each
-    other inside OpenBLAS), 8x64x32x32 4.7, 3.0, 64x512x4x4 7.0, 6.0."""
+    """3x3, backward on one thread and on two: 8x144x16x16 2.4, 3.8 ms (many small matrix products wait for each other
+    inside OpenBLAS), 8x64x32x32 4.7, 3.0, 64x512x4x4 7.0, 6.0."""
 
     # ---- fused and stage: chains of convolution, ReLU and pooling
 
     chain_images: int = _number(32, "images", "in a block of a chain, at most")
-    """The runs that NumPy works on are as long as a block has images times the width of one, and a block should stay in
+    """NumPy works on runs of the block's number of images times the width of an image, and a block should stay in
     cache. SimpleCNN on 28x28 and 32x32 images, 8, 16, 32 and 64 in a block, forward and backward, one thread: 10.4,
     9.4, 9.3, 9.2 ms and 54.9, 51.6, 51.0, 55.3 ms; two threads: 12.3, 8.1, 6.7 and 36.5, 31.8, 28.2 ms."""
     chain_block_bytes: int = _number(16 * 2**20, "bytes", "columns and phases of a chain's block, at most")
-    """A block should stay in cache; it bounds the memory of large images, too. Not measured on its own."""
+    """A block should stay in cache. This limits the memory of large images, too. Not measured separately."""
     chain_threads_bytes: int = _number(2 * 2**20, "bytes", "a batch's, from which blocks are even in number")
-    """Columns and phases of a batch; with fewer, waking another thread costs what it saves."""
+    """Columns and phases of a batch. With fewer, to wake another thread costs as much as it saves."""
     chain_piece_shortest: int = _number(96, "columns", "in a piece of a chain's product, at least")
-    """So that a call of OpenBLAS has enough to do. Not measured on its own."""
+    """So that a call of OpenBLAS has enough work. Not measured separately."""
     chain_piece_longest: int = _number(256, "columns", "in a piece of a chain's product, at most")
-    """With 6,272 columns on one thread, whole -> in contiguous pieces of 112, 32 x 145 by columns takes 78 -> 122
+    """With 6,272 columns on one thread, whole -> in contiguous pieces of 112, 32 x 145 by columns reaches 78 -> 122
     GFLOP/s, 144 x 32 by gradients 102 -> 137, but columns by gradients 93 -> 80."""
     chain_pieces: int = _number(4, "pieces", "of a row of a chain's columns, at most")
-    """Rows of more pieces than this stay whole. Not measured."""
+    """Rows that would need more pieces than this stay whole. Not measured."""
 
     # ---- matmul
 
     product_multiplications: int = _number(1_000_000, "multiplications", "products up to it aren't copied first")
-    """OpenBLAS's own limit for the kernels that skip the copying of factors; the table is in `matmul`."""
+    """The limit of OpenBLAS for the kernels that do not copy the factors; the table is in `matmul`."""
     product_longest: int = _number(1024, "columns", "in a piece of a long product, at most")
     """A power of two, halved until a piece has no more than ``product_multiplications``; see the table in `matmul`."""
     product_shortest: int = _number(256, "columns", "in a piece of a long product, at least")
     """32 x 145 would need pieces of 128 columns: 92 GFLOP/s whole, 87 in pieces; see the table in `matmul`."""
     product_half: int = _number(64, "rows or columns", "each thread's of a lone product, at least")
-    """So that a half is no sliver. Not measured on its own."""
+    """So that a half is not too small. Not measured separately."""
     product_threads: int = _number(15_000_000, "multiplications", "from which a lone product is worth two threads")
-    """Some 300 microseconds: less is not worth waking a thread, which takes some 150."""
+    """About 300 microseconds. For less it does not pay to wake a thread, which takes about 150."""
 
     # ---- norm
 
     norm_run: int = _number(64, "values", "runs from which NumPy adds one by one")
-    """Runs of a channel's values from which on NumPy adds fastest run by run."""
+    """From this length of the runs of a channel on, NumPy adds fastest run by run."""
     norm_long_run: int = _number(256, "values", "runs from which NumPy multiplies one by one")
-    """Runs of a channel's values from which on NumPy multiplies by a number fastest run by run."""
+    """From this length of the runs of a channel on, NumPy multiplies by a number fastest run by run."""
     norm_neighbours: int = _number(64, "channels", "kept in one block in channels_last memory")
-    """A few cache lines of neighbours in memory. Not measured on its own."""
+    """A few cache lines. Not measured separately."""
     norm_threads_bytes: int = _number(16 * 2**20, "bytes", "inputs from which several threads pay")
-    """With the short calls into NumPy of small ones, threads wait for each other: 8x64x64x64 takes two threads 4.1 and
-    6.1 ms, forward and backward, and one 3.1 and 5.7."""
+    """Small inputs give short calls into NumPy, in which threads wait for each other: 8x64x64x64, forward and backward,
+    takes 4.1 and 6.1 ms on two threads, and 3.1 and 5.7 on one."""
     norm_larger: int = _number(4, "times", "the size of a block, on several threads")
     """64x256x32x32, forward and backward: one thread 35 and 63 ms, two threads 35 and 55, with larger blocks 24 and
     35."""
@@ -129,7 +131,7 @@ TUNING = Tuning()
 
 @contextmanager
 def tuned(**numbers: int) -> Iterator[None]:
-    """Other numbers in all threads of the process while inside: for measurements and tests."""
+    """Use other numbers in all threads of the process while inside: for measurements and tests."""
     global TUNING
     before = TUNING
     TUNING = replace(before, **numbers)
