@@ -149,7 +149,7 @@ class CLI(LightningCLI):
                 if name != "image_size" or self.model.hparams["net"] == "simple_cnn":
                     _expect_same(f"data.{name}", self.model.hparams[name], kept.get(name))
             # Before a run folder is made or written into.
-            DataRecord.of(self.checkpoint).hand_to(self.datamodule, to_train=self.subcommand == "fit")
+            DataRecord.of(self.checkpoint).apply_to(self.datamodule, to_train=self.subcommand == "fit")
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """The Trainer with our parts."""
