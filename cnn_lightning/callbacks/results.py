@@ -92,8 +92,8 @@ class Predictions(Callback):
         else:
             if trainer.world_size > 1:
                 raise EverywhereError(
-                    "data: expected a predict loader that tells which pictures it hands out where there are several "
-                    "processes (a DataLoader over a map-style data set), got "
+                    "data: expected a predict loader that gives the indices of its pictures, which several processes "
+                    "need (a DataLoader over a map-style data set), got "
                     f"{type(loader).__name__}; --trainer.devices 1 needs none"
                 )
             indices = range(len(self.rows), len(self.rows) + len(outputs["name"]))

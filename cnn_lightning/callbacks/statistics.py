@@ -91,7 +91,7 @@ class Statistics(Callback):
         if not exploded > 1:
             raise ValueError(f"exploded: expected a number above 1, got {exploded}")
         if not 0 < dead <= 1:
-            raise ValueError(f"dead: expected a share above 0 and up to 1, got {dead}")
+            raise ValueError(f"dead: expected a fraction above 0 and up to 1, got {dead}")
         self.exploded, self.dead = exploded, dead
         self._seen: dict[str, _Seen] = {}
         self._norms: dict[str, list[float]] = {}

@@ -327,7 +327,7 @@ class Classifier(LightningModule):
 def _tell_tiers(before: str | None) -> None:
     """Tell the user that other code continues the run: results are equal up to rounding, not bit for bit."""
     if before is not None and before != chooser.tier():
-        tell(f"model.fast: the run was computed by {before}, and goes on by {chooser.tier()}: equal up to rounding")
+        tell(f"model.fast: the run was computed by {before}, and continues by {chooser.tier()}: equal up to rounding")
 
 
 def from_checkpoint(path: str | Path, layers: Layers = "torch") -> Classifier:

@@ -208,7 +208,7 @@ class CLI(LightningCLI):
         if reason:
             best = self.parts.best
             remedy = f"; {how_to_resume(Path(str(best.dirpath)).parent)}" if best is not None else ""
-            return UserError(f"another process of this run is gone ({reason}){remedy}")
+            return UserError(f"another process of this run has ended ({reason}){remedy}")
         trainer: Trainer | None = getattr(self, "trainer", None)
         if (
             trainer is not None
@@ -272,7 +272,7 @@ def _untrained(command: str, root: Path) -> str:
         remedy = f"--ckpt_path last takes the newest run, {shown(newest(root).parent.parent)}"
     except UserError:
         remedy = f"there is no run in {str(root)!r} yet: cnn-lightning fit trains one"
-    return f"ckpt_path: expected a checkpoint to {command}, got none, and random weights know nothing; {remedy}"
+    return f"ckpt_path: expected a checkpoint to {command}, got none, and the weights would be random; {remedy}"
 
 
 def _expect_same(name: str, given: Any, kept: Any) -> None:
