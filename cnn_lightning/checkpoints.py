@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole, read without running what they hold, found in the newest run."""
+"""Checkpoint files: written whole, read without running code in them, found in the newest run."""
 
 import io
 import pickle
@@ -18,9 +18,9 @@ from cnn_lightning.files import write_or_warn
 from cnn_lightning.notices import tell
 
 FOR_TRAINER = {"pytorch-lightning_version": str}
-"""What Lightning wants of a checkpoint besides its weights and hyper-parameters, to test it."""
-HANDED_BACK = ".temp.ckpt"
-"""Lightning's name for the weights that a process which was spawned or forked hands back to the one that started it."""
+"""What Lightning needs to test a checkpoint, besides weights and hyper-parameters."""
+RETURNED = ".temp.ckpt"
+"""Lightning's name of the file by which a spawned or forked process returns the weights to the one that started it."""
 FOR_FIT = {
     **FOR_TRAINER,
     "global_step": int,
@@ -29,24 +29,24 @@ FOR_FIT = {
     "optimizer_states": list,
     "lr_schedulers": list,
 }
-"""And to go on with it."""
+"""What it needs to resume a training from a checkpoint."""
 
 
 class Unreadable(ValueError):
-    """A file holds no checkpoint; the text, which follows the file's name, says what it is."""
+    """A file is no usable checkpoint; the text, which follows the file's name, says why."""
 
 
 def read_checkpoint(path: str | Path, needed: Mapping[str, type] | None = None) -> dict[str, Any]:
-    """A checkpoint of `Classifier`, with plain values and tensors only (``weights_only``), every byte of it checked.
+    """Read a checkpoint of `Classifier`: plain values and tensors only (``weights_only``), all bytes checked.
 
-    What its hyper-parameters may be is `classifier.hyper_parameters`'s business.
+    `classifier.hyper_parameters` checks its hyper-parameters.
 
     Args:
         path: The file.
-        needed: What it must hold besides weights, and of which type, such as `FOR_FIT`.
+        needed: The entries that it must have besides weights, and their types, such as `FOR_FIT`.
 
     Raises:
-        UserError: No such file, a damaged one, one that holds code (which is not run), or one of another program.
+        UserError: No such file, a damaged one, one with code (which is not run), or one of another program.
     """
     path = Path(path)
     if not path.exists():
@@ -58,10 +58,10 @@ def read_checkpoint(path: str | Path, needed: Mapping[str, type] | None = None) 
 
 
 def load(path: Path) -> Any:
-    """What `torch.save` wrote to a file: plain values and tensors, every byte of it checked first.
+    """Read what `torch.save` wrote: plain values and tensors only, all bytes checked first.
 
     Raises:
-        Unreadable: Anything else.
+        Unreadable: The file has anything else.
     """
     if path.is_dir():
         raise Unreadable("is a folder, no checkpoint")
@@ -78,18 +78,18 @@ def load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)|REDUCE call on (\S+)|got <class '(\S+)'>", str(error))
         name = next(filter(None, found.groups()), "") if found else ""
-        told = f" ({name[:80]})" if name else ""
-        raise Unreadable(f"holds code besides weights{told}; it was refused and not run") from None
+        named = f" ({name[:80]})" if name else ""
+        raise Unreadable(f"holds code besides weights{named}; it was refused and not run") from None
     except Exception as error:
-        # A pickle that torch.save did not write fails in as many ways as there are instructions in it.
+        # A pickle that torch.save did not write raises many types of errors.
         raise Unreadable(f"can't be read ({one_line(error, 80)})") from None
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint under another name and renames it when it is whole.
+    """Writes a checkpoint under a temporary name and renames it when it is whole.
 
-    A process killed in between leaves the checkpoint before, and so do a full disk and an unwritable folder; of those
-    it warns, and training goes on.
+    If the process is killed during the write, the previous checkpoint stays. It also stays if the disk is full or the
+    folder is read-only; then there is a warning, and the training continues.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -103,18 +103,20 @@ class WholeFiles(TorchCheckpointIO):
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read ``path`` as `read_checkpoint` does, to the CPU."""
-        if Path(path).name == HANDED_BACK:
+        if Path(path).name == RETURNED:
             weights: dict[str, Any] = load(Path(path))
             return weights
         return read_checkpoint(path, FOR_TRAINER)
 
 
 def newest(root: Path, data: str | None = None) -> Path:
-    """The ``last.ckpt`` of the newest run that holds a readable one, otherwise its ``best.ckpt``; others are told.
+    """The ``last.ckpt``, or if it is unreadable the ``best.ckpt``, of the newest run with a readable one.
+
+    A notice names each unreadable file.
 
     Args:
         root: The folder of all runs.
-        data: The data whose runs are meant, as their folder is named; None for any.
+        data: The name of the folder of the runs on one data set; None for all runs.
 
     Raises:
         UserError: There is none.
@@ -138,7 +140,7 @@ def how_to_resume(run: Path) -> str:
 
 
 def shown(path: str | Path) -> str:
-    """A path as short as it can be told from here."""
+    """A path for messages: relative to the current folder if it is inside, otherwise absolute."""
     absolute = Path(path).resolve()
     try:
         return str(absolute.relative_to(Path.cwd()))
@@ -147,12 +149,12 @@ def shown(path: str | Path) -> str:
 
 
 def _age(folder: Path) -> float:
-    """When the newest of a run's checkpoints was written."""
+    """The time when the newest of a run's checkpoints was written."""
     return max((path.stat().st_mtime for path in folder.glob("*.ckpt")), default=0.0)
 
 
 def _check(file: IO[bytes]) -> None:
-    """Raise `Unreadable` unless this is an archive of torch's and whole."""
+    """Raise `Unreadable` unless the file is an undamaged archive of `torch.save`."""
     try:
         names = digest.check(file)
     except digest.Foreign as error:
@@ -166,15 +168,15 @@ def _check(file: IO[bytes]) -> None:
 
 
 def _checkpoint(path: Path, needed: Mapping[str, type]) -> dict[str, Any]:
-    """The file's content where that has the shape of a checkpoint of ours.
+    """The content of a file, if it has the form of a checkpoint of this package.
 
     Raises:
-        Unreadable: Anything else.
+        Unreadable: It has another form.
     """
     found = load(path)
     if isinstance(found, dict) and found and all(isinstance(value, torch.Tensor) for value in found.values()):
         raise Unreadable("holds weights alone (a state_dict), no checkpoint of cnn-lightning")
-    if not isinstance(found, dict) or "net" not in _part(found, "hyper_parameters"):
+    if not isinstance(found, dict) or "net" not in _mapping(found, "hyper_parameters"):
         raise Unreadable("is no checkpoint of cnn-lightning")
     weights = found.get("state_dict")
     if not isinstance(weights, dict) or not all(
@@ -195,25 +197,25 @@ def _checkpoint(path: Path, needed: Mapping[str, type]) -> dict[str, Any]:
     if "pytorch-lightning_version" in needed and not _is_version(found["pytorch-lightning_version"]):
         raise Unreadable("is no sound checkpoint: expected pytorch-lightning_version to be 2.0 or later")
     if "data" in found:
-        _check_data(_part(found, "data"))
+        _check_data(_mapping(found, "data"))
     return found
 
 
 def _is_version(text: str) -> bool:
-    """Whether this is a version of Lightning; from before 2.0 it would rewrite a checkpoint while it reads it."""
+    """Whether a text is a version of Lightning from 2.0 on; Lightning would convert older checkpoints."""
     try:
         return Version(text) >= Version("2.0")
     except InvalidVersion:
         return False
 
 
-def _part(found: dict[str, Any], name: str) -> dict[str, Any]:
-    part = found.get(name)
-    return part if isinstance(part, dict) else {}
+def _mapping(found: dict[str, Any], name: str) -> dict[str, Any]:
+    value = found.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _check_data(data: dict[str, Any]) -> None:
-    """What a network knows of its pictures: used by every command."""
+    """Check the part of the record of the data that every command uses."""
     for name, kinds, words in (
         ("class_names", str, "names"),
         ("mean", int | float, "numbers"),

@@ -1,8 +1,8 @@
-"""Archives (.ckpt, .pt, .npz) with a digest of all their bytes, so that damage is seen before anything is read.
+"""Archives (.ckpt, .pt, .npz) with a digest of all their bytes, which finds damage before anything is read.
 
-The digest stands in the comment of the zip format, at the very end of the file, so that every other program reads the
-file as before. A file without one (of version 0.1, or of another program) is held to the CRC-32 of its records, which
-neither torch nor a partial read of NumPy looks at.
+The digest is in the comment of the zip format, at the end of the file, which other programs ignore. A file without a
+digest (of version 0.1, or of another program) is checked by the CRC-32 of its records, which torch does not check, nor
+NumPy when it reads a part of a file.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ MARK = b"cnn-lightning sha256 "
 _DIGITS = 2 * hashlib.sha256().digest_size
 _COMMENT = len(MARK) + _DIGITS
 _END = 22
-"""Bytes of the record that ends a zip file without a comment; its last two are the comment's length."""
+"""The length of the last record of a zip file without a comment; its last two bytes are the comment's length."""
 _PIECE = 1 << 20
 _TEXT_MARK = b"# sha256 of the lines above: "
 
 
 class Damaged(ValueError):
-    """Bytes of a file are not those that were written; the text says how one can tell."""
+    """A file has other bytes than were written; the text says which check failed."""
 
 
 class Foreign(ValueError):
-    """A file is no zip file; the text says what it is."""
+    """A file is no zip file; the text names its type."""
 
 
 def seal(file: IO[bytes]) -> None:
@@ -44,11 +44,14 @@ def seal(file: IO[bytes]) -> None:
 
 
 def check(file: IO[bytes]) -> list[str]:
-    """The names of a zip file's members, once all its bytes are held to its digest, or to their CRC-32 without one.
+    """Check all bytes of a zip file by its digest, or by their CRC-32 without one.
+
+    Returns:
+        The names of its members.
 
     Raises:
         Foreign: It is no zip file.
-        Damaged: Some bit is another one, or the file is cut short.
+        Damaged: A bit has changed, or the file is truncated.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - _COMMENT))
@@ -75,13 +78,13 @@ def seal_text(path: Path) -> None:
 
 
 def is_changed_text(content: bytes) -> bool:
-    """Whether a YAML file has a digest and was changed since, by its owner or by damage."""
+    """Whether a YAML file has a digest that does not fit: the user changed the file, or it is damaged."""
     text, mark, digits = content.rpartition(_TEXT_MARK)
     return bool(mark) and digits.strip() != hashlib.sha256(text).hexdigest().encode()
 
 
 def _digest(file: IO[bytes], size: int) -> bytes:
-    """Of the first bytes, in hexadecimal."""
+    """The digest of the first ``size`` bytes, in hexadecimal."""
     found = hashlib.sha256()
     file.seek(0)
     while size:
@@ -103,7 +106,7 @@ def _check_records(file: IO[bytes], size: int) -> list[str]:
             if int.from_bytes(end[10:12], "little") not in (len(archive.infolist()), 0xFFFF):
                 raise Damaged("its table of contents is changed")
             first, names = archive.testzip(), archive.namelist()
-    # What zipfile says to a changed header depends on which bytes of it are changed.
+    # zipfile raises different errors for different changed bytes of a header.
     except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, RuntimeError, NotImplementedError) as error:
         if isinstance(error, Damaged):
             raise

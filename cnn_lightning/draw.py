@@ -1,4 +1,4 @@
-"""Arrays as pictures inside a page: grids of maps, and histograms. Brightness alone carries their meaning."""
+"""Arrays as pictures for a page: grids of maps, histograms and curves, which can be read by brightness alone."""
 
 import base64
 import io
@@ -16,11 +16,11 @@ from PIL import Image
 Floats = NDArray[np.floating]
 
 GAP = 255
-"""The transparent entry of the palette; the others are values from the lowest to the highest."""
+"""The transparent entry of the palette; the other entries are values from the lowest to the highest."""
 TAIL = 99.5
-"""The percentile of magnitudes at which the scale ends, so that one large value does not blacken the rest."""
+"""The percentile of magnitudes at which the scale ends, so that one large value does not make all others black."""
 LEAST_TILE = 8
-"""Pixels of a map's side in the file at least; the page enlarges them further."""
+"""The least width of a map in the file, in pixels; the page enlarges it further."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Picture:
 
     Args:
         uri: The PNG as a data URI.
-        width: CSS pixels that it is shown at.
-        height: Likewise.
-        alt: What can be seen on it.
-        scale: What dark and bright mean; empty where that is plain.
+        width: In CSS pixels.
+        height: In CSS pixels.
+        alt: A description of what it shows.
+        scale: The values of dark and bright; empty if the picture needs none.
     """
 
     uri: str
@@ -43,7 +43,7 @@ class Picture:
 
 
 def photograph(image: Floats, alt: str, width: int = 224) -> Picture:
-    """A picture (C, H, W) with values from 0 to 1; grey, red-green-blue, or else its first channel."""
+    """An image (C, H, W) with values from 0 to 1: grey, red-green-blue, or for other C its first channel."""
     pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
     shown = Image.fromarray(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0])
     return Picture(_uri(shown), width, round(width * shown.height / shown.width), alt)
@@ -52,16 +52,16 @@ def photograph(image: Floats, alt: str, width: int = 224) -> Picture:
 def grid(values: Floats, what: str, *, columns: int = 8, most: int = 64, side: int = 64, tile: int = 44) -> Picture:
     """Maps (n, h, w) on one scale, row by row.
 
-    Values of one sign run from black at 0 to white. Others run from dark blue over a medium grey at 0 to bright yellow;
-    both scales grow brighter all the way, so that no colour is needed to read them.
+    If no value is negative, the scale runs from black at 0 to white, otherwise from dark blue over a medium grey at 0
+    to bright yellow. Both scales grow brighter everywhere, so that they can be read without colours.
 
     Args:
         values: The maps.
-        what: What they are, for the text that stands for the picture.
+        what: Their name, for the description of the picture.
         columns: Maps in a row.
-        most: Maps shown; the rest is left out, and said to be.
-        side: Pixels of a map's longer side at most; larger maps are averaged down.
-        tile: CSS pixels that a map is wide, about.
+        most: The most maps to show; the description counts all.
+        side: The most pixels of a map's longer side; larger maps are averaged.
+        tile: The approximate width of a map, in CSS pixels.
     """
     n = len(values)
     image, tile_width, scale = sheet(values[:most], columns=columns, side=side)
@@ -74,7 +74,7 @@ def grid(values: Floats, what: str, *, columns: int = 8, most: int = 64, side: i
 
 
 def sheet(values: Floats, *, columns: int, side: int) -> tuple[Image.Image, int, str]:
-    """The maps in one image, the width of one in it, and what dark and bright mean."""
+    """The maps in one image, the width of a map in it, and the values of dark and bright in words."""
     shown = np.stack([_smaller(each, side) for each in values]).astype(np.float64)
     palette, levels, scale = _levels(shown)
     grow = max(1, LEAST_TILE // max(levels.shape[1:]))
@@ -83,7 +83,7 @@ def sheet(values: Floats, *, columns: int, side: int) -> tuple[Image.Image, int,
 
 
 def _smaller(one: Floats, side: int) -> Floats:
-    """The means of squares of pixels, where the map is larger than ``side``."""
+    """The map, or if it is larger than ``side``, the means of squares of its pixels."""
     step = -(-max(one.shape) // side)
     if step == 1:
         return one
@@ -94,7 +94,7 @@ def _smaller(one: Floats, side: int) -> Floats:
 
 
 def _levels(values: NDArray[np.float64]) -> tuple[str, NDArray[np.uint8], str]:
-    """A palette, each value's entry in it, and what dark and bright mean."""
+    """A palette, the entry of each value in it, and the values of dark and bright in words."""
     values = np.nan_to_num(values)
     magnitude = np.abs(values)
     limit = float(np.percentile(magnitude[magnitude > 0], TAIL)) if magnitude.any() else 1.0
@@ -143,7 +143,7 @@ def _data(content: io.BytesIO) -> str:
 
 
 def histograms(named: dict[str, Floats]) -> Picture:
-    """How the values of each array are spread: two plots a row, black on white."""
+    """Histograms of the values of each array: two plots a row, black on white."""
     rows, columns = -(-len(named) // 2), min(2, len(named))
     figure = Figure(figsize=(2.4 * columns, 1.5 * rows))
     texts = []
@@ -151,7 +151,7 @@ def histograms(named: dict[str, Floats]) -> Picture:
         flat = np.nan_to_num(values.ravel().astype(np.float64))
         row, column = divmod(index, 2)
         _histogram(figure, name, flat, (column / columns, 1 - (row + 1) / rows, 1 / columns, 1 / rows))
-        texts.append(f"{name}: {spread(flat)}")
+        texts.append(f"{name}: {summary(flat)}")
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)
     width, height = (round(float(inches) * 100) for inches in figure.get_size_inches())
@@ -159,7 +159,7 @@ def histograms(named: dict[str, Floats]) -> Picture:
 
 
 def _histogram(figure: Figure, name: str, values: Floats, box: tuple[float, float, float, float]) -> None:
-    """One plot in a part of the figure. Without axes, whose ticks take most of the time of a page of many layers."""
+    """One plot in a box of the figure. It has no axes, whose ticks take most of the time of a page of many layers."""
     x, y, width, height = box
     left, right, bottom, top = x + 0.05 * width, x + 0.95 * width, y + 0.2 * height, y + 0.82 * height
     counts, edges = np.histogram(values, 40)
@@ -173,7 +173,7 @@ def _histogram(figure: Figure, name: str, values: Floats, box: tuple[float, floa
 
 
 def curves(metrics: dict[str, list[tuple[int, float]]], epochs: int) -> Picture:
-    """Loss and accuracy up to ``epochs``, on axes for the whole run; black on white."""
+    """Curves of loss and accuracy up to ``epochs``, on axes for the whole run; black on white."""
     figure = Figure(figsize=(6, 2.2))
     figure.subplots_adjust(left=0.07, right=0.98, top=0.88, bottom=0.2, wspace=0.2)
     texts = []
@@ -200,15 +200,15 @@ def curves(metrics: dict[str, list[tuple[int, float]]], epochs: int) -> Picture:
 
 
 def _grey(content: io.BytesIO) -> io.BytesIO:
-    """The drawing without colours, at a fraction of its size."""
+    """The drawing in 16 greys, in a much smaller file."""
     smaller = io.BytesIO()
     with Image.open(content) as image:
         image.convert("L").quantize(16).save(smaller, "PNG")
     return smaller
 
 
-def spread(values: Floats) -> str:
-    """Number, range, mean and deviation in words."""
+def summary(values: Floats) -> str:
+    """Number, range, mean and standard deviation of values in words."""
     if not values.size:
         return "no values"
     zeros = float((values == 0).mean())
@@ -220,5 +220,5 @@ def spread(values: Floats) -> str:
 
 
 def short(value: float) -> str:
-    """Three digits, with a real minus."""
+    """Three significant digits, with a minus sign instead of a hyphen."""
     return f"{float(value) + 0.0:.3g}".replace("-", "−")

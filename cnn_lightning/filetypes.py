@@ -1,11 +1,11 @@
-"""What a file is that is no archive of weights, told by its first bytes."""
+"""The type of a file that is no archive of weights, by its first bytes."""
 
 import json
 from collections.abc import Sequence
 
 ZIP = b"PK\3\4"
 HEAD = 512
-"""Bytes that are enough to tell."""
+"""The number of first bytes that `of_bytes` needs."""
 _STARTS = (
     (b"version https://git-lfs.github.com/spec/", "a git-lfs pointer, not the file itself (git lfs pull brings it)"),
     (b"\x89HDF\r\n", "an HDF5 file, such as Keras writes"),
@@ -21,7 +21,7 @@ _TEXT = frozenset(range(32, 256)) | {*b"\t\n\f\r"}
 
 
 def of_bytes(head: bytes, size: int) -> str:
-    """What a file of ``size`` bytes is that begins with ``head``, `HEAD` bytes where it has as many."""
+    """The type of a file of ``size`` bytes that begins with ``head``, `HEAD` bytes or the whole file."""
     if not size:
         return "an empty file"
     for start, name in _STARTS:
@@ -42,7 +42,7 @@ def of_bytes(head: bytes, size: int) -> str:
 
 
 def of_archive(names: Sequence[str]) -> str:
-    """What a zip file is that has members of these names."""
+    """The type of a zip file with members of these names."""
     if names and all(name.endswith(".npy") for name in names):
         return "a file of NumPy arrays (.npz)"
     if any(name.endswith("/data.pkl") for name in names):
@@ -53,7 +53,7 @@ def of_archive(names: Sequence[str]) -> str:
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
-    """Eight bytes with the length of a header in JSON, then the header."""
+    """Whether the file begins with eight bytes of the length of a header, then a header in JSON."""
     length = int.from_bytes(head[:8], "little")
     if not 2 <= length <= size - 8 or head[8:9] != b"{":
         return False

@@ -1,6 +1,6 @@
 """The networks: `SimpleCNN`, and every classification network of torchvision by name. All in plain ``torch.nn``.
 
-Which implementation runs their layers is `cnn_lightning.swap`'s business.
+`cnn_lightning.swap` chooses the implementation of their layers.
 """
 
 import difflib
@@ -34,9 +34,9 @@ class SimpleCNN(fused.Sequential):
 
     Args:
         in_channels: 1 for grey images, 3 for colour.
-        image_size: height and width of the images, each pooling halves it (rounding down).
+        image_size: height and width of the images; each pooling halves them, rounding down.
         num_classes: the number of outputs.
-        channels: of each convolution.
+        channels: the output channels of each convolution.
         hidden: outputs of the first linear layer.
 
     Raises:
@@ -72,7 +72,7 @@ class SimpleCNN(fused.Sequential):
         self.linear2 = nn.Linear(hidden, num_classes)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """The same layers as ``torch.jit.script`` can compile them: one after the other."""
+        """The same layers in an `nn.Sequential`, which ``torch.jit.script`` can compile."""
         return nn.Sequential(OrderedDict(self.named_children())).train(self.training)
 
 
@@ -89,18 +89,18 @@ def build_net(
     """Build ``simple_cnn`` or a classification network of torchvision.
 
     Args:
-        name: see `net_names`; capitals don't matter, nor ``-`` for ``_``.
-        num_classes: the number of outputs; the head of a pretrained network is replaced where it has another number.
+        name: one of `net_names`, in upper or lower case, also with ``-`` for ``_``.
+        num_classes: the number of outputs; the head of a pretrained network with another number is replaced.
         in_channels: 1 for SimpleCNN and 3 for the others by default; for any other number the first convolution is
             replaced. Its pretrained weights are summed over the colours, or repeated and scaled.
-        image_size: of the images to come; None means 28 for SimpleCNN and, for the others, that it isn't checked.
-        channels: of SimpleCNN's convolutions.
+        image_size: of the images; None is 28 for SimpleCNN, and not checked for the others.
+        channels: the output channels of each of SimpleCNN's convolutions.
         hidden: outputs of SimpleCNN's first linear layer.
         weights: torchvision's pretrained weights by name, such as ``"DEFAULT"``.
 
     Returns:
-        The network. Its attribute ``auxiliary_weights`` holds the loss weights of the auxiliary outputs that it has
-        in training (see `total_loss`). Inception v3 for images too small for its auxiliary head is built without.
+        The network. Its attribute ``auxiliary_weights`` contains the loss weights of the auxiliary outputs that it has
+        in training (see `total_loss`). Inception v3 has no auxiliary head if the images are too small for it.
 
     Raises:
         ValueError: an unknown name, unknown weights, a number below 1, or images too small for the network.
@@ -151,7 +151,7 @@ def total_loss(
 
 @cache
 def least_image_size(name: str) -> int:
-    """The smallest square image with which the network can be trained; found by trying, not by arithmetic."""
+    """The size of the smallest square images on which the network can be trained, by trying sizes."""
     name = _resolve(name)
     if name == "simple_cnn":
         return 4  # with its two default poolings
@@ -171,7 +171,7 @@ def least_image_size(name: str) -> int:
 
 
 LARGEST = 2**31 - 1
-"""Of any size; a tensor's has 64 bits, and sizes are multiplied."""
+"""The largest number for any size: sizes of tensors have 64 bits, and are products of such numbers."""
 
 
 def _positive(**numbers: Any) -> None:
@@ -194,11 +194,11 @@ def _resolve(name: str) -> str:
     raise ValueError(f"net: unknown network {name!r}; close to it: {', '.join(close)} ({len(net_names())} in all)")
 
 
-# ---- which images a network takes
+# ---- which images a network accepts
 
 
 class _Weightless(TorchFunctionMode):
-    """Builds modules on the meta device; numbers that a constructor computes with tensors stay real."""
+    """Builds modules on the meta device; tensors from which a constructor computes numbers stay real."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = dict(kwargs or {})
@@ -213,7 +213,7 @@ def _without_weights(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _accepts(net: nn.Module, image_size: int) -> bool:
-    """Whether a batch of two gets through in training mode. Nothing is computed: all tensors are on the meta device."""
+    """Whether the network accepts a batch of two in training mode; on the meta device, which computes no values."""
     state = {
         key: torch.empty_like(value, device="meta") for key, value in [*net.named_parameters(), *net.named_buffers()]
     }
@@ -225,7 +225,7 @@ def _accepts(net: nn.Module, image_size: int) -> bool:
 
 
 def _sized_by(name: str) -> str | None:
-    """The constructor's option that fixes the size of the images, where there is one."""
+    """The option of the constructor that fixes the size of the images; None if there is none."""
     return "image_size" if name.startswith("vit") else "input_size" if name.startswith("maxvit") else None
 
 
@@ -238,7 +238,7 @@ def _candidates(name: str, image_size: int) -> list[dict[str, Any]]:
 
 
 def _works(name: str, image_size: int) -> dict[str, Any] | None:
-    """The first options with which the network takes images of this size."""
+    """The first options with which the network accepts images of this size; None if there are none."""
     for options in _candidates(name, image_size):
         try:
             net = _without_weights(name, options)
@@ -265,7 +265,7 @@ def _options(name: str, image_size: int) -> dict[str, Any]:
 
 def _construct(name: str, options: dict[str, Any]) -> nn.Module:
     with warnings.catch_warnings():
-        # torchvision announces a faster initialisation to come, and that GoogLeNet's auxiliary heads are not pretrained
+        # torchvision warns of a faster initialisation in future, and of GoogLeNet's auxiliary heads without training
         warnings.simplefilter("ignore")
         net: nn.Module = torchvision.models.get_model(name, **options)
     return net.train()
@@ -291,7 +291,7 @@ def _pretrained(name: str, num_classes: int, weights: str, options: dict[str, An
 
 
 def _replace_head(net: nn.Module, before: int, num_classes: int) -> None:
-    """Give every head, auxiliary ones too, ``num_classes`` outputs. In torchvision nothing else has 1000."""
+    """Give every head, also auxiliary ones, ``num_classes`` outputs. In torchvision no other layer has 1000."""
     if num_classes == before:
         return
     for name, module in list(net.named_modules()):
@@ -307,11 +307,11 @@ def _replace_head(net: nn.Module, before: int, num_classes: int) -> None:
 
 
 def _replace_first_convolution(net: nn.Module, in_channels: int, *, pretrained: bool) -> None:
-    """Let the network take ``in_channels`` instead of 3, its output's variance unchanged.
+    """Replace the first convolution by one for ``in_channels`` instead of 3, with the same variance of its output.
 
-    Pretrained weights are summed for one channel, so that a grey image gives what its colour version gave; for more
-    channels ``w'[:, i] = w[:, i mod 3] * 3 / in_channels``. Otherwise the weights are new normal numbers, of the old
-    ones' deviation times ``sqrt(3 / in_channels)``.
+    Pretrained weights are summed for one channel, so that a grey image gives the output of its colour version; for more
+    channels ``w'[:, i] = w[:, i mod 3] * 3 / in_channels``. Other weights are new normal random numbers, with the old
+    standard deviation times ``sqrt(3 / in_channels)``.
     """
     name, old = next((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
     new = _convolution(old, in_channels, old.out_channels)
@@ -327,7 +327,7 @@ def _replace_first_convolution(net: nn.Module, in_channels: int, *, pretrained: 
             new.bias.copy_(old.bias)
     net.set_submodule(name, new)
     if hasattr(net, "transform_input"):
-        net.transform_input = False  # type: ignore[assignment]  # it renormalises red, green and blue
+        net.transform_input = False  # type: ignore[assignment]  # it would normalise red, green and blue again
 
 
 def _convolution(like: nn.Conv2d, in_channels: int, out_channels: int) -> nn.Conv2d:

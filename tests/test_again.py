@@ -111,7 +111,7 @@ def test_random_weights_are_not_tested(capsys: pytest.CaptureFixture[str]) -> No
         assert main([command, *BRIEF[:2], *args]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         start, _, remedy = line.partition("; ")
-        says = f"ckpt_path: expected a checkpoint to {command}, got none, and random weights know nothing"
+        says = f"ckpt_path: expected a checkpoint to {command}, got none, and the weights would be random"
         assert start == f"cnn-lightning: error: {says}"
         return remedy
 

@@ -235,5 +235,5 @@ def test_statistics_by_flag_and_bad_numbers(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "runs/digits/version_0/statistics.csv").is_file()
     with pytest.raises(ValueError, match="exploded: expected a number above 1, got 1"):
         Statistics(exploded=1)
-    with pytest.raises(ValueError, match="dead: expected a share"):
+    with pytest.raises(ValueError, match="dead: expected a fraction"):
         Statistics(dead=0)

@@ -403,7 +403,7 @@ def test_both_orders_are_named(found: tuple[str, ...], words: str) -> None:
         class_names = found
 
     with pytest.raises(UserError, match=words):
-        DataRecord(("a", "b"), (0.5,), (0.5,)).hand_to(Data())
+        DataRecord(("a", "b"), (0.5,), (0.5,)).apply_to(Data())
 
 
 def test_of_many_classes_the_first_that_differs_is_named() -> None:

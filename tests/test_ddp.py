@@ -193,7 +193,7 @@ def test_a_process_that_is_killed_stops_the_others_and_the_run_goes_on(tmp_path:
     assert first.wait(60) == 2, first.text
     assert time.monotonic() - start < 60
     last = first.text.strip().splitlines()[-1]
-    assert last.startswith("cnn-lightning: error: another process of this run is gone (")
+    assert last.startswith("cnn-lightning: error: another process of this run has ended (")
     assert last.endswith("); to go on: cnn-lightning fit --config runs/digits/version_0/config.yaml --ckpt_path last")
     assert noise(first.text.replace("cnn-lightning: error:", "")) == []
     _end(ranks(2, [*FIT, *_batch(130), "--ckpt_path", "last"], tmp_path, random_network))
@@ -244,7 +244,7 @@ def test_one_of_the_processes_that_are_forked_is_killed(tmp_path: Path) -> None:
     flags = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp_fork"]
     run = Run([*FIT, *_batch(130), *flags, *_event(signal.SIGKILL, 7, 1)], tmp_path, random_network)
     assert run.wait(60) == 2, run.text
-    assert run.text.strip().splitlines()[-1].startswith("cnn-lightning: error: another process of this run is gone (")
+    assert run.text.strip().splitlines()[-1].startswith("cnn-lightning: error: another process of this run has ended (")
     assert noise(run.text.replace("cnn-lightning: error:", "")) == []
 
 

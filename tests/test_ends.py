@@ -280,14 +280,14 @@ def test_what_a_finder_found_holds_for_more_epochs(
     first = left()["last.ckpt"]
     assert main([*SMALL, *SHAPES[shape], "--trainer.max_epochs", "4", "--ckpt_path", "last"]) == 0
     second = left()["last.ckpt"]
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith(kind)]
+    notices = [line for line in capsys.readouterr().err.splitlines() if kind in line]
     if key is not None:
         found = first["hyper_parameters"][key]
         assert found not in (3e-3, 1e-8)
         assert second["hyper_parameters"][key] == found
-        assert told == [f"{kind}: not run again; model.lr stays {found:.3g}"]
+        assert notices == [f"cnn-lightning: {kind}: not run again; model.lr stays {found:.3g}"]
     else:
-        assert told == [f"{kind}: not run again; data.batch_size stays 128"]
+        assert notices == [f"cnn-lightning: {kind}: not run again; data.batch_size stays 128"]
         assert second["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["pictures in a global batch"] == 128
     _annealed(second)
 

@@ -134,7 +134,7 @@ def test_a_training_goes_on_and_its_files_stay(capsys: pytest.CaptureFixture[str
     assert f"run: {RUN}" in out
     last = error.strip().splitlines()[-1]
     assert last.startswith(f"cnn-lightning: error: {RUN}/checkpoints/")
-    assert f": not written: {REASON}; the numbers above are right, but can't be gone on from" in last
+    assert f": not written: {REASON}; the numbers above are right, but the run can't be resumed" in last
     for name in (
         *("metrics.csv", "statistics.csv", "curves.png", "confusion.csv", "confusion.png", "pictures/mistakes.png"),
         *("checkpoints/last.ckpt", "snapshots/epoch_0002.pt"),

@@ -1,4 +1,4 @@
-"""What hooks into the Trainer: the report of layers, curves, pictures of results, and checkpoints to go on from."""
+"""Callbacks for the Trainer: the report of layers, curves, pictures of results, and checkpoints to resume from."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""``checkpoints/best.ckpt``: the epoch of the highest accuracy in validation."""
+"""``checkpoints/best.ckpt``: the weights of the validation with the highest accuracy."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class BestModelCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``; a `ModelCheckpoint` of one's own may stand beside it, with the same options, too.
+    """Writes ``best.ckpt``; the user may add a `ModelCheckpoint`, also with the same options.
 
     Args:
-        folder: Of the checkpoints.
+        folder: The folder of the checkpoints.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -25,11 +25,11 @@ class BestModelCheckpoint(ModelCheckpoint):
         )
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Find the state also where version 0.1 put it: under the name of the class that this one extends."""
+        """Find the state also under the name of the base class, where version 0.1 put it."""
         checkpoint["callbacks"].setdefault(self.state_key, self.state_in(checkpoint))
 
     def state_in(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """This callback's state in a checkpoint; empty where there is none."""
+        """This callback's state in a checkpoint; empty if there is none."""
         states: dict[str, dict[str, Any]] = checkpoint["callbacks"]
         before = self.state_key.replace(type(self).__name__, ModelCheckpoint.__name__, 1)
         return states.get(self.state_key) or states.get(before) or {}

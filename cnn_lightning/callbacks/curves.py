@@ -19,14 +19,14 @@ class LearningCurves(Callback):
     """Draws ``curves.png`` from ``metrics.csv`` when training ends, however it ends."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the whole run, what came before a resume included."""
+        """Draw the whole run, also the epochs before it was resumed."""
         folder = folder_to_write(trainer)
         if folder is not None and (folder / "metrics.csv").is_file():
             draw_curves(folder / "metrics.csv", folder / "curves.png")
 
 
 def draw_curves(source: Path, target: Path) -> None:
-    """Loss to the left, accuracy to the right; the legend tells each curve's last value."""
+    """Draw losses on the left and accuracies on the right; the legend shows each curve's last value."""
     metrics = read_metrics(source)
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)

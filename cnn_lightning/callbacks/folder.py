@@ -1,4 +1,4 @@
-"""Where the files of a run go."""
+"""The folder for the files of a run."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ from lightning.pytorch import Trainer
 
 
 def folder_to_write(trainer: Trainer) -> Path | None:
-    """The run's folder; None in every process but the first, and where no logger names a folder.
+    """The run's folder; None in every process but the first, and if no logger names a folder.
 
-    Without a logger Lightning's own answer is the current folder, whose files are not ours to replace. This is a
-    collective call: the first process tells the others.
+    Without a logger Lightning would answer the current folder, in which this program must replace no file. A
+    collective call.
     """
     if not trainer.loggers:
         return None

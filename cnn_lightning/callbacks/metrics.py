@@ -1,4 +1,4 @@
-"""``metrics.csv``: the numbers of a run, whole after every write and going on where a resumed run goes on."""
+"""``metrics.csv``: the numbers of a run. The file is whole after every write, and a resumed run continues it."""
 
 import csv
 import hashlib
@@ -20,23 +20,23 @@ from cnn_lightning.notices import tell
 
 
 class RunLogger(CSVLogger):
-    """Lightning's CSVLogger, except that it never deletes rows and never leaves half a file."""
+    """Lightning's CSVLogger, except that it never deletes rows and never leaves a partial file."""
 
     @property
     @rank_zero_experiment
     def experiment(self) -> "MetricsFile":
-        """The file, made when it is first asked for."""
+        """The file, created at first use."""
         if self._experiment is None:
             self._experiment = MetricsFile(self.log_dir)
         assert isinstance(self._experiment, MetricsFile)
         return self._experiment
 
     def resume_at(self, step: int, digest: str | None = None) -> None:
-        """Forget what was logged from ``step`` on, and the test: the run that goes on logs both again.
+        """Drop the rows from ``step`` on and those of the test: the resumed run logs both again.
 
         Args:
-            step: Of the checkpoint.
-            digest: Of the rows before it, where the checkpoint knows it; other rows are told.
+            step: The step of the checkpoint.
+            digest: The digest of the rows before it, if the checkpoint has one; a notice says if the rows differ.
 
         Raises:
             UserError: A damaged file.
@@ -48,12 +48,12 @@ class RunLogger(CSVLogger):
         file.write()
 
     def digest(self, step: int) -> str:
-        """Of the rows that `resume_at` would keep."""
+        """The digest of the rows that `resume_at` would keep."""
         return _digest(_before(step, [*self.experiment.rows, *self.experiment.pending()]))
 
 
 class MetricsFile(ExperimentWriter):
-    """The rows of ``folder/metrics.csv``; what an earlier part of the run wrote stays.
+    """The rows of ``metrics.csv``; rows from before a resume stay.
 
     Args:
         log_dir: The run's folder.
@@ -64,7 +64,7 @@ class MetricsFile(ExperimentWriter):
         self.rows = read_rows(Path(log_dir) / self.NAME_METRICS_FILE, needed=["step"])
 
     def _check_log_dir_exists(self) -> None:
-        """Lightning's own would delete the file of the run that goes on."""
+        """Do nothing: Lightning's own would delete the file of a resumed run."""
 
     def log_hparams(self, params: dict[str, Any]) -> None:
         """Write ``hparams.yaml``."""
@@ -73,18 +73,18 @@ class MetricsFile(ExperimentWriter):
         write_or_warn(path, partial(save_hparams_to_yaml, hparams=self.hparams))
 
     def save(self) -> None:
-        """Write the rows; a full disk is said, and they are kept for the next time."""
+        """Write the rows; on a full disk, warn and keep them for the next write."""
         if self.metrics:
             self.rows += self.pending()
             self.metrics = []
             self.write()
 
     def pending(self) -> list[dict[str, str]]:
-        """The rows that are not in the file yet."""
+        """The rows that are not written yet."""
         return [{key: str(value) for key, value in row.items()} for row in self.metrics]
 
     def write(self) -> None:
-        """Replace the file by one with the rows."""
+        """Replace the file by one with all rows."""
         names = sorted({name for row in self.rows for name in row})
 
         def table(path: Path) -> None:
@@ -97,15 +97,15 @@ class MetricsFile(ExperimentWriter):
 
 
 def read_rows(path: Path, words: Collection[str] = (), needed: Collection[str] = ()) -> list[dict[str, str]]:
-    """The file's rows, each with the values it has; none where there is no file.
+    """The rows of a CSV file, each as a mapping without its empty values; no rows if there is no file.
 
     Args:
         path: A table with a header.
-        words: Columns that hold words; all others hold numbers, and ``epoch`` and ``step`` whole ones.
+        words: Columns of text; all others have numbers, and ``epoch`` and ``step`` whole ones.
         needed: Columns that the file must have.
 
     Raises:
-        UserError: A damaged file; the line is named.
+        UserError: A damaged file; the message names the line.
     """
     if not path.is_file():
         return []
@@ -138,7 +138,7 @@ def _row(names: list[str], values: list[str], words: Collection[str]) -> dict[st
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Each metric that is logged once an epoch, as pairs of the epoch (from 1 on) and its value.
+    """Each metric that is logged once an epoch, as pairs of the epoch (from 1 on) and the value.
 
     Raises:
         UserError: A damaged file.

@@ -1,6 +1,6 @@
-"""Pictures of the training as it goes on: filters, confusions, and the worst mistakes.
+"""Pictures during the training: filters, confusion matrix, and the worst mistakes.
 
-They are drawn with Pillow, in a few milliseconds, where a plotting library takes longer than a small network's epoch.
+Pillow draws them, in a few milliseconds; a plotting library takes longer than an epoch of a small network.
 """
 
 from collections.abc import Sequence
@@ -27,21 +27,22 @@ from cnn_lightning.files import write_or_warn
 from cnn_lightning.processes import from_all
 
 WORST = 16
-"""Mistakes shown."""
+"""The number of mistakes shown."""
 TILE = 72
-"""Pixels that a mistake's picture is shown at."""
+"""Width and height of a mistake's picture, in pixels."""
 MOST_IN_A_BATCH = 1 << 32
+"""More pictures than any batch has: batch number times this, plus the index in the batch, orders all pictures."""
 
 Mistakes = tuple[Tensor, Tensor, Tensor]
-"""Facts (N, 4), pictures (N, C, H, W) and places in the split (N,)."""
+"""Facts (N, 4), as in `mistakes`, pictures (N, C, H, W) and positions in the split (N,)."""
 
 
 class Pictures(Callback):
     """After each validation writes filters.png, confusion.png and mistakes.png into ``pictures`` in the run's folder.
 
-    Filters are those of the first convolution; confusions and mistakes those of the validation split, the mistakes
-    ordered by the loss. TensorBoard shows the same, epoch by epoch: where no ``TensorBoardLogger`` is there to take
-    them and TensorBoard is installed, events with the epochs' metrics are written to ``tensorboard`` in the run's
+    The filters are those of the first convolution. The confusion matrix and the mistakes are of the validation split,
+    the mistakes in the order of their loss. TensorBoard shows the same for each epoch: a ``TensorBoardLogger`` gets
+    them; without one, if TensorBoard is installed, events with the epochs' metrics go to ``tensorboard`` in the run's
     folder.
     """
 
@@ -50,10 +51,10 @@ class Pictures(Callback):
         self._worst: Mistakes | None = None
         self._writer: Any = None
 
-    # ---- what is seen
+    # ---- counting
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Reset the counts."""
         self._worst = None
         if isinstance(pl_module, Classifier):
             n = pl_module.hparams["num_classes"]
@@ -68,11 +69,11 @@ class Pictures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count, and keep the worst mistakes."""
+        """Count the predictions of a batch, and keep the worst mistakes."""
         if not _draws(trainer, pl_module) or not len(batch[1]):
             return
         logits = outputs["logits"].float()
-        pictures, labels = (each[: len(logits)] for each in batch)  # without those that pad it
+        pictures, labels = (each[: len(logits)] for each in batch)  # without repeated pictures at the end
         predicted = logits.argmax(1)
         self._counts.index_put_((labels, predicted), torch.ones_like(labels, dtype=torch.float32), accumulate=True)
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -85,16 +86,16 @@ class Pictures(Callback):
 
     @staticmethod
     def _first(entries: Sequence[Mistakes]) -> Mistakes:
-        """The worst; of equal ones those that come first in the split, whichever process has seen them."""
+        """The worst mistakes; of equal ones the first in the split, independent of the number of processes."""
         facts, pictures, places = (torch.cat(each) for each in zip(*entries, strict=True))
         order = places.argsort()
         order = order[facts[order, 0].argsort(descending=True, stable=True)][:WORST]
         return facts[order], pictures[order], places[order]
 
-    # ---- what is drawn
+    # ---- drawing
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what all processes saw."""
+        """Draw the pictures, in the first process, from the counts of all."""
         if not _draws(trainer, pl_module):
             return
         assert isinstance(pl_module, Classifier)
@@ -117,8 +118,8 @@ class Pictures(Callback):
                 writer.add_image(name, np.asarray(image), trainer.current_epoch + 1, dataformats=axes)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the metrics to TensorBoard where no logger of its own does."""
-        metrics = trainer.callback_metrics  # sums of all processes, so that every process has to come by here
+        """Write the metrics for TensorBoard, if no `TensorBoardLogger` does."""
+        metrics = trainer.callback_metrics  # a collective call
         if self._writer is not None:
             for name, value in metrics.items():
                 self._writer.add_scalar(name, float(value), trainer.current_epoch + 1)
@@ -149,7 +150,7 @@ class Pictures(Callback):
         if not found and self._writer is None and find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            with suppress(OSError):  # a full disk has been told of by those who write what matters more
+            with suppress(OSError):  # for a full disk the writers of other files have warned already
                 self._writer = SummaryWriter(folder / "tensorboard")
         return found or ([] if self._writer is None else [self._writer])
 
@@ -163,7 +164,7 @@ def _draws(trainer: Trainer, pl_module: LightningModule) -> bool:
 
 
 def filters(weight: Tensor) -> Image.Image:
-    """Kernels (O, C, h, w) as maps side by side, those of one output channel together; brighter is larger."""
+    """Draw kernels (O, C, h, w) as maps, those of one output channel side by side; brighter is larger."""
     maps = weight.numpy().reshape(-1, *weight.shape[2:])[:256]
     columns = 8 if weight.shape[1] == 1 else max(1, 12 // weight.shape[1]) * weight.shape[1]
     image, width, _ = draw.sheet(maps, columns=columns, side=32)
@@ -172,7 +173,7 @@ def filters(weight: Tensor) -> Image.Image:
 
 
 def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Image.Image:
-    """The counts: rows are the true classes, columns the predicted ones; darker is a larger share of a row."""
+    """Draw the counts: rows are the true classes, columns the predicted ones; darker is a larger fraction of a row."""
     n = len(counts)
     cell = max(1, min(34, 900 // n))
     texts = cell >= 20
@@ -180,8 +181,8 @@ def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Image.Image:
     left = 24 + (int(max(font.getlength(name) for name in names)) if texts else 0)
     top = 40 if texts else 22
     image = Image.new("L", (left + n * cell + 8, top + n * cell + 8), "white")
-    share = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    levels = (255 - 225 * share).astype(np.uint8).repeat(cell, 0).repeat(cell, 1)
+    fractions = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    levels = (255 - 225 * fractions).astype(np.uint8).repeat(cell, 0).repeat(cell, 1)
     image.paste(Image.fromarray(levels), (left, top))
     pen = ImageDraw.Draw(image)
     pen.rectangle((left - 1, top - 1, left + n * cell, top + n * cell), outline=136)
@@ -193,7 +194,7 @@ def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Image.Image:
             pen.text((left + (index + 0.5) * cell, top - 8), short, "black", font, anchor="mm")
         for row, column in zip(*np.nonzero(counts), strict=True):
             place = left + (column + 0.5) * cell, top + (row + 0.5) * cell
-            color = "white" if share[row, column] > 0.5 else "black"
+            color = "white" if fractions[row, column] > 0.5 else "black"
             pen.text(place, str(counts[row, column]), color, font, anchor="mm")
     return image
 
@@ -201,9 +202,9 @@ def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Image.Image:
 def mistakes(
     facts: Tensor, pictures: Tensor, names: Sequence[str], normalisation: tuple[Sequence[float], Sequence[float]]
 ) -> Image.Image:
-    """Pictures (N, C, H, W) with what they are and what they were taken for; a sentence where there are none.
+    """Draw pictures (N, C, H, W) with their true and predicted classes; a sentence if there are none.
 
-    ``facts`` (N, 4) holds the loss, the true and the predicted class and the latter's probability of each.
+    ``facts`` (N, 4) has for each picture the loss, the true class, the predicted class, and its probability.
     """
     font: Any = ImageFont.load_default(11)
     n, columns = len(facts), 8
@@ -220,19 +221,19 @@ def mistakes(
     mode = "RGB" if pixels.shape[3] == 3 else "L"
     image = Image.new(mode, (min(n, columns) * (TILE + 8) + 8, -(-n // columns) * height + 8), "white")
     pen = ImageDraw.Draw(image)
-    for index, (pixel, (_, label, predicted, share)) in enumerate(zip(pixels, facts.tolist(), strict=True)):
+    for index, (pixel, (_, label, predicted, probability)) in enumerate(zip(pixels, facts.tolist(), strict=True)):
         x, y = 8 + index % columns * (TILE + 8), 8 + index // columns * height
         tile = Image.fromarray(pixel if mode == "RGB" else pixel[:, :, 0])
         image.paste(tile.resize((TILE, TILE), Image.Resampling.NEAREST), (x, y))
         pen.text((x, y + TILE + 1), _fitting(f"is {names[int(label)]}", font, TILE), "black", font)
-        says = f" {share:.0%}"
-        room = TILE - font.getlength(says)
-        pen.text((x, y + TILE + 14), _fitting(f"says {names[int(predicted)]}", font, room) + says, "black", font)
+        says = f" {probability:.0%}"
+        width = TILE - font.getlength(says)
+        pen.text((x, y + TILE + 14), _fitting(f"says {names[int(predicted)]}", font, width) + says, "black", font)
     return image
 
 
 def _fitting(text: str, font: Any, width: float) -> str:
-    """The text, cut to what fits."""
+    """The text, shortened to the width."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

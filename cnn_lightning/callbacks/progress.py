@@ -1,4 +1,4 @@
-"""The progress bar: loss and accuracy while training, and of the last validation."""
+"""The progress bar, with loss and accuracy of the training so far and of the last validation."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from rich.progress import BarColumn
 from torch import Tensor
 
 KEEP = 0.9
-"""Weight of what came before in the running means."""
+"""The weight of the previous value in the running means."""
 
 
 class Progress(RichProgressBar):
-    """Lightning's bar of rich, with running means of the batches' loss and accuracy before an epoch has ended."""
+    """Lightning's progress bar of rich, with running means of the batches' loss and accuracy."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=10)
@@ -22,16 +22,16 @@ class Progress(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        """Take in a batch."""
+        """Update the running means."""
         if isinstance(outputs, dict) and "logits" in outputs and len(batch[1]):
             right = outputs["logits"].argmax(1) == batch[1]
-            # Tensors: a GPU is waited for only when the bar is drawn.
+            # Tensors, so that only drawing the bar waits for a GPU.
             for name, value in (("loss", outputs["loss"].detach()), ("accuracy", right.float().mean())):
                 self._running[name] = KEEP * self._running.get(name, value) + (1 - KEEP) * value
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Training's numbers, validation's, and each number of somebody else's, short enough for 80 columns."""
+        """The numbers of training and validation, then those that the user logs, short enough for 80 columns."""
         found: dict[str, Any] = super().get_metrics(trainer, pl_module)
         found.pop("v_num", None)
         found.pop("train_loss", None)
@@ -44,7 +44,7 @@ class Progress(RichProgressBar):
         return {**lines, **found}
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
-        """Without times and speed where the screen is narrow: the numbers are what one looks at."""
+        """The columns; on a narrow screen without times and speed, so that the numbers fit."""
         columns = super().configure_columns(trainer)
         if self._console is None or self._console.width >= 100:
             return columns

@@ -1,4 +1,4 @@
-"""Which implementation runs which layer, on the screen before training starts."""
+"""Prints, before training starts, which implementation runs which layer."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -6,10 +6,10 @@ from cnn_lightning.classifier import Classifier
 
 
 class LayerReport(Callback):
-    """Prints a line for each layer: its name, type and implementation, and the number of parameters."""
+    """Prints the number of parameters, and for each layer its name, type and implementation."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print it once, on the first process."""
+        """Print the report once, in the first process."""
         if stage == "fit" and trainer.is_global_zero and isinstance(pl_module, Classifier):
             count = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
             print(f"{pl_module.hparams['net']}: {count:,} parameters to train\n{pl_module.report}", flush=True)

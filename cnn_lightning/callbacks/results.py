@@ -1,4 +1,4 @@
-"""What ``test`` and ``predict`` leave in their folder: confusion matrix, predictions, the doubtful pictures."""
+"""The files of ``test`` and ``predict``: confusion matrix, predictions, and the pictures of least confidence."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,21 +21,21 @@ from cnn_lightning.files import write_or_warn
 from cnn_lightning.processes import from_all
 
 DOUBTFUL = 25
-"""Pictures in the grid of the most uncertain ones."""
+"""The number of pictures in the grid of the most uncertain ones."""
 
 
 class Confusion(Callback):
     """Accuracy per class on the screen; ``confusion.csv`` and ``confusion.png`` in the folder.
 
     Args:
-        loud: Whether the screen is told.
+        loud: Whether to print the accuracies.
     """
 
     def __init__(self, loud: bool = True) -> None:
         self.loud = loud
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Collect the counts of all processes and write them."""
+        """Add up the counts of all processes and write them."""
         assert isinstance(pl_module, Classifier)
         counts = pl_module.confusion.compute().cpu().numpy()
         pl_module.confusion.reset()
@@ -49,13 +49,14 @@ class Confusion(Callback):
 
 
 class Predictions(Callback):
-    """``predictions.csv`` and a grid of the pictures that the network is least sure of.
+    """``predictions.csv``, and a grid of the pictures with the least confidence.
 
-    Answers are kept by the index of their picture in the data set, which the loader tells: `Batches.indices`, or
-    Lightning's sampler of an ordinary ``DataLoader``. With one process a loader that tells nothing is counted through.
+    Each prediction is kept by the index of its picture in the data set. The loader gives the indices, as
+    `Batches.indices`, or as Lightning's sampler of an ordinary ``DataLoader``. For another loader, with one process,
+    pictures are numbered in their order.
 
     Raises:
-        EverywhereError: Several processes, and a loader that does not tell which pictures it hands out.
+        EverywhereError: Several processes, and a loader that does not give the indices of its pictures.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ class Predictions(Callback):
         self._batches: Sequence[Sequence[int]] | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Drop earlier predictions, and get the indices of the batches."""
         self._forget()
         loader = _loader(trainer)
         if isinstance(loader, Batches):
@@ -82,17 +83,17 @@ class Predictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Note the answers, and keep the most doubtful pictures."""
+        """Keep the predictions of a batch, and the pictures of least confidence so far."""
         loader = _loader(trainer)
-        # The list of Lightning's sampler for prediction is a new one with each iterator.
+        # Lightning's sampler for prediction makes a new list with each iterator.
         batches = self._batches or getattr(getattr(loader, "batch_sampler", None), "seen_batch_indices", None)
         if batches:
             indices = batches[batch_idx]
         else:
             if trainer.world_size > 1:
                 raise EverywhereError(
-                    "data: expected a predict loader that tells which pictures it hands out where there are several "
-                    "processes (a DataLoader over a map-style data set), got "
+                    "data: expected a predict loader that gives the indices of its pictures, which several processes "
+                    "need (a DataLoader over a map-style data set), got "
                     f"{type(loader).__name__}; --trainer.devices 1 needs none"
                 )
             indices = range(len(self.rows), len(self.rows) + len(outputs["name"]))
@@ -103,15 +104,15 @@ class Predictions(Callback):
         self.images = {index: self.images[index] for index in _doubtful(self.rows, self.images)}
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write both."""
-        everybodys = from_all((self.rows, self.images))
+        """Write the table and the grid, in the first process."""
+        of_all = from_all((self.rows, self.images))
         folder = folder_to_write(trainer)
         if folder is None:
             if trainer.is_global_zero:
                 print("predictions: not written, because without a logger there is no folder for them", flush=True)
             return
-        rows = {index: row for each, _ in everybodys for index, row in each.items()}
-        images = {index: image for _, each in everybodys for index, image in each.items()}
+        rows = {index: row for each, _ in of_all for index, row in each.items()}
+        images = {index: image for _, each in of_all for index, image in each.items()}
         assert isinstance(pl_module, Classifier)
         predict_files = getattr(getattr(trainer, "datamodule", None), "predict_files", list)
         files: Sequence[Any] = predict_files()
@@ -125,38 +126,38 @@ class Predictions(Callback):
 
 
 def _loader(trainer: Trainer) -> Any:
-    """The one loader that predict goes through, which a DataModule may give in a list."""
+    """The loader of predict; a DataModule may give it in a list of one."""
     found = trainer.predict_dataloaders
     return found[0] if isinstance(found, list | tuple) and len(found) == 1 else found
 
 
 def _doubtful(rows: Mapping[int, tuple[str, float]], among: Iterable[int]) -> list[int]:
-    """The pictures with the least confidence, the least first; of equal ones the first in the data set."""
+    """The indices of the pictures with the least confidence, the least first, then in the order of the data set."""
     return sorted(among, key=lambda index: (rows[index][1], index))[:DOUBTFUL]
 
 
 def write_confusion(counts: NDArray[np.int64], names: Sequence[str], folder: Path) -> None:
-    """The matrix as CSV and as a picture: rows are the true classes, columns the predicted ones."""
+    """Write the matrix as CSV and as a picture: rows are the true classes, columns the predicted ones."""
     rows = [[name, *row] for name, row in zip(names, counts.tolist(), strict=True)]
     _write([["true \\ predicted", *names], *rows], folder / "confusion.csv")
     size = max(4.0, 0.5 * len(names) + 1.5)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     ax = figure.subplots()
-    share = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    fractions = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    ax.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     ax.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > 2 else 0, ha="right")
     ax.set_yticks(range(len(names)), names)
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
     if len(names) <= 30:
         for row, column in zip(*np.nonzero(counts), strict=True):
-            color = "white" if share[row, column] > 0.5 else "black"
+            color = "white" if fractions[row, column] > 0.5 else "black"
             ax.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
     write_or_warn(folder / "confusion.png", partial(figure.savefig, dpi=150))
 
 
 def _write(rows: Sequence[Sequence[Any]], path: Path) -> None:
-    """As CSV; a file may be named in no encoding, and the same bytes are then in the table."""
+    """Write rows as CSV; bytes of a file's name that are no UTF-8 are written unchanged."""
 
     def table(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -170,7 +171,7 @@ def draw_grid(
     normalisation: tuple[Sequence[float], Sequence[float]],
     path: Path,
 ) -> None:
-    """Pictures with a line of text below each, their normalisation undone."""
+    """Draw pictures, without their normalisation, each with a line of text above."""
     columns = 5
     rows = max(1, -(-len(entries) // columns))
     figure = Figure(figsize=(columns * 1.7, rows * 1.9), layout="constrained")

@@ -1,4 +1,4 @@
-"""Checkpoints to go on from: often enough, whole, and with every random state."""
+"""Checkpoints to resume from, with every random state, written often and when a signal stops the training."""
 
 import os
 import random
@@ -34,26 +34,27 @@ from cnn_lightning.signals import stop_signals
 
 EVERY_N_STEPS = 500
 EVERY_SECONDS = 60.0
+"""The most steps, and the most time, between two checkpoints."""
 NOT_STOPPED = EarlyStoppingReason.NOT_STOPPED.value
 
 
 class Resumable(Checkpoint):
-    """Keeps ``checkpoints/last.ckpt`` at most 500 steps or 60 seconds behind; each epoch's first step is saved, too.
+    """Writes ``checkpoints/last.ckpt`` after the first step of each epoch, and every 500 steps or 60 seconds.
 
-    With each process's random states in it and the loader's place in the epoch, the run that goes on from it ends with
-    the very weights of the run that was never stopped. Every checkpoint but the last is of a moment after an optimizer
-    step, or of the validation that follows it, in the middle of an epoch, or between two epochs of a single step.
-    A run that stops inside an epoch (``max_steps``, ``max_time``, early stopping between validations) keeps such a
-    place, too: the epoch is not over, so that nothing is validated or logged that the whole epoch would not have.
-    Being a `Checkpoint`, it comes after all other callbacks, whose states it keeps.
+    A checkpoint has each process's random states and the loader's position in the epoch, so that a run that is resumed
+    from it ends with exactly the weights of a run that was never stopped. Every checkpoint but the last is made inside
+    an epoch, after an optimizer step or after the validation that follows it, or between two epochs of one step each.
+    So is the last checkpoint of a run that stops inside an epoch (``max_steps``, ``max_time``, early stopping between
+    validations): the epoch is not finished, and nothing is validated or logged that a whole epoch would not validate
+    or log. As a `Checkpoint` it comes after all other callbacks, whose states it saves.
 
-    SIGTERM and Ctrl-C are answered after the step or the validation at work: with a checkpoint, closed files and
-    `Stopped`. Pressed twice, Ctrl-C stops at once. Under SLURM its requeue signals are left to Lightning.
+    SIGTERM, Ctrl-C and a closed terminal stop the training after the current step or validation, with a checkpoint,
+    closed files and `Stopped`. A second Ctrl-C stops it at once. Under SLURM Lightning handles the requeue signals.
 
     Args:
-        folder: Of the checkpoints.
-        every_n_steps: Optimizer steps between two checkpoints at most.
-        every_seconds: Time between two checkpoints at most.
+        folder: The folder of the checkpoints.
+        every_n_steps: The most optimizer steps between two checkpoints.
+        every_seconds: The most seconds between two checkpoints.
     """
 
     def __init__(self, folder: Path, every_n_steps: int = EVERY_N_STEPS, every_seconds: float = EVERY_SECONDS) -> None:
@@ -64,33 +65,33 @@ class Resumable(Checkpoint):
         self._handlers: dict[int, Any] = {}
         self._states: list[dict[str, Any]] = []
         self._places: list[dict[str, Any]] = []
-        self._everyone: list[Callback] = []
+        self._with_finders: list[Callback] = []
         self._number_wanting: Callable[[], Tensor] = no_sum
 
     @property
     def path(self) -> Path:
-        """The checkpoint."""
+        """The checkpoint file."""
         return self.folder / "last.ckpt"
 
-    # ---- when
+    # ---- when to save and to stop
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finders would have had their turn: have them back."""
-        everyone, self._everyone = self._everyone, []
-        if everyone:
-            trainer.callbacks = everyone  # type: ignore[attr-defined]
+        """Put back the finders, which would have run by now."""
+        found, self._with_finders = self._with_finders, []
+        if found:
+            trainer.callbacks = found  # type: ignore[attr-defined]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the first process's folder: the others can't know its number."""
+        """Take the first process's folder: the others do not know its number."""
         self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
         install(trainer, partial(self._after_epoch, trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the loader in its place, count from here, and listen; a run that was stopped early stays so."""
+        """Restore the loader's position and install the signal handlers; a run that stopped early stays stopped."""
         places, self._places = self._places, []
         for place in places:
-            # Lightning does so too, but not where a schedule asked for the number of steps: the loader is then made
-            # before the checkpoint is read.
+            # Lightning does so only if no schedule asked for the number of steps, which makes the loader before the
+            # checkpoint is read.
             loader: Any = trainer.train_dataloader
             loader.load_state_dict(place)
         self._step = self._seen = self._began = trainer.global_step
@@ -98,7 +99,8 @@ class Resumable(Checkpoint):
         for callback in _callbacks(trainer):
             if isinstance(callback, EarlyStopping):
                 trainer.should_stop |= callback.wait_count >= callback.patience
-        trainer.accumulate_grad_batches = accumulated(trainer, trainer.current_epoch)  # this epoch's start may be past
+        # Lightning sets it when an epoch begins, which may have been before the checkpoint.
+        trainer.accumulate_grad_batches = accumulated(trainer, trainer.current_epoch)
         self._check_limit(trainer)
         environment = trainer._accelerator_connector.cluster_environment
         if threading.current_thread() is threading.main_thread() and not isinstance(environment, SLURMEnvironment):
@@ -116,20 +118,20 @@ class Resumable(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when it is time to, or when the run is asked to stop; then stop."""
-        # Gradients that still accumulate are not part of a checkpoint, nor are an epoch's means once it is over.
+        """Save if a checkpoint is due, or if the run is asked to stop; then stop."""
+        # A checkpoint has no accumulated gradients, and no means of an epoch that has ended.
         self._whole, self._seen = trainer.global_step != self._seen, trainer.global_step
         self._whole &= not trainer.is_last_batch
         if self._whole and not _is_validation_next(trainer):
             self._save_or_stop(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after a validation in the middle of an epoch: one that is still to come would be left out."""
+        """Save after a validation inside an epoch: a checkpoint before it would make the resumed run skip it."""
         if self._whole and trainer.state.fn == TrainerFn.FITTING:
             self._save_or_stop(trainer)
 
     def _after_epoch(self, trainer: Trainer) -> None:
-        """Save between two epochs where an epoch is a single step and so has no middle."""
+        """Save between two epochs of a single step, which have no point inside."""
         began, self._began = self._began, trainer.global_step
         if self._step <= began and not fit_loop(trainer).is_stopped and trainer.current_epoch != trainer.max_epochs:
             self._save_or_stop(trainer)
@@ -150,59 +152,59 @@ class Resumable(Checkpoint):
             raise Stopped(self._asked or signal.SIGTERM, text)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the finished run, unless it was finished in the checkpoint already or stopped inside an epoch."""
+        """Save the finished run, unless the checkpoint has it already or the run stopped inside an epoch."""
         if not self._is_there and not fit_loop(trainer).is_inside_an_epoch:
             self.save(trainer)
         self._stop_if_asked(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen no longer."""
-        self._deaf()
+        """Restore the signal handlers."""
+        self._restore_handlers()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Listen no longer."""
-        self._deaf()
+        """Restore the signal handlers."""
+        self._restore_handlers()
 
     def save(self, trainer: Trainer) -> None:
-        """Write the rows of metrics and the checkpoint, in this order: none is missing when the run goes on."""
+        """Write the rows of metrics, then the checkpoint: a resumed run lacks no row."""
         self._step, self._time, self._epoch = trainer.global_step, time.monotonic(), trainer.current_epoch
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(self.path)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep a digest of the metrics so far, by which the run that goes on knows its file of them."""
+        """Add a digest of the metrics so far, by which a resumed run checks its file of them."""
         if trainer.is_global_zero and isinstance(trainer.logger, RunLogger):
             checkpoint["metrics"] = trainer.logger.digest(trainer.global_step)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
-            return  # a process that was forked from this one to read data goes on as long as this one does
+            return  # a data worker, forked from this process: it must work until this process ends
         if self._asked == number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = number
         if is_first():
-            with suppress(OSError, RuntimeError):  # the terminal may be closed, or this step just printing
+            with suppress(OSError, RuntimeError):  # the terminal may be closed, or the step inside print
                 print("\nstopping after this step", file=sys.stderr, flush=True)
 
-    def _deaf(self) -> None:
+    def _restore_handlers(self) -> None:
         while self._handlers:
             number, handler = self._handlers.popitem()
-            # Where training went well Lightning has put back those of before its own, which ours replaced.
+            # After a training without an error Lightning has restored the handlers from before its own.
             if signal.getsignal(number) == self._ask:
                 signal.signal(number, handler)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the loader's place in the epoch until there is a loader; let flags win, and a folder be moved."""
+        """Keep the loader's position until there is a loader; apply this run's options; allow a moved folder."""
         loops = checkpoint["loops"]["fit_loop"]
         self._places = loops["state_dict"].get("combined_loader", [])[:1]
         if loops["epoch_loop.batch_progress"]["is_last_batch"]:
-            for place in self._places:  # an epoch can be shorter than the loader: trainer.limit_train_batches
+            for place in self._places:  # trainer.limit_train_batches can end an epoch before the loader's end
                 place["handed_out"] = 0
-        if trainer.ckpt_path is None:  # a finder's own, of the moment before training starts
+        if trainer.ckpt_path is None:  # the checkpoint of a finder, from before the training
             return
         if trainer.state.fn == TrainerFn.FITTING:
-            self._everyone = _callbacks(trainer)
+            self._with_finders = _callbacks(trainer)
             place = self._places[0] if self._places else {}
             trainer.callbacks = without_finders(trainer, pl_module, checkpoint, place)  # type: ignore[attr-defined]
         loaded = Path(str(trainer.ckpt_path)).resolve()
@@ -211,29 +213,29 @@ class Resumable(Checkpoint):
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, EarlyStopping):
                 state["patience"] = callback.patience
-                if state["wait_count"] < callback.patience:  # it stopped the run, and would not do so now
+                if state["wait_count"] < callback.patience:  # it stopped the run then, and would not stop it now
                     state.update(stopped_epoch=0, stopping_reason=NOT_STOPPED, stopping_reason_message=None)
             elif state and isinstance(callback, ModelCheckpoint):
                 beside = loaded.parent.parent / Path(state["dirpath"]).name
                 if isinstance(callback, BestModelCheckpoint):
                     _move(state, loaded.parent)
-                elif beside.is_dir():  # one of one's own, whose files are in the run's folder
+                elif beside.is_dir():  # a callback of the user's, with files in the run's folder
                     _move(state, beside)
         if trainer.state.fn == TrainerFn.TESTING:
-            # A callback that is not done with its training yet (`WeightAveraging`) has put back the weights to go on
-            # with: what is tested are the file's.
+            # A callback whose training is not finished (`WeightAveraging`) has put back the weights of the training:
+            # the test needs the file's.
             trainer.strategy.load_model_state_dict(checkpoint, strict=pl_module.strict_loading)
 
     # ---- random states
 
     def state_dict(self) -> dict[str, Any]:
-        """Torch's, Python's and NumPy's, of every process: all of them take part."""
+        """The states of torch, Python and NumPy, of every process. A collective call."""
         return {"random": from_all(self._own_states())}
 
     @staticmethod
     def _own_states() -> dict[str, Any]:
         version, numbers, gauss = random.getstate()
-        state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 -- users may draw from it
+        state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 -- user code may draw from it
         return {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -242,27 +244,26 @@ class Resumable(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep them until training starts: what comes before it may draw. Those that can't be put back fail here."""
+        """Keep the states until training starts, since code before it may draw; fail here if they can't be set."""
         own = self._own_states()
         try:
             for states in state_dict["random"]:
-                self._put_back(states)
+                self._set_states(states)
         finally:
-            self._put_back(own)
+            self._set_states(own)
         self._states = state_dict["random"]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Ask the other processes for their wishes, and put the random states back before a resumed run's first."""
+        """Begin to ask all processes whether to save, and set the random states before a resumed run's first batch."""
         self._is_there = False
-        # They save and stop together or not at all. The answer is there when the batch is done.
+        # All save and stop together, or none. The answer has arrived when the batch is finished.
         self._number_wanting = sum_of_all(self._wants(), trainer.strategy.root_device)
-        everybodys, self._states = self._states, []
-        if not everybodys:
-            return
-        self._put_back(everybodys[trainer.global_rank % len(everybodys)])
+        of_all, self._states = self._states, []
+        if of_all:
+            self._set_states(of_all[trainer.global_rank % len(of_all)])
 
     @staticmethod
-    def _put_back(states: dict[str, Any]) -> None:
+    def _set_states(states: dict[str, Any]) -> None:
         torch.set_rng_state(states["torch"].cpu())
         if len(states["cuda"]) == torch.cuda.device_count() > 0:
             torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
@@ -286,7 +287,7 @@ def _is_validation_next(trainer: Trainer) -> bool:
 
 
 def _move(state: dict[str, Any], folder: Path) -> None:
-    """Let the state of a `ModelCheckpoint` name the folder where its files are now, and no other."""
+    """Set the folder in the state of a `ModelCheckpoint`, and in all its paths."""
     state["dirpath"] = str(folder)
     for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
         state[key] = state[key] and str(folder / Path(state[key]).name)

@@ -1,4 +1,4 @@
-"""What goes through each layer, in numbers, and a plain warning where a layer has died or a gradient explodes."""
+"""Statistics of each layer's outputs and gradients, and warnings of dead units and exploding gradients."""
 
 import csv
 import math
@@ -24,14 +24,13 @@ from cnn_lightning.processes import from_all
 from cnn_lightning.swap import native_type
 
 RECTIFIERS = ("ReLU", "ReLU6")
-"""Layers whose units can die: where the output is 0 the gradient is 0, too."""
+"""Layers whose units can die: their gradient is 0 wherever their output is 0."""
 EXPLODED = 100.0
-"""A gradient this many times its usual size explodes."""
+"""A gradient explodes at this many times its usual norm."""
 DEAD = 0.05
-"""The share of dead units worth a word."""
+"""The fraction of dead units in a layer that causes a warning."""
 USUAL = 50
-"""Steps whose median is the usual size; before a fifth of them nothing is usual."""
-
+"""The usual norm is the median of so many steps; there is none before a fifth of them."""
 
 NUMBERS = ("mean", "deviation", "zeros", "dead", "gradient", "gradient_max")
 """The columns of the file, besides epoch and layer."""
@@ -39,17 +38,17 @@ NUMBERS = ("mean", "deviation", "zeros", "dead", "gradient", "gradient_max")
 
 @dataclass
 class _Seen:
-    """A layer's outputs over one validation."""
+    """Sums over a layer's outputs in one validation."""
 
     count: float = 0.0
     total: float = 0.0
     squares: float = 0.0
     zeros: float = 0.0
     alive: Tensor | None = None
-    """Whether each channel, or unit, was ever above 0."""
+    """Whether each channel, or unit, was above 0 at least once."""
 
     def add(self, other: "_Seen") -> None:
-        """Take in what was seen besides."""
+        """Add the sums of other outputs of the layer."""
         for name in ("count", "total", "squares", "zeros"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         if self.alive is None:
@@ -71,42 +70,42 @@ class _Seen:
 
     @property
     def dead(self) -> int:
-        """Units that were never above 0."""
+        """The number of units that were never above 0."""
         return 0 if self.alive is None else int((~self.alive).sum())
 
 
 class Statistics(Callback):
     """Writes ``statistics.csv`` in the run's folder, and warns of dead ReLUs and exploding gradients.
 
-    The file has a line for each epoch and layer: mean, deviation and share of zeros of its outputs on the validation
-    split, its dead units, and median and largest norm of its parameters' gradients over the epoch's steps. The layers
-    are watched during validation only, so that training goes on to the last bit as it would without. Use it by
-    ``--trainer.callbacks cnn_lightning.callbacks.Statistics``.
+    The file has a line for each epoch and layer: mean, standard deviation and fraction of zeros of its outputs on the
+    validation split, its dead units, and the median and largest norm of its parameters' gradients over the epoch's
+    steps. Layers have hooks during validation only, so that the training is bit-equal to one without this callback.
+    Use it by ``--trainer.callbacks cnn_lightning.callbacks.Statistics``.
 
     Args:
-        exploded: How many times its usual size (the median of the last 50 steps) a gradient must be to be warned of.
-        dead: The share of a layer's units that must be dead to be warned of.
+        exploded: Warn of a gradient of this many times its usual norm, the median of the last 50 steps.
+        dead: Warn of a layer with this fraction of dead units.
     """
 
     def __init__(self, exploded: float = EXPLODED, dead: float = DEAD) -> None:
         if not exploded > 1:
             raise ValueError(f"exploded: expected a number above 1, got {exploded}")
         if not 0 < dead <= 1:
-            raise ValueError(f"dead: expected a share above 0 and up to 1, got {dead}")
+            raise ValueError(f"dead: expected a fraction above 0 and up to 1, got {dead}")
         self.exploded, self.dead = exploded, dead
         self._seen: dict[str, _Seen] = {}
         self._norms: dict[str, list[float]] = {}
         self._usual: dict[str, deque[float]] = {}
         self._exploded = False
-        self._mourned: set[str] = set()
+        self._warned: set[str] = set()
         self._handles: list[Any] = []
 
     # ---- gradients
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Measure each layer's gradient, and warn of the first that explodes."""
+        """Measure each layer's gradient, and warn once of the first step in which one explodes."""
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            return  # they are scaled
+            return  # the gradients are scaled
         found = list(_gradients(_net(pl_module)))
         if not found:
             return
@@ -132,7 +131,7 @@ class Statistics(Callback):
     # ---- outputs
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Watch every layer."""
+        """Add a hook to every layer."""
         self._seen = {}
         if not _fits(trainer):
             return
@@ -150,7 +149,7 @@ class Statistics(Callback):
     def _take(self, name: str, module: nn.Module, output: Tensor) -> None:
         seen = self._seen.setdefault(name, _Seen())
         values = output.float()
-        exact = torch.float64  # so that the size and order of the batches, and the number of processes, don't show
+        exact = torch.float64  # so that size and order of the batches and the number of processes don't matter
         sums = torch.stack([each.sum(dtype=exact) for each in (values, values.square(), values == 0)])
         total, squares, zeros = sums.tolist()
         alive = None
@@ -159,15 +158,15 @@ class Statistics(Callback):
         seen.add(_Seen(values.numel(), total, squares, zeros, alive))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Watch no longer; write what was seen, and warn of the dead."""
+        """Remove the hooks; write the statistics, and warn of dead units."""
         self._unwatch()
         if not _fits(trainer):
             return
         seen = _of_all(self._seen)
         for name, each in seen.items():
-            if each.dead and each.dead >= self.dead * each.units and name not in self._mourned:
-                self._mourned.add(name)
-                rank_zero_warn(_obituary(name, each, trainer.current_epoch + 1))
+            if each.dead and each.dead >= self.dead * each.units and name not in self._warned:
+                self._warned.add(name)
+                rank_zero_warn(_dead_units(name, each, trainer.current_epoch + 1))
         rows = list(self._rows(trainer.current_epoch + 1, seen))
         self._norms = {}
         folder = folder_to_write(trainer)
@@ -181,7 +180,7 @@ class Statistics(Callback):
                     )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Watch no longer."""
+        """Remove the hooks."""
         self._unwatch()
 
     def _unwatch(self) -> None:
@@ -204,7 +203,7 @@ class Statistics(Callback):
 
 
 def _digits(value: float) -> float:
-    """Six of them: those that float32 values tell, without the noise of the order in which they were added."""
+    """Six significant digits, those that do not depend on the order of a float32 summation."""
     return float(f"{value:.6g}")
 
 
@@ -212,7 +211,7 @@ def _fits(trainer: Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
-def _obituary(name: str, seen: _Seen, epoch: int) -> str:
+def _dead_units(name: str, seen: _Seen, epoch: int) -> str:
     return (
         f"{seen.dead} of {seen.units} units of {name!r} are dead after epoch {epoch}: for every picture of the "
         "validation split their output is 0, and so is their gradient, so that they can't learn any more. A lower "
@@ -221,14 +220,14 @@ def _obituary(name: str, seen: _Seen, epoch: int) -> str:
 
 
 def _net(pl_module: LightningModule) -> nn.Module:
-    """The network by whose names its layers are known."""
+    """The network whose names of layers the file uses."""
     net = getattr(pl_module, "net", pl_module)
     assert isinstance(net, nn.Module)
     return net
 
 
 def _gradients(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Each layer's norm over all of its own parameters."""
+    """Each layer with the norm of the gradients of its own parameters."""
     for name, module in net.named_modules():
         own = [parameter.grad for parameter in module.parameters(recurse=False) if parameter.grad is not None]
         if own:
@@ -236,16 +235,16 @@ def _gradients(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _of_all(mine: dict[str, _Seen]) -> dict[str, _Seen]:
-    """What all processes saw, each its share of the pictures."""
+    """The sums of all processes. A collective call."""
     found: dict[str, _Seen] = {}
-    for share in from_all(mine):
-        for name, seen in share.items():
+    for each in from_all(mine):
+        for name, seen in each.items():
             found.setdefault(name, _Seen()).add(seen)
     return found
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Add the epoch's rows; those of an earlier try at the same epoch go."""
+    """Add the rows of an epoch; earlier rows of the same epoch are replaced."""
     before = read_rows(path, words=["layer"], needed=["epoch", "layer"]) if rows else []
     kept = [row for row in before if float(row.get("epoch", -1)) < rows[0]["epoch"]]
 

@@ -1,4 +1,4 @@
-"""Batch normalisation by the statistics of all processes' batches: ``--trainer.sync_batchnorm true``, on any device."""
+"""Batch normalisation over all processes' batches: ``--trainer.sync_batchnorm true``, on any device."""
 
 from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
 from torch import distributed, nn
@@ -6,7 +6,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnn_lightning.errors import UserError
 from cnn_lightning.layers import norm
-from cnn_lightning.processes import leave_at_exit
+from cnn_lightning.processes import are_several, leave_at_exit
 
 OURS: dict[type[nn.Module], type[nn.Module]] = {
     norm.BatchNorm1d: norm.SyncBatchNorm1d,
@@ -16,16 +16,16 @@ ON_THE_CPU: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: norm.SyncBatchNorm1d,
     nn.BatchNorm2d: norm.SyncBatchNorm2d,
 }
-"""torch's own synchronised layer needs a GPU: without one, ours stands in for native layers too."""
+"""torch's own synchronised layer needs a GPU: without one, ours also replaces native layers."""
 
 
 class SyncBatchNorm(TorchSyncBatchNorm):
-    """Lets NumPy's batch normalisation see all processes' batches during `Trainer.fit`.
+    """Makes NumPy's batch normalisation use all processes' batches during `Trainer.fit`.
 
-    What Lightning does by itself for ``sync_batchnorm=True`` puts torch's layer in the place of ours. So hand this to
-    the Trainer: ``Trainer(sync_batchnorm=True, plugins=[SyncBatchNorm()])``; the command line does.
+    With ``sync_batchnorm=True`` alone Lightning would replace our layers by torch's. So give this plugin to the
+    Trainer: ``Trainer(sync_batchnorm=True, plugins=[SyncBatchNorm()])``. The command line does so.
 
-    Native layers become torch's ``SyncBatchNorm`` where processes talk by NCCL, and ours elsewhere.
+    Native layers become torch's ``SyncBatchNorm`` if the processes communicate by NCCL, and ours otherwise.
     """
 
     def __init__(self) -> None:
@@ -33,13 +33,13 @@ class SyncBatchNorm(TorchSyncBatchNorm):
         self._replaced: list[tuple[nn.Module, str, nn.Module]] = []
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Change the layers for the time of training.
+        """Replace the layers for the training.
 
         Raises:
-            UserError: A batch normalisation that neither torch's layer nor ours can stand for.
+            UserError: A batch normalisation that neither torch's layer nor ours can replace.
         """
         leave_at_exit()
-        gpus = distributed.is_initialized() and "nccl" in distributed.get_backend()
+        gpus = are_several() and "nccl" in distributed.get_backend()
         for name, module in list(model.named_modules()):
             stand_in = OURS.get(type(module)) or (None if gpus else ON_THE_CPU.get(type(module)))
             if stand_in is not None:
@@ -61,7 +61,7 @@ class SyncBatchNorm(TorchSyncBatchNorm):
         setattr(model.get_submodule(parent), last, native)
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Every layer as it was, with what it learned: parameters and buffers were shared all the time."""
+        """Put back the layers, which share parameters and buffers with their replacements."""
         for module, kind in self._classes.items():
             module.__class__ = kind
         for parent, name, module in self._replaced:

@@ -1,4 +1,4 @@
-"""The LightningModule that trains a network, what it measures, and what a checkpoint may tell it."""
+"""The LightningModule that trains a network, its metrics and optimizer, and the options that checkpoints keep."""
 
 from cnn_lightning.classifier.module import Classifier as Classifier
 from cnn_lightning.classifier.module import from_checkpoint as from_checkpoint

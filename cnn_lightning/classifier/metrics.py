@@ -1,4 +1,4 @@
-"""What is measured over a whole epoch, and over all processes."""
+"""Metrics over a whole epoch and over all processes."""
 
 import torch
 from torch import Tensor
@@ -8,8 +8,8 @@ from torchmetrics import Metric
 class MeanLoss(Metric):
     """The mean over samples of a loss that is a mean over each batch.
 
-    Sums of float32 losses in float64 are as good as exact, so that their order, and with it the number of processes,
-    does not show in the float32 mean.
+    A float64 sum of float32 losses is nearly exact, so that the order of summation, which depends on the number of
+    processes, does not change the float32 mean.
     """
 
     full_state_update = False
@@ -22,7 +22,7 @@ class MeanLoss(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, n: int) -> None:
-        """Take in the mean loss of ``n`` samples."""
+        """Add the mean loss of ``n`` samples."""
         self.total += loss.detach().double() * n
         self.count += n
 

@@ -2,12 +2,10 @@
 
 import inspect
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.plugins import DoublePrecision
 from lightning.pytorch.trainer.states import TrainerFn
@@ -19,8 +17,14 @@ from torchmetrics.classification import MulticlassAccuracy
 from cnn_lightning.checkpoints import FOR_TRAINER, read_checkpoint
 from cnn_lightning.classifier.metrics import MeanLoss
 from cnn_lightning.classifier.nonfinite import StopAtNonFinite
+from cnn_lightning.classifier.optimizer import (
+    apply_options,
+    make_optimizer,
+    make_scheduler,
+    schedule_steps,
+    steps_of_schedule,
+)
 from cnn_lightning.classifier.options import NOT_KEPT, checked
-from cnn_lightning.classifier.schedule import steps_of_training
 from cnn_lightning.data.record import DataRecord
 from cnn_lightning.data.sides import Sides
 from cnn_lightning.data.values import Range
@@ -34,34 +38,34 @@ from cnn_lightning.swap import SwapReport, swap_layers
 Layers = Literal["numpy", "torch"] | dict[str, str]
 Batch = tuple[Tensor, Tensor]
 STAGES = ("train", "val", "test")
-SCHEDULES = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CosineAnnealingLR)
 
 
 class Classifier(LightningModule):
-    """Trains a network to tell classes of pictures apart.
+    """Trains a network to classify pictures.
 
     Args:
         net: ``simple_cnn`` or the name of a torchvision classification network.
-        layers: What runs the layers: "numpy", "torch", or a mapping of patterns of layer names to either (first match
-            wins; the loss is named ``loss``). Not kept in checkpoints, which load into any implementation.
+        layers: The implementation of the layers: "numpy", "torch", or a mapping of patterns of layer names to either
+            (the first match decides; the loss is named ``loss``). Checkpoints do not keep it: they load into any
+            implementation.
         num_classes: Number of classes, by default the data's.
         in_channels: 1 for grey, 3 for colour, by default the data's.
         image_size: Height and width, by default the data's.
-        channels: Of SimpleCNN's convolutions.
+        channels: Output channels of each of SimpleCNN's convolutions.
         hidden: Outputs of SimpleCNN's first linear layer.
         weights: torchvision's pretrained weights by name, such as "DEFAULT".
         freeze: Train the last layer alone; the others keep their weights and their running statistics.
         optimizer: "adamw", "adam" or "sgd" (with momentum 0.9).
-        lr: Learning rate, the highest of the schedule.
-        weight_decay: Pull of the weights towards zero.
+        lr: Learning rate; with a schedule its highest.
+        weight_decay: The optimizer's weight decay.
         schedule: "one_cycle", "cosine" or "none".
-        label_smoothing: Share of the target spread over all classes while training.
-        fast: Let the fast functions stand in for the formulas of NumPy layers on the CPU; with false the formulas run.
-        threads: Threads of the NumPy layers; None for this process's share of the cores.
+        label_smoothing: Fraction of the target that all classes get in equal amounts.
+        fast: Use the fast functions for NumPy layers on the CPU; with false the formulas run.
+        threads: Threads of the NumPy layers; None for the cores of the machine divided by its processes.
         compile: Compile the network with ``torch.compile``.
 
     Raises:
-        ValueError: A number out of its range, or a network or layers that there are not.
+        ValueError: A number out of its range, or an unknown network or layer.
     """
 
     def __init__(
@@ -141,7 +145,7 @@ class Classifier(LightningModule):
     # ---- one step
 
     def _step(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        """Loss and logits of a batch, which the stage's metrics have taken in."""
+        """Loss and logits of a batch; also updates the metrics of the stage."""
         images, labels = batch
         if len(labels) or stage == "train":
             outputs = self.net(images)
@@ -153,7 +157,7 @@ class Classifier(LightningModule):
             mean.update(loss, len(labels))
             accuracy.update(logits.detach(), labels)
         elif stage == "train":
-            # A rank without a sample of the last batch: zero, with a graph of every head for the other ranks' sake.
+            # A rank without a sample of the last batch: zero, with a graph of every head, as DDP requires.
             loss = sum((head.sum() for head in _heads(outputs)), logits.new_zeros(()))
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "batch_size": len(labels)}
         self.log(f"{stage}_loss", mean, **options)
@@ -161,18 +165,18 @@ class Classifier(LightningModule):
         return {"loss": loss, "logits": logits.detach()}
 
     def _no_logits(self, images: Tensor) -> Tensor:
-        """The logits of a process that has no picture of the last batches: not every network takes an empty batch."""
+        """The logits of a process without a picture of the last batch: some networks refuse an empty batch."""
         return images.new_zeros(0, self.hparams["num_classes"])
 
     def _metrics(self, stage: str) -> tuple[MeanLoss, MulticlassAccuracy]:
         return getattr(self, f"{stage}_loss"), getattr(self, f"{stage}_acc")
 
     def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """The loss of a batch; every sample of the global batch counts the same, however ranks share it."""
+        """The loss of a batch; every sample of the global batch has the same weight, whichever rank has it."""
         n = len(batch[1])
         total = sum_of_all(n, self.device)
         outputs = self._step(batch, "train")
-        if self.trainer.world_size > 1:  # DDP takes the mean over ranks, whose batches may differ in size
+        if self.trainer.world_size > 1:  # DDP takes the mean over ranks, whose batches can differ in size
             outputs["loss"] = outputs["loss"] * (n * self.trainer.world_size / total())
         return outputs
 
@@ -188,7 +192,7 @@ class Classifier(LightningModule):
         return outputs
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Any]:
-        """For each picture its class, the class's name and the probability given to it."""
+        """The class of each picture, the name of the class, and its probability."""
         logits: Tensor = self(batch[0]) if len(batch[0]) else self._no_logits(batch[0])
         probabilities = logits.softmax(1)
         confidence, classes = probabilities.max(1)
@@ -196,76 +200,30 @@ class Classifier(LightningModule):
         return {"class": classes, "name": names, "confidence": confidence}
 
     def on_train_start(self) -> None:
-        """Go on with the sums of an epoch that was left in the middle, and let this run's options win."""
-        self._apply_options()
-        everybodys, self._epoch_so_far = self._epoch_so_far, []
-        if len(everybodys) == self.trainer.world_size:  # the same order of summation
-            everybodys = everybodys[self.trainer.global_rank :][:1]
+        """Apply the options of this run to what a checkpoint restored, and continue the sums of an unfinished epoch."""
+        known, self._trained_with = self._trained_with, {}
+        if known:
+            apply_options(self.hparams, self.trainer, known)
+        of_all, self._epoch_so_far = self._epoch_so_far, []
+        if len(of_all) == self.trainer.world_size:  # sums the batches in the same order
+            of_all = of_all[self.trainer.global_rank :][:1]
         elif not self.trainer.is_global_zero:
-            everybodys = []
-        for states in everybodys:
+            of_all = []
+        for states in of_all:
             for metric, state in zip(self._metrics("train"), states, strict=True):
                 for name, value in state.items():
                     setattr(metric, name, getattr(metric, name) + value.to(self.device))
 
-    # ---- what is trained, and how
+    # ---- optimizer and frozen layers
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over what is not frozen, and a schedule that steps with every batch."""
-        h = self.hparams
+        """The optimizer over the parameters that are not frozen, and a schedule that steps with every batch."""
         parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
-        options = {"lr": h["lr"], "weight_decay": h["weight_decay"]}
-        optimizer: torch.optim.Optimizer
-        if h["optimizer"] == "sgd":
-            optimizer = torch.optim.SGD(parameters, momentum=0.9, **options)
-        else:
-            # float16 has no 1e-8, and squares of gradients below 0.005 vanish from Adam's average: 0 / 0, or a leap.
-            epsilon = 1e-3 if any(parameter.dtype == torch.float16 for parameter in parameters) else 1e-8
-            kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[h["optimizer"]]
-            optimizer = kind(parameters, eps=epsilon, **options)
-        if h["schedule"] == "none":
+        optimizer = make_optimizer(self.hparams, parameters)
+        if self.hparams["schedule"] == "none":
             return optimizer
-        scheduler = self._scheduler(optimizer, self._schedule_steps())
+        scheduler = make_scheduler(self.hparams, optimizer, schedule_steps(self.hparams, self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _schedule_steps(self) -> int:
-        return max(2, steps_of_training(self.trainer, self.hparams["schedule"]))  # one cycle goes up and down
-
-    def _scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-        if self.hparams["schedule"] == "cosine":
-            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, self.hparams["lr"], total_steps=steps)
-
-    def _apply_options(self) -> None:
-        """Optimizer and schedule come back from a checkpoint with their options; those of this run replace them.
-
-        Where the schedule is another one now, or of another length, training goes on at its place in the new one.
-        """
-        known, self._trained_with = self._trained_with, {}
-        if not known:
-            return
-        h = self.hparams
-        optimizer = self.trainer.optimizers[0]
-        for group in optimizer.param_groups:
-            group["weight_decay"] = h["weight_decay"]
-            if h["schedule"] == "none":
-                group["lr"] = h["lr"]
-            if h["schedule"] != known.get("schedule"):  # one_cycle moves them, too
-                group.update({key: optimizer.defaults[key] for key in ("betas", "momentum") if key in group})
-        if not any(isinstance(config.scheduler, SCHEDULES) for config in self.trainer.lr_scheduler_configs):
-            return  # none, or that of Lightning's LearningRateFinder, which is training for itself
-        steps = self._schedule_steps()
-        if (h["lr"], h["schedule"], steps) == (known.get("lr"), known.get("schedule"), known["steps"]):
-            return
-        for group in optimizer.param_groups:
-            group.pop("initial_lr", None)
-            group["lr"] = h["lr"]
-        scheduler = self._scheduler(optimizer, steps)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that the optimizer should step as often: it has
-            for _ in range(self.trainer.global_step):
-                scheduler.step()
-        self.trainer.lr_scheduler_configs[0].scheduler = scheduler
 
     def _freeze_all_but_the_last(self) -> None:
         *_, last = (module for module in self.net.modules() if list(module.parameters(recurse=False)))
@@ -273,7 +231,7 @@ class Classifier(LightningModule):
         last.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Training mode; frozen layers stay in evaluation mode, so that no batch moves their running statistics."""
+        """Training mode; frozen layers stay in evaluation mode, so that no batch changes their running statistics."""
         super().train(mode)
         for module in self.net.modules():
             own = list(module.parameters(recurse=False))
@@ -282,42 +240,42 @@ class Classifier(LightningModule):
         return self
 
     def configure_callbacks(self) -> list[Callback]:
-        """What every training of a network should have."""
+        """Callbacks of every training of a network."""
         return [StopAtNonFinite()]
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **options: Any) -> Self:  # type: ignore[override]
-        """Lightning's, for a file of this package's that is whole; what runs the layers is said here, not there.
+        """As Lightning's, for an undamaged file of this package; `NOT_KEPT` options come from ``options`` alone.
 
         Raises:
-            UserError: No such file, a damaged one, one that holds code, or one with options that are not kept in one.
+            UserError: No such file, a damaged one, one with code, or one with options that no checkpoint keeps.
         """
         hyper_parameters(read_checkpoint(checkpoint_path, FOR_TRAINER), checkpoint_path)
         defaults = {name: inspect.signature(cls).parameters[name].default for name in NOT_KEPT}
-        # The command line's checkpoints ask for LightningCLI's parser to build the network: it warns, and adds nothing.
+        # Checkpoints of the command line name LightningCLI's parser as builder: it would warn, and do no more.
         own = {**defaults, "weights_only": True, "_instantiator": None}
         return super().load_from_checkpoint(checkpoint_path, *args, **{**own, **options})
 
-    # ---- what a checkpoint knows of its data
+    # ---- the record of the data, in checkpoints
 
     @property
     def data_record(self) -> DataRecord:
-        """What is known of the data that the network was trained with."""
+        """The record of the data that the network was trained with."""
         return DataRecord(self.class_names if self.mean else (), self.mean, self.std, self._sides, self.value_range)
 
     def setup(self, stage: str) -> None:
-        """Take the names of the classes and the normalisation from the data, or hand them to it; count from zero."""
+        """Take class names and normalisation from the data, or give the network's to the data; reset the metrics."""
         leave_at_exit()
         chooser.set_fast(self.fast)  # also in processes that were spawned
         for metric in (module for module in self.modules() if isinstance(module, Metric)):
-            metric.reset()  # processes that were spawned share the memory of sums that are no parameters
+            metric.reset()  # spawned processes share the memory of tensors that are no parameters
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":
-            DataRecord(sides=self._sides).hand_to(data)  # the weights can come from an earlier training
+            DataRecord(sides=self._sides).apply_to(data)  # the weights can come from an earlier training
             self._take_from(data)
         elif self.mean and not self.data_record.differs_from(data):
-            # Where it differs, a checkpoint with these classes can still be read; otherwise it is refused at the start.
-            self.data_record.hand_to(data)
+            # If they differ, the checkpoint that comes next may fit; `on_validation_start` refuses what still differs.
+            self.data_record.apply_to(data)
 
     def _take_from(self, data: Any) -> None:
         if data is not None:
@@ -325,7 +283,7 @@ class Classifier(LightningModule):
             self.value_range, self._sides = getattr(data, "value_range", None), getattr(data, "sides", {})
 
     def on_validation_start(self) -> None:
-        """Refuse data of other classes than those that the network was trained with."""
+        """Refuse data with other classes than the network was trained with."""
         difference = self.data_record.differs_from(getattr(self.trainer, "datamodule", None))
         if difference:
             raise EverywhereError(difference)
@@ -333,7 +291,7 @@ class Classifier(LightningModule):
     on_test_start = on_predict_start = on_validation_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is known of the data, and the sums of the epoch that is not over."""
+        """Add the record of the data, the tier, and the metrics' sums of an unfinished epoch."""
         checkpoint["data"] = self.data_record.plain()
         checkpoint["tier"] = chooser.tier()
         if not self.trainer.is_last_batch:
@@ -344,11 +302,11 @@ class Classifier(LightningModule):
             checkpoint["epoch_so_far"] = from_all(own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them back; pictures of any data are then normalised as those it was trained on."""
+        """Take back what `on_save_checkpoint` added; pictures are then normalised as in the training."""
         if self._trainer is not None and isinstance(self._trainer.precision_plugin, DoublePrecision):
-            self.net.double()  # Lightning does it after it has read the weights, which would be rounded
+            self.net.double()  # Lightning does so after it has read the weights, which would round them
         self._epoch_so_far = checkpoint.get("epoch_so_far", [])
-        self._trained_with = {**checkpoint.get("hyper_parameters", {}), "steps": _steps(checkpoint)}
+        self._trained_with = {**checkpoint.get("hyper_parameters", {}), "steps": steps_of_schedule(checkpoint)}
         record = DataRecord.of(checkpoint)
         self.class_names, self.mean, self.std = record.class_names or self.class_names, record.mean, record.std
         self.value_range, self._sides = record.value_range, record.sides
@@ -359,27 +317,27 @@ class Classifier(LightningModule):
         if trainer is None or data is None:
             return
         fits = trainer.state.fn == TrainerFn.FITTING
-        record.hand_to(data, to_train=fits)
+        record.apply_to(data, to_train=fits)
         if fits:
             self._take_from(data)
-            if trainer.strategy.restore_checkpoint_after_setup:  # its loader was made before this was known
+            if trainer.strategy.restore_checkpoint_after_setup:  # the loader was made before the record was known
                 trainer.fit_loop._combined_loader = None
 
 
 def _tell_tiers(before: str | None) -> None:
-    """Say that a run goes on with other code than it began with: it is equal up to rounding, not to the bit."""
+    """Tell the user that other code continues the run: results are equal up to rounding, not bit for bit."""
     if before is not None and before != chooser.tier():
-        tell(f"model.fast: the run was computed by {before}, and goes on by {chooser.tier()}: equal up to rounding")
+        tell(f"model.fast: the run was computed by {before}, and continues by {chooser.tier()}: equal up to rounding")
 
 
 def from_checkpoint(path: str | Path, layers: Layers = "torch") -> Classifier:
-    """The classifier that a checkpoint holds, on the CPU, its layers run by ``layers``.
+    """The classifier of a checkpoint, on the CPU, its layers run by ``layers``.
 
     Raises:
-        UserError: No such file, a damaged one, one that holds code, or one that fits no classifier.
+        UserError: No such file, a damaged one, one with code, or one that fits no classifier.
     """
     try:
-        # Its own weights come from the file, not from the net.
+        # The file has all weights: pretrained ones need no download.
         return Classifier.load_from_checkpoint(path, map_location="cpu", layers=layers, weights=None)
     except UserError:
         raise
@@ -393,11 +351,5 @@ def hyper_parameters(checkpoint: dict[str, Any], path: str | Path) -> dict[str, 
 
 
 def _heads(outputs: Any) -> list[Tensor]:
-    """The logits, and those of auxiliary heads."""
+    """The logits of all heads, the main one first."""
     return [outputs] if isinstance(outputs, Tensor) else [head for head in outputs if isinstance(head, Tensor)]
-
-
-def _steps(checkpoint: dict[str, Any]) -> int | None:
-    """The length of a checkpoint's schedule."""
-    found = (state.get("total_steps", state.get("T_max")) for state in checkpoint.get("lr_schedulers", []))
-    return next(found, None)

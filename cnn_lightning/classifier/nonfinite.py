@@ -1,4 +1,4 @@
-"""Training stops at the first loss or gradient that is no finite number, and says where it came from."""
+"""Training stops at the first loss or gradient that is not finite; the message names the layer that made it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +18,12 @@ ADVICE = "A lower --model.lr or --trainer.gradient_clip_val 1 often helps; damag
 class StopAtNonFinite(Callback):
     """Stops before an optimizer step that would write NaN or infinity into the weights.
 
-    The loss is looked at with each backward pass and the gradients after it; only when one of them is not finite is
-    the batch run once more, with an eye on every layer. Under a gradient scaler (``16-mixed``) gradients that overflow
-    are its business and are left to it.
+    It checks the loss with each backward pass, and the gradients after it. If one of them is not finite, it runs the
+    batch once more and checks the output of every layer. With a gradient scaler (``16-mixed``) it does not check
+    gradients: the scaler handles those that overflow.
 
     Raises:
-        EverywhereError: the step, what was not finite, and the layer where the first such value appeared.
+        EverywhereError: Names the step, what was not finite, and the layer where the first such value appeared.
     """
 
     def __init__(self) -> None:
@@ -36,12 +36,12 @@ class StopAtNonFinite(Callback):
         self._batch = batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Look at the loss, and ask the other processes about theirs."""
+        """Check the loss, and begin to add up over all processes how many losses are bad."""
         self._loss = loss.detach()
         self._number_bad = sum_of_all(~torch.isfinite(self._loss), loss.device)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop if a loss was not finite in any process: together, so that none waits for another in vain."""
+        """Stop all processes if a loss was not finite in any of them: one alone would wait for the others for ever."""
         if not self._number_bad():
             return
         found = ""
@@ -51,7 +51,7 @@ class StopAtNonFinite(Callback):
         _stop(trainer, found)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Look at the gradients."""
+        """Check the gradients."""
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
@@ -62,7 +62,7 @@ class StopAtNonFinite(Callback):
 
 
 def _stop(trainer: Trainer, found: str) -> NoReturn:
-    """Raise what the first process that has something to say found."""
+    """Raise the finding of the first process that has one. A collective call."""
     found = next(filter(None, from_all(found)))
     raise EverywhereError(f"step {trainer.global_step}: {found}. {ADVICE}")
 
@@ -75,7 +75,7 @@ def _bad_weight(module: LightningModule) -> str | None:
 
 
 def _bad_gradient(module: LightningModule) -> str | None:
-    """The backward pass comes to the last layers first."""
+    """The first bad gradient in the order of the backward pass, which is that of the layers reversed."""
     for name, parameter in reversed(list(_net(module).named_parameters())):
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             return f"the gradient of layer {name.rpartition('.')[0]!r} ({name})"
@@ -92,7 +92,7 @@ def _bad_output(module: LightningModule, images: Tensor) -> str:
 
 
 def _net(module: LightningModule) -> nn.Module:
-    """The network by whose names its layers are known."""
+    """The network whose names of layers the message uses."""
     net = getattr(module, "net", module)
     assert isinstance(net, nn.Module)
     return net
@@ -100,7 +100,7 @@ def _net(module: LightningModule) -> nn.Module:
 
 @contextmanager
 def _watched(net: nn.Module) -> Iterator[list[str]]:
-    """Collects the names of layers whose output holds a value that is not finite, in the order they run."""
+    """Collects the names of layers with a value in their output that is not finite, in the order they run."""
     found: list[str] = []
 
     def look(name: str, output: Any) -> None:

@@ -1,4 +1,4 @@
-"""The options that a checkpoint may bring along: a list of names, and plain values of their types."""
+"""The options that a checkpoint may contain: known names, and plain values of their types."""
 
 import inspect
 import re
@@ -11,16 +11,16 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from cnn_lightning.errors import UserError
 
 NOT_KEPT = ("layers", "fast", "threads", "compile")
-"""Options of `Classifier` that say how a network runs, not what it is: no checkpoint holds them or may choose them."""
+"""Options of `Classifier` that choose how a network runs, not what it computes: no checkpoint may contain them."""
 
 
 def checked(kind: type, checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """The options of ``kind`` that a checkpoint holds: those that it keeps, with plain values of their types.
+    """The options of ``kind`` in a checkpoint, once their names and the types of their values are checked.
 
     Names that begin with an underscore are Lightning's own and are left out.
 
     Raises:
-        UserError: An option that no checkpoint keeps, as one of a later version, or a value of another type.
+        UserError: An option that no checkpoint keeps, such as one of a later version, or a value of another type.
     """
     kinds = get_type_hints(kind.__init__)  # type: ignore[misc]
     kept = [name for name in inspect.signature(kind).parameters if name not in NOT_KEPT]
@@ -38,7 +38,7 @@ def checked(kind: type, checkpoint: dict[str, Any], path: str | Path) -> dict[st
 
 
 def _is_of(kind: Any, value: Any) -> bool:
-    """Whether a value, of plain types alone, is of the type of an option."""
+    """Whether a value has the type of an option; subclasses of plain types do not count."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return type(value) is str and value in arguments

@@ -1,4 +1,4 @@
-"""How many optimizer steps a schedule of the learning rate is long."""
+"""The length of a learning rate schedule, in optimizer steps."""
 
 import math
 
@@ -9,17 +9,17 @@ from cnn_lightning.errors import UserError
 
 
 def steps_of_training(trainer: Trainer, schedule: str) -> int:
-    """Optimizer steps from the first to the end of the last epoch: those that were made, and those to come.
+    """Optimizer steps from the first to the end of the last epoch: those made so far plus those to come.
 
-    The end is ``max_epochs``. ``max_steps`` and ``max_time`` may stop a run on its way there: the steps before the stop
-    are those of the run that goes on. Only without a number of epochs (-1) is the end ``max_steps``.
+    ``max_epochs`` decides the end. ``max_steps`` and ``max_time`` only stop a run before it, so that the steps before
+    the stop are those of a run without it. Without a number of epochs (-1) ``max_steps`` decides.
 
     Args:
-        trainer: With its place in the training, where that was begun before.
-        schedule: Its name, for the message.
+        trainer: If the training is resumed, with its progress restored.
+        schedule: The name of the schedule, for the message.
 
     Raises:
-        UserError: Training has no end that is known.
+        UserError: The end of the training is unknown.
     """
     loop = trainer.fit_loop
     loop.setup_data()
@@ -43,7 +43,7 @@ def steps_of_training(trainer: Trainer, schedule: str) -> int:
 
 
 def accumulated(trainer: Trainer, epoch: int) -> int:
-    """Batches of an epoch whose gradients make one optimizer step."""
+    """The number of batches of an epoch whose gradients make one optimizer step."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GradientAccumulationScheduler):
             return callback.get_accumulate_grad_batches(epoch)

@@ -1,4 +1,4 @@
-"""What every DataModule of an image set that fits into memory shares."""
+"""The base of the DataModules: image sets in memory, split, normalised and batched."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,16 +21,16 @@ from cnn_lightning.processes import from_all
 
 
 class InMemory(LightningDataModule):
-    """Splits held as uint8 tensors, handed out as normalised batches.
+    """Splits as uint8 tensors, from which loaders make normalised batches.
 
-    A subclass says how to `read` its set. Each process takes batches of ``batch_size``, so that the global batch is
+    A subclass defines how to `read` its set. Each process takes batches of ``batch_size``, so that the global batch is
     ``batch_size`` times the number of processes.
 
     Args:
         batch_size: Pictures in a batch of one process.
-        seed: Of the order of samples and of the augmentation.
+        seed: Seed of the order of samples and of the augmentation.
         augment: Shift training pictures by up to two pixels.
-        flip: Mirror them by chance as well.
+        flip: Also mirror training pictures at random.
         predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
     """
 
@@ -67,17 +67,17 @@ class InMemory(LightningDataModule):
 
     @property
     def known(self) -> Sides:
-        """The sides of the pictures in the run that is gone on from, or whose checkpoint is tested; for `read`."""
+        """The sides that an earlier run knows: the run that is resumed, or whose checkpoint is tested. For `read`."""
         return self.earlier.sides
 
     @property
     def sides(self) -> Sides:
-        """The side of every picture that is known from now or from then; empty for sets that give no keys."""
+        """The side of every picture of this set and of the earlier run; empty for sets without keys."""
         return merged(self._now, self.known)
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """The sides that the stage at work can't do without."""
+        """The sides that must not be empty in the current stage."""
         if self._stage == "predict" and self.predict_dir is not None:
             return ()
         return {"validate": ("val",), "test": ("test",), "predict": ("test",)}.get(self._stage or "", SIDES)
@@ -87,7 +87,7 @@ class InMemory(LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the set once, whatever the stage."""
+        """Read the set at the first stage."""
         self._stage = stage
         if not self._splits:
             found = self.read()
@@ -98,15 +98,15 @@ class InMemory(LightningDataModule):
             self.value_range = self.given_range or (self.earlier if self.earlier.mean else found).value_range
             splits = {name: getattr(found, name) for name in SIDES}
             keys = {name: split.keys for name, split in splits.items() if split.keys is not None}
-            self._now = keys if keys.keys() == splits.keys() else {}  # of some sides alone they tell nothing
+            self._now = keys if keys.keys() == splits.keys() else {}  # keys of some sides alone are no use
             self._splits = {name: _tensors(split) for name, split in splits.items()}
 
     def go_on_from(self, earlier: DataRecord) -> None:
-        """Treat pictures as an earlier run did, on whose network this one builds: same sides, same normalisation.
+        """Treat pictures as the earlier run did that trained the network: same sides, same normalisation.
 
-        Pictures that it did not know are divided among themselves. Without a normalisation in ``earlier`` that of these
-        pictures is taken, and so is their range of values; one that was given stays. Where nothing is known, what was
-        handed over for this run stays; what is from a run before does not.
+        New pictures are divided into sides among themselves. If ``earlier`` has no normalisation, these pictures'
+        normalisation and range of values are used; a range that was given stays. If ``earlier`` is empty, a record
+        that this run has already got stays, but not one of a run that is over.
         """
         if not earlier.mean and not earlier.sides and not self._is_over:
             return
@@ -120,7 +120,7 @@ class InMemory(LightningDataModule):
             self.setup(self._stage)
 
     def teardown(self, stage: str) -> None:
-        """Note that the run is over."""
+        """Remember that the run is over."""
         self._is_over = True
 
     def _normalise(self) -> None:
@@ -130,15 +130,15 @@ class InMemory(LightningDataModule):
             self.mean, self.std = self._own
 
     def train_dataloader(self) -> Batches:
-        """Shuffled, and augmented where asked for."""
+        """Batches in random order, augmented if `augment` is set."""
         return self._batches("train", seed=self.seed, augment=self.augment, flip=self.flip)
 
     def val_dataloader(self) -> Batches:
-        """In order."""
+        """Batches in the order of the set."""
         return self._batches("val")
 
     def test_dataloader(self) -> Batches:
-        """In order."""
+        """Batches in the order of the set."""
         return self._batches("test")
 
     def predict_dataloader(self) -> Batches:
@@ -150,9 +150,10 @@ class InMemory(LightningDataModule):
         return self._batches("test" if self.predict_dir is None else "predict")
 
     def predict_files(self) -> list[Path]:
-        """The files that ``predict`` is asked about; none where it is asked about the test split.
+        """The files of ``predict_dir``; none without one, when ``predict`` uses the test split.
 
-        The folder is listed once, by the first process: an index means the same file in every process and at the end.
+        The first process lists the folder, once, so that an index means the same file in all processes and at the end.
+        A collective call.
 
         Raises:
             UserError: The folder holds no picture.
@@ -182,7 +183,7 @@ class InMemory(LightningDataModule):
 
 
 def _tensors(split: Split) -> tuple[Tensor | PictureFiles, Tensor]:
-    # Copies, which torch may share: a file's content is read-only memory.
+    # Copies, because torch must not share the read-only memory of a file's content.
     labels = torch.from_numpy(np.array(split.labels, np.int64))
     return split.images if isinstance(split.images, PictureFiles) else torch.from_numpy(np.array(split.images)), labels
 

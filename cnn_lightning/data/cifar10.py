@@ -17,17 +17,17 @@ FOLDER = "cifar-10-batches-py"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """In the order of the set's ``batches.meta``."""
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-"""Of the 50,000 training images, each channel's pixels taken together."""
+"""Mean and standard deviation of each channel over all pixels of the 50,000 training images."""
 
 
 class CIFAR10(InMemory):
     """50,000 (5,000 of them for validation) and 10,000 colour pictures of 32x32 pixels in 10 classes.
 
     Args:
-        root: The folder that holds ``cifar-10-batches-py``; it is downloaded into it where it is missing.
+        root: The folder that contains ``cifar-10-batches-py``, which is downloaded if it is missing.
         batch_size: Pictures in a batch of one process.
-        seed: Of the order of samples and of the augmentation.
-        augment: Shift training pictures by up to two pixels and mirror every second one.
+        seed: Seed of the order of samples and of the augmentation.
+        augment: Shift training pictures by up to two pixels, and mirror half of them, both at random.
         predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
     """
 
@@ -46,12 +46,12 @@ class CIFAR10(InMemory):
         self.root = root
 
     def prepare_data(self) -> None:
-        """Download what is missing."""
+        """Download the set if it is missing."""
         if not (Path(self.root) / FOLDER).is_dir():
             fetch(datasets.CIFAR10, self.root, FOLDER)
 
     def read(self) -> ImageSet:
-        """From the five training batches and the test batch."""
+        """Read the five training batches and the test batch."""
         folder = Path(self.root) / FOLDER
         if not folder.is_dir():
             raise UserError(f"data.root: expected a folder that holds {FOLDER}, got {self.root!r}")
@@ -69,7 +69,7 @@ _NUMPY = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
 
 
 class _Plain(pickle.Unpickler):
-    """Reads what these files hold, arrays of bytes and lists, and no code."""
+    """Reads arrays, bytes and lists, which these files contain; refuses code."""
 
     def find_class(self, module: str, name: str) -> object:
         if name in ("_reconstruct", "ndarray", "dtype", "scalar") and module in _NUMPY:
@@ -96,7 +96,7 @@ def _read(path: Path) -> Split:
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror or error}") from None
     except Exception as error:
-        # A damaged pickle fails in as many ways as there are instructions in it.
+        # A damaged pickle raises many types of errors.
         raise UserError(f"{path}: expected a batch of CIFAR-10, but it is damaged: {error}") from None
     if len(data) != len(labels) or (labels.size and not 0 <= labels.min() <= labels.max() <= 9):
         raise UserError(f"{path}: expected a label from 0 to 9 for each of {len(data)} images")

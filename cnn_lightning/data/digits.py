@@ -9,7 +9,7 @@ class Digits(InMemory):
 
     Args:
         batch_size: Pictures in a batch of one process.
-        seed: Of the order of samples.
+        seed: Seed of the order of samples and of the augmentation.
         augment: Shift training pictures by up to two pixels (a quarter of their width: off by default).
         predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
     """
@@ -24,5 +24,5 @@ class Digits(InMemory):
         super().__init__(batch_size, seed, augment, predict_dir=predict_dir)
 
     def read(self) -> ImageSet:
-        """From scikit-learn's package."""
+        """Read them from scikit-learn's package."""
         return read_digits(known=self.known)

@@ -1,4 +1,4 @@
-"""Which folders of a set of pictures are splits and which are classes, told by their names and what is in them."""
+"""Which folders of a set of pictures are splits and which are classes, by their names and contents."""
 
 import re
 from collections.abc import Iterator
@@ -13,22 +13,22 @@ SPELLINGS = {
     "val": ("val", "validation", "valid", "dev", "development"),
     "test": ("test", "testing", "tst"),
 }
-"""As sets call their splits, in any case, also as in ``training_set`` and ``test-images``."""
+"""The names of splits, in upper or lower case, also with a suffix as in ``training_set`` and ``test-images``."""
 
 SUFFIX = "(set|data|split|images|imgs)?"
 OTHER_SPLITS = ("trainval", "traintest", "eval", "evaluation", "holdout")
-"""Names of splits of which sets differ in what they mean."""
+"""Names of splits whose meaning differs between sets."""
 
 ALSO_CLASSES = ("valid", "dev", "development")
-"""Spellings that are words for a class, too, as in valid and invalid parts."""
+"""Spellings that can also name a class, as in valid and invalid parts."""
 
 
 class Layout(NamedTuple):
-    """Where the classes are.
+    """The folders that contain the class folders.
 
     Args:
-        train: The folder of class folders to train with.
-        own: The folders of validation and test, where they have one.
+        train: The folder for training.
+        own: The folders for validation and test, by side, if they exist.
     """
 
     train: Path
@@ -36,14 +36,14 @@ class Layout(NamedTuple):
 
 
 def find_layout(root: Path, aside: Path | None = None) -> Layout:
-    """Whether the class folders are in ``root`` itself, or in a folder for each split.
+    """Find out whether the class folders are in ``root`` itself, or in a folder for each split.
 
     Args:
-        root: The set.
-        aside: A folder of other pictures, which may be beside the splits.
+        root: The folder of the set.
+        aside: A folder of other pictures, which may stand beside the splits.
 
     Raises:
-        UserError: What looks like splits but can be read in two ways, or in none.
+        UserError: The names look like splits, but allow two interpretations or none.
     """
     folders = visible_folders(root)
     splits: dict[str, list[Path]] = {}
@@ -80,12 +80,12 @@ def find_layout(root: Path, aside: Path | None = None) -> Layout:
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """The folders in it, sorted; hidden ones are left alone."""
+    """The folders in a folder, sorted, without hidden ones."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _refuse_splits_among_classes(folder: Path) -> None:
-    """A class's own folders are merged into it; splits among them would be one, too."""
+    """Raise if a class folder contains splits: the pictures in its folders all count as that class."""
     for path in visible_folders(folder):
         inner = visible_folders(path)
         looks = next((one for one in (*inner, *([path] if inner else [])) if _is_surely_a_split(one)), None)
@@ -94,7 +94,7 @@ def _refuse_splits_among_classes(folder: Path) -> None:
 
 
 def _side(path: Path) -> str:
-    """The split that a folder is named for; nothing where its name is none of ours."""
+    """The split of which a folder has a name; empty for another name."""
     name = _bare(path.name)
     return next((side for side, words in SPELLINGS.items() if re.fullmatch(f"({'|'.join(words)}){SUFFIX}", name)), "")
 

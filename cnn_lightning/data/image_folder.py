@@ -1,4 +1,4 @@
-"""A user's own pictures, in one folder a class."""
+"""The user's own pictures, with a folder for each class."""
 
 import filecmp
 from pathlib import Path
@@ -17,7 +17,7 @@ from cnn_lightning.errors import UserError
 from cnn_lightning.notices import tell
 
 SAMPLE = 2000
-"""Training pictures that the normalisation is computed from, drawn at random."""
+"""The number of random training pictures from which the normalisation is computed."""
 
 
 class _Listed(NamedTuple):
@@ -27,31 +27,31 @@ class _Listed(NamedTuple):
     labels: NDArray[np.int64]
     keys: Keys
 
-    def part(self, indices: NDArray[np.int64]) -> "_Listed":
+    def subset(self, indices: NDArray[np.int64]) -> "_Listed":
         return _Listed([self.files[index] for index in indices], self.labels[indices], self.keys[indices])
 
 
 class ImageFolder(InMemory):
     """Pictures in class folders: ``root/train/CLASS/*`` with ``val`` and ``test`` beside it, or one ``root/CLASS/*``.
 
-    Splits are known in any case and under other usual names (``Training``, ``valid``, ``test_set``); what looks like
-    splits but can be read in two ways is refused. Where there is no folder for validation or test, a fixed share of
-    every class is kept for it. Pictures are turned upright (EXIF), laid on white where they are transparent, resized,
-    and held in memory; where they take more than 2 GiB, worker processes read them as they are needed.
+    Splits may have other usual names, in upper or lower case (``Training``, ``valid``, ``test_set``); names that allow
+    two interpretations are refused. Without a folder for validation or test, a fixed fraction of every class is kept
+    for it. Pictures are turned upright (EXIF), put on white if they are transparent, resized, and kept in memory. If
+    they need more than 2 GiB, worker processes read them for each batch.
 
     Args:
         root: The folder.
         batch_size: Pictures in a batch of one process.
-        seed: Of the order of samples, the split and the augmentation.
-        augment: Shift training pictures by up to two pixels and mirror every second one.
-        image_size: Height and width that pictures are resized to.
+        seed: Seed of the order of samples, the split and the augmentation.
+        augment: Shift training pictures by up to two pixels, and mirror half of them, both at random.
+        image_size: Height and width to which pictures are resized.
         grey: One channel instead of three.
-        num_workers: Processes that read pictures where they don't fit into memory.
-        val_fraction: Share kept for validation where there is no ``val`` folder.
-        test_fraction: Share kept for the test where there is no ``test`` folder.
+        num_workers: Processes that read pictures which don't fit into memory.
+        val_fraction: Fraction of each class for validation, if there is no ``val`` folder.
+        test_fraction: Fraction of each class for the test, if there is no ``test`` folder.
         predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
         value_range: The values that become black and white in pictures with more than 8 bits a value; by default the
-            least and the greatest of the training pictures, which a checkpoint keeps.
+            least and the greatest value of the training pictures, which a checkpoint keeps.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ImageFolder(InMemory):
         if not self.class_names:
             raise UserError(f"data.root: expected a folder for each class in {self._train}, found none")
         for name in self.class_names:
-            if not name.isprintable():  # in no encoding, or with a line break: no file or screen could show it
+            if not name.isprintable():  # no encoding, or a line break: no file or screen shows such a name
                 raise UserError(
                     f"data.root: expected class folders with printable names in {self._train}, got {name!r}"
                 )
@@ -106,57 +106,59 @@ class ImageFolder(InMemory):
         self.num_classes = len(self.class_names)
 
     def read(self) -> ImageSet:
-        """Every picture, or where to find it."""
+        """All pictures, or their files."""
         train = self._list(self._train)
         listed = {name: self._list(folder) for name, folder in self._own_folders.items()}
-        shares = {"val": self.val_fraction, "test": self.test_fraction}
-        missing = {name: share for name, share in shares.items() if name not in listed}
-        cut = divide(train.labels, {"train": 1 - sum(missing.values()), **missing}, self.seed, train.keys, self.known)
-        parts = {name: train.part(indices) for name, indices in cut.items()}
+        fractions = {"val": self.val_fraction, "test": self.test_fraction}
+        missing = {name: fraction for name, fraction in fractions.items() if name not in listed}
+        divided = divide(
+            train.labels, {"train": 1 - sum(missing.values()), **missing}, self.seed, train.keys, self.known
+        )
+        sides = {name: train.subset(indices) for name, indices in divided.items()}
         for name in self.needed:
-            if name in parts and not len(parts[name].labels):
+            if name in sides and not len(sides[name].labels):
                 new = " beside those that the checkpoint was trained with" if self.known else ""
                 raise UserError(
                     f"data.root: expected enough pictures in {self._train} to keep some for {name}{new}, "
                     f"found {len(train.labels)}"
                 )
-        parts |= {name: self._without_trained(name, part, train) for name, part in listed.items()}
-        value_range = self._range(parts["train"].files)
+        sides |= {name: self._without_trained(name, side, train) for name, side in listed.items()}
+        value_range = self._range(sides["train"].files)
         splits = {
-            name: Split(load_pictures(part.files, self.image_size, self.grey, value_range), part.labels, part.keys)
-            for name, part in parts.items()
+            name: Split(load_pictures(side.files, self.image_size, self.grey, value_range), side.labels, side.keys)
+            for name, side in sides.items()
         }
         seen = splits["train"].images[np.random.default_rng(0).permutation(len(splits["train"].labels))[:SAMPLE]]
         mean, std = channel_statistics(seen)
-        std = [value or 1.0 for value in std]  # pictures that are all alike have no deviation to divide by
+        std = [value or 1.0 for value in std]  # equal pictures have a deviation of 0, which can't be a divisor
         return ImageSet(
             **splits, class_names=self.class_names, mean=tuple(mean), std=tuple(std), value_range=value_range
         )
 
     def _range(self, files: list[Path]) -> Range | None:
-        """The range that is given, or is known from the run that is gone on from, or is found."""
+        """The range that the user gave, or that the earlier run used, or that the pictures have."""
         if self.given_range is not None or self.earlier.mean:
             return self.given_range or self.earlier.value_range
         if not fit_in_memory(len(files), self.image_size, self.grey):
             some = np.random.default_rng(0).permutation(len(files))[:SAMPLE]
             if find_value_range([files[index] for index in some]) is None:
-                return None  # all pictures have 8 bits a value, as far as can be told without reading them
+                return None  # a sample has 8 bits a value; to read all pictures would take too long
         return find_value_range(files)
 
-    def _without_trained(self, name: str, part: _Listed, train: _Listed) -> _Listed:
-        """A folder's pictures without those that the checkpoint was trained with, of which the user is told."""
+    def _without_trained(self, name: str, side: _Listed, train: _Listed) -> _Listed:
+        """A folder's pictures without those that the checkpoint was trained with; a notice counts these."""
         there = dict(zip(train.keys.tolist(), train.files, strict=True))
-        out = trained(part.keys, name, self.known)
+        out = trained(side.keys, name, self.known)
         for index in np.flatnonzero(out):
-            same = there.get(int(part.keys[index]))
-            # Numbered pictures of one size can stand in both folders: they are different ones.
-            out[index] = same is None or filecmp.cmp(same, part.files[index], shallow=False)
+            same = there.get(int(side.keys[index]))
+            # Both folders can have numbered pictures of equal sizes: compare the contents.
+            out[index] = same is None or filecmp.cmp(same, side.files[index], shallow=False)
         if not out.any():
-            return part
+            return side
         if out.all() and name in self.needed:
             raise UserError(f"{self._own_folders[name]}: expected pictures that were not trained with, found none")
         tell(f"{out.sum()} of {len(out)} pictures in {self._own_folders[name]} are left out: they were trained with")
-        return part.part(np.flatnonzero(~out))
+        return side.subset(np.flatnonzero(~out))
 
     def _list(self, folder: Path) -> _Listed:
         files: list[Path] = []

@@ -1,10 +1,9 @@
-"""Batches from memory: uint8 pictures, transformed a batch at a time, in an order that any process can name.
+"""Batches from memory: uint8 pictures, transformed batch by batch, in an order that every process can compute.
 
-Lightning needs no sampler of its own for it: each rank takes its slice of every global batch, nothing is padded and
-nothing is seen twice. Without a seed the batches are those of a single process, dealt whole: a picture's answer then
-has the same bits for any number of processes. The loader can say where it stands in an epoch (`Batches.state_dict`),
-which makes a run that was stopped in the middle of one go on with the very next batch, and which pictures a batch
-holds (`Batches.indices`).
+Lightning adds no sampler: each rank takes its slice of every global batch, without padding and without repeated
+pictures. Without a seed each rank takes whole batches, the same as a single process would make: the result for a
+picture then has the same bits for any number of processes. `Batches.state_dict` is the position in an epoch, from
+which a stopped run continues with the next batch. `Batches.indices` are the pictures of each batch.
 """
 
 import signal
@@ -23,22 +22,22 @@ from cnn_lightning.data.pictures import PictureFiles
 from cnn_lightning.errors import UserError
 
 SHIFT = 2
-"""Augmented pictures are shifted by up to so many pixels in each direction."""
+"""The largest shift of augmented pictures, in pixels, in each direction."""
 
 
 class Batches:
     """Normalised float32 images and int64 labels, batch after batch.
 
     Args:
-        images: uint8 (N, C, H, W), or files that are read as they are needed.
+        images: uint8 (N, C, H, W), or files that are read for each batch.
         labels: int64 (N,).
-        batch_size: Of one process; ``world_size`` of them make the global batch.
-        mean: Of each channel, for values from 0 to 1.
-        std: The standard deviation likewise.
-        seed: Of the order and the augmentation; None keeps the images as they are and in their order.
-        augment: Shift each picture a little, differently in every epoch (with a seed).
-        flip: Also mirror every second picture, by chance.
-        rank: Of this process.
+        batch_size: Pictures in a batch of one process; the global batch has ``world_size`` times as many.
+        mean: Mean of each channel, for values from 0 to 1.
+        std: Standard deviation of each channel.
+        seed: Seed of the order and the augmentation; None for no augmentation and the order of the images.
+        augment: With a seed, shift each picture at random, differently in every epoch.
+        flip: With ``augment``, also mirror half of the pictures at random.
+        rank: Number of this process.
         world_size: Number of processes.
         num_workers: Processes that read files ahead.
     """
@@ -65,24 +64,24 @@ class Batches:
         self.num_workers = num_workers if isinstance(images, PictureFiles) else 0
         self.epoch = 0
         self._start = self._handed_out = 0
-        self.sampler, self.batch_sampler = self, None  # where Lightning looks for set_epoch
+        self.sampler, self.batch_sampler = self, None  # Lightning calls their set_epoch
 
     def __len__(self) -> int:
         return -(-len(self.labels) // (self.batch_size * self.world_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order and the augmentation of this epoch from the next batch on."""
+        """Use the order and the augmentation of this epoch from the next batch on."""
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches of the epoch were handed out, and of which order."""
+        """The number of batches of the epoch that were given out, and what their order depends on."""
         return {"handed_out": self._handed_out, **self._order()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the batches that were handed out already.
+        """Start the next epoch after the batches that were given out.
 
         Raises:
-            UserError: They were of another order: some pictures of the epoch would be seen twice and others never.
+            UserError: They had another order: some pictures of the epoch would be used twice and others never.
         """
         now = self._order()
         then = {**now, **state}
@@ -102,23 +101,23 @@ class Batches:
         }
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """From where `load_state_dict` left it, otherwise from the epoch's start.
+        """Batches from the position of `load_state_dict`, otherwise from the beginning of the epoch.
 
-        Epoch and place are looked up with the first batch, as Lightning makes the iterator before it says which epoch.
+        The first batch fixes epoch and position, because Lightning makes the iterator before it sets the epoch.
         """
         start, self._start = self._start, 0
         batches = self.indices()[start:]
         ahead: Iterable[tuple[Tensor, Tensor]] = map(self._batch, batches)
         if self.num_workers:
-            # Workers make whole batches: the "samples" of this DataLoader are the indices of one batch each.
-            options: dict[str, Any] = {"num_workers": self.num_workers, "worker_init_fn": _outlive}
+            # Workers make whole batches: a "sample" of this DataLoader is one batch.
+            options: dict[str, Any] = {"num_workers": self.num_workers, "worker_init_fn": _ignore_stop_signals}
             ahead = DataLoader(_Made(self, batches), batch_size=None, **options)
         for index, batch in enumerate(ahead, start + 1):
             self._handed_out = index
             yield batch
 
     def indices(self) -> list[NDArray[np.int64]]:
-        """Which pictures each of this process's batches of the epoch holds."""
+        """The indices of the pictures in each of this process's batches of the epoch."""
         n = len(self.labels)
         order = np.arange(n) if self.seed is None else permutation(n, self.seed, self.epoch)
         step = self.batch_size * self.world_size
@@ -126,7 +125,7 @@ class Batches:
         for first in range(0, n, step):
             whole = order[first : first + step]
             mine = whole[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
-            if self.seed is not None and len(whole) < step:  # every process gets some of them to train on
+            if self.seed is not None and len(whole) < step:  # split the last batch, so that every process trains
                 mine = np.array_split(whole, self.world_size)[self.rank]
             found.append(mine)
         return found
@@ -142,7 +141,7 @@ class Batches:
         return transforms.normalize(images, self.mean, self.std), self.labels[torch.from_numpy(indices)]
 
     def _augmented(self, images: Tensor, indices: NDArray[np.int64]) -> Tensor:
-        """Chance is a function of seed, epoch and picture alone, so that it is the same for any number of ranks."""
+        """Shift and mirror; random numbers depend on seed, epoch and picture alone, not on the number of ranks."""
         random = np.random.default_rng([self.seed or 0, self.epoch, 1])
         shifts = torch.from_numpy(random.integers(0, 2 * SHIFT + 1, (len(self.labels), 2))[indices])
         height, width = images.shape[2:]
@@ -155,10 +154,10 @@ class Batches:
         return images
 
 
-def _outlive(worker: int) -> None:
-    """Ignore Ctrl-C and a closed terminal, which reach all processes: the training still needs batches to stop well.
+def _ignore_stop_signals(worker: int) -> None:
+    """Ignore Ctrl-C and a closed terminal, which signal all processes: to stop, the training needs more batches.
 
-    A worker ends when the training's process does.
+    A worker ends when the training's process ends.
     """
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
@@ -166,13 +165,13 @@ def _outlive(worker: int) -> None:
 
 
 class _Made(Dataset[tuple[Tensor, Tensor]]):
-    """Batches by number, for worker processes to make."""
+    """Batches by number, which worker processes make."""
 
-    def __init__(self, batches: Batches, shares: list[NDArray[np.int64]]) -> None:
-        self.batches, self.shares = batches, shares
+    def __init__(self, batches: Batches, indices: list[NDArray[np.int64]]) -> None:
+        self.batches, self.indices = batches, indices
 
     def __len__(self) -> int:
-        return len(self.shares)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.batches._batch(self.shares[index])
+        return self.batches._batch(self.indices[index])

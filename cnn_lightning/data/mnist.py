@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, by torchvision where they have to be fetched and by our own reader from then on."""
+"""MNIST and Fashion-MNIST: torchvision downloads them, and our own reader reads the files."""
 
 from http.client import HTTPException
 from pathlib import Path
@@ -24,9 +24,9 @@ class MNIST(InMemory):
     """60,000 (5,000 of them for validation) and 10,000 grey pictures of 28x28 pixels in 10 classes.
 
     Args:
-        root: The folder that holds ``MNIST/raw``; the files are downloaded into it where they are missing.
+        root: The folder that contains ``MNIST/raw``, which is downloaded if it is missing.
         batch_size: Pictures in a batch of one process.
-        seed: Of the order of samples and of the augmentation.
+        seed: Seed of the order of samples and of the augmentation.
         augment: Shift training pictures by up to two pixels.
         predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
     """
@@ -50,29 +50,32 @@ class MNIST(InMemory):
         self.root = root
 
     def prepare_data(self) -> None:
-        """Download what is missing."""
+        """Download the set if it is missing."""
         folder = Path(self.root) / self.name / "raw"
         if folder.is_dir():
-            return  # damaged files are refused by name when they are read
+            return  # the reader names damaged files
         fetch(self.source, self.root, f"{self.name}/raw")
 
     def read(self) -> ImageSet:
-        """From the IDX files."""
+        """Read the IDX files."""
         return read_mnist(self.root, self.name, known=self.known)
 
 
 class FashionMNIST(MNIST):
-    """Zalando's drop-in for MNIST: clothes instead of digits. Arguments as `MNIST`."""
+    """Zalando's replacement of MNIST, with clothes instead of digits. Arguments as `MNIST`."""
 
     class_names, mean, std = FASHION_CLASSES, FASHION_MEAN, FASHION_STD
     name, source = "FashionMNIST", datasets.FashionMNIST
 
 
 def fetch(source: Any, root: str, files: str) -> None:
-    """Download a set of torchvision's, or say in one line what is missing and why it can't be fetched.
+    """Download a set of torchvision's.
 
-    ``files`` appear in ``root`` when all of them are there: a download that is broken off leaves nothing behind that
-    the next run would take for the set.
+    The folder ``files`` appears in ``root`` when it is complete: a download that fails leaves nothing that the next run
+    would take for the set.
+
+    Raises:
+        UserError: The download failed.
     """
     try:
         with whole_folder(Path(root), files) as folder:

@@ -1,21 +1,30 @@
-"""The order of samples: one rule for the DataModules and the plain programs. NumPy alone."""
+"""The order of samples and the division into splits, for the DataModules and the plain programs. NumPy alone."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of ``n`` samples in an epoch, the same on every machine and for any number of processes."""
+    """The order of ``n`` samples in an epoch: equal on every machine and for any number of processes."""
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
 def stratified(labels: NDArray[np.int64], fractions: tuple[float, ...], seed: int) -> list[NDArray[np.int64]]:
-    """Cut ``0 ... len(labels) - 1`` into parts of about ``fractions``, each with its share of every class."""
+    """Divide ``0 ... len(labels) - 1`` into subsets by ``fractions``, applied to every class.
+
+    Args:
+        labels: The class of each sample.
+        fractions: Of each subset; their sum is 1.
+        seed: Of the random division.
+
+    Returns:
+        The sorted indices of each subset.
+    """
     rng = np.random.default_rng(seed)
-    parts: list[list[NDArray[np.int64]]] = [[] for _ in fractions]
+    subsets: list[list[NDArray[np.int64]]] = [[] for _ in fractions]
     for label in np.unique(labels):
         indices = rng.permutation(np.flatnonzero(labels == label))
         ends = np.rint(np.cumsum(fractions) * len(indices)).astype(int)
-        for part, start, end in zip(parts, [0, *ends[:-1]], ends, strict=True):
-            part.append(indices[start:end])
-    return [np.sort(np.concatenate(part)) if part else np.empty(0, np.int64) for part in parts]
+        for subset, start, end in zip(subsets, [0, *ends[:-1]], ends, strict=True):
+            subset.append(indices[start:end])
+    return [np.sort(np.concatenate(subset)) if subset else np.empty(0, np.int64) for subset in subsets]

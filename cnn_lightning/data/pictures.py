@@ -1,4 +1,4 @@
-"""Picture files as arrays: any format, size and mode that Pillow reads, and one line for those it does not."""
+"""Picture files as arrays: any format, size and mode that Pillow reads; an error of one line for other files."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -20,74 +20,74 @@ from cnn_lightning.notices import tell
 
 ENDINGS = frozenset(Image.registered_extensions())
 MEMORY = 2 * 2**30
-"""Bytes of resized pictures that are held in memory at most; more are read again whenever they are asked for."""
+"""The most bytes of resized pictures to keep in memory; a larger set is read again for each batch."""
 
 
 class PictureFiles:
-    """Pictures that are decoded when they are asked for, by number.
+    """Pictures that are decoded when they are indexed.
 
-    What is noteworthy about their values is told once, whichever process reads them.
+    Notices about their values come once, whichever process reads them.
 
     Args:
         files: One picture each.
-        image_size: Height and width that they are resized to.
+        image_size: Height and width to which they are resized.
         grey: One channel instead of three.
-        value_range: Of pictures with more than 8 bits a value; None for all that 16 bits can hold.
+        value_range: Of pictures with more than 8 bits a value; None for the whole range of 16 bits.
     """
 
     def __init__(self, files: list[Path], image_size: int, grey: bool, value_range: Range | None = None) -> None:
         self.files, self.image_size, self.grey, self.value_range = files, image_size, grey, value_range
-        self._told = torch.zeros(2, dtype=torch.bool)
-        self._told.share_memory_()  # type: ignore[no-untyped-call]
+        self._noticed = torch.zeros(2, dtype=torch.bool)
+        self._noticed.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, indices: Iterable[SupportsIndex]) -> NDArray[np.uint8]:
-        """uint8 (n, C, image_size, image_size), in the order asked for."""
+        """uint8 (n, C, image_size, image_size), in the order of the indices."""
         files = [self.files[index] for index in indices]
-        return read_pictures(files, self.image_size, self.grey, self.value_range, self._told)
+        return read_pictures(files, self.image_size, self.grey, self.value_range, self._noticed)
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """Every file that is named like a picture; hidden files are left alone."""
+    """All files of a folder and its subfolders with the suffix of a picture, without hidden ones."""
     return sorted(path for path in folder.rglob("*") if is_picture(path))
 
 
 def is_picture(path: Path) -> bool:
-    """Whether it is a file, not hidden, and named like a picture; pipes and devices are none."""
+    """Whether the path is a file with the suffix of a picture, not hidden; pipes and devices are no files."""
     return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
 
 
 def fit_in_memory(n: int, image_size: int, grey: bool) -> bool:
-    """Whether so many pictures take less than `MEMORY`."""
+    """Whether ``n`` pictures take at most `MEMORY`."""
     return n * (1 if grey else 3) * image_size**2 <= MEMORY
 
 
 def load_pictures(
     files: list[Path], image_size: int, grey: bool, value_range: Range | None = None
 ) -> NDArray[np.uint8] | PictureFiles:
-    """All pictures in memory where they fit, or `PictureFiles`."""
+    """All pictures in memory if they fit, otherwise `PictureFiles`."""
     pictures = PictureFiles(files, image_size, grey, value_range)
     return pictures[range(len(files))] if fit_in_memory(len(files), image_size, grey) else pictures
 
 
 def read_pictures(
-    files: list[Path], image_size: int, grey: bool, value_range: Range | None = None, told: Tensor | None = None
+    files: list[Path], image_size: int, grey: bool, value_range: Range | None = None, noticed: Tensor | None = None
 ) -> NDArray[np.uint8]:
     """Pictures as uint8 (N, C, image_size, image_size).
 
-    One line tells of values outside the range, and one of pictures with many values that come out as one or two.
+    A notice counts pictures with values outside the range, another those with many values that become one or two.
 
     Args:
         files: One picture each.
-        image_size: Height and width that they are resized to.
+        image_size: Height and width to which they are resized.
         grey: One channel instead of three.
-        value_range: Of pictures with more than 8 bits a value; None for all that 16 bits can hold.
-        told: Which of the two lines were said already, and from now on.
+        value_range: Of pictures with more than 8 bits a value; None for the whole range of 16 bits.
+        noticed: Which of the two notices were printed; changed in place.
 
     Raises:
-        UserError: A file that is no picture, is damaged or absurdly large.
+        UserError: A file that is no picture, is damaged or too large.
     """
     channels = 1 if grey else 3
     images = np.empty((len(files), channels, image_size, image_size), np.uint8)
@@ -97,7 +97,7 @@ def read_pictures(
         images[index], notes[index] = _read(files[index], image_size, grey, value_range)
 
     _for_each(fill, len(files))
-    _tell(files, notes, torch.zeros(2, dtype=torch.bool) if told is None else told)
+    _print_notices(files, notes, torch.zeros(2, dtype=torch.bool) if noticed is None else noticed)
     return images
 
 
@@ -107,10 +107,10 @@ def read_picture(path: Path, image_size: int, grey: bool, value_range: Range | N
 
 
 def find_value_range(files: list[Path]) -> Range | None:
-    """The least and the greatest value of pictures with more than 8 bits a value; None where there is no such picture.
+    """The least and the greatest value of pictures with more than 8 bits a value; None if there is no such picture.
 
     Raises:
-        UserError: A file that is no picture, is damaged or absurdly large.
+        UserError: A file that is no picture, is damaged or too large.
     """
     found: list[Range | None] = [None] * len(files)
 
@@ -126,9 +126,9 @@ def find_value_range(files: list[Path]) -> Range | None:
 
 
 def _for_each(work: Callable[[int], None], n: int) -> None:
-    """Do the work for 0 to n - 1, in threads."""
+    """Call ``work`` with 0 to n - 1, in threads."""
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        # Around all threads, as what is done about warnings is the process's. What it warns of is refused.
+        # Outside the threads, because warning filters belong to the process. `_opened` refuses what this warns of.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         list(pool.map(work, range(n)))
 
@@ -171,19 +171,19 @@ def _read(path: Path, image_size: int, grey: bool, value_range: Range | None) ->
     return (resized[None] if grey else resized.transpose(2, 0, 1)), note
 
 
-def _tell(files: list[Path], notes: list[Note | None], told: Tensor) -> None:
+def _print_notices(files: list[Path], notes: list[Note | None], noticed: Tensor) -> None:
     noted = [(path, note) for path, note in zip(files, notes, strict=True) if note is not None]
     clipped = [(path, note) for path, note in noted if note.outside]
-    if clipped and not told[0]:
-        told[0] = True
+    if clipped and not noticed[0]:
+        noticed[0] = True
         low, high = min(note.low for _, note in clipped), max(note.high for _, note in clipped)
         tell(
             f"{len(clipped)} of {len(files)} pictures have values outside the range {clipped[0][1].range[0]:g} to "
             f"{clipped[0][1].range[1]:g}, which are clipped: from {low:g} to {high:g}, the first in {clipped[0][0]}"
         )
     few = [(path, note) for path, note in noted if note.few]
-    if few and not told[1]:
-        told[1] = True
+    if few and not noticed[1]:
+        noticed[1] = True
         low, high = few[0][1].range
         tell(
             f"{len(few)} of {len(files)} pictures have many values that come out as one or two in the range {low:g} to "

@@ -1,6 +1,6 @@
 """Image sets as arrays, read without torch.
 
-Each reader says in one line which file is missing or damaged, what was expected and what came.
+The error of a reader names, in one line, the file that is missing or damaged, what was expected and what came.
 """
 
 import math
@@ -18,7 +18,7 @@ from cnn_lightning.files import ordinary
 DIGITS_MEAN, DIGITS_STD = (0.3056,), (0.3764,)
 """Of the digits' training split, computed by this project: ``images.mean() / 255`` and ``images.std() / 255``."""
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
-"""Of MNIST's 60,000 training images; the figures of PyTorch's own MNIST example."""
+"""Of MNIST's 60,000 training images; the numbers of PyTorch's own MNIST example."""
 FASHION_MEAN, FASHION_STD = (0.2860,), (0.3530,)
 """Of Fashion-MNIST's 60,000 training images, as commonly used with it."""
 
@@ -38,7 +38,7 @@ FASHION_CLASSES = (
 
 
 class Split(NamedTuple):
-    """Images uint8 (N, C, H, W), or what gives them by number, labels int64 (N,), and the pictures' `sides.Keys`."""
+    """Images uint8 (N, C, H, W), or an object that gives them by indices, labels int64 (N,), and `sides.Keys`."""
 
     images: Any
     labels: NDArray[np.int64]
@@ -46,9 +46,9 @@ class Split(NamedTuple):
 
 
 class ImageSet(NamedTuple):
-    """Three splits, the classes' names, and the mean and standard deviation of each channel (of values 0 to 1).
+    """Three splits, the names of the classes, and mean and standard deviation of each channel, for values 0 to 1.
 
-    The range is that of pictures with more than 8 bits a value; None where there is none, or it is not known.
+    The range is that of pictures with more than 8 bits a value; None if there are none, or if it is unknown.
     """
 
     train: Split
@@ -61,7 +61,7 @@ class ImageSet(NamedTuple):
 
 
 def read_digits(seed: int = 0, known: Sides = NOTHING) -> ImageSet:
-    """scikit-learn's 1,797 handwritten digits, 8x8, values 0 to 16 spread over 0 to 255; cut 70 : 10 : 20.
+    """scikit-learn's 1,797 handwritten digits, 8x8, values 0 to 16 scaled to 0 to 255; divided 70 : 10 : 20.
 
     Pictures whose side is ``known`` keep it.
 
@@ -79,7 +79,7 @@ def read_digits(seed: int = 0, known: Sides = NOTHING) -> ImageSet:
 def read_mnist(root: str | Path, name: str = "MNIST", seed: int = 0, known: Sides = NOTHING) -> ImageSet:
     """MNIST or FashionMNIST from IDX files in torchvision's layout, ``root/name/raw``.
 
-    5,000 of the 60,000 training images, the same share of each class, are kept for validation. Pictures whose side is
+    5,000 of the 60,000 training images, the same fraction of each class, are for validation. Pictures whose side is
     ``known`` keep it.
 
     Raises:
@@ -104,11 +104,11 @@ def read_mnist(root: str | Path, name: str = "MNIST", seed: int = 0, known: Side
     return ImageSet(splits["train"], splits["val"], test, names, mean, std)
 
 
-def cut(whole: Split, shares: tuple[float, ...], seed: int, known: Sides = NOTHING) -> dict[str, Split]:
-    """Divide what was read as one, with keys, into ``train``, ``val`` and, with three shares, ``test``."""
+def cut(whole: Split, fractions: tuple[float, ...], seed: int, known: Sides = NOTHING) -> dict[str, Split]:
+    """Divide one set with keys into ``train``, ``val`` and, with three fractions, ``test``."""
     assert whole.keys is not None
-    parts = divide(whole.labels, dict(zip(SIDES, shares, strict=False)), seed, whole.keys, known)
-    return {name: Split(whole.images[part], whole.labels[part], whole.keys[part]) for name, part in parts.items()}
+    sides = divide(whole.labels, dict(zip(SIDES, fractions, strict=False)), seed, whole.keys, known)
+    return {name: Split(whole.images[each], whole.labels[each], whole.keys[each]) for name, each in sides.items()}
 
 
 def _read_pair(folder: Path, prefix: str) -> Split:
@@ -124,7 +124,7 @@ def _read_pair(folder: Path, prefix: str) -> Split:
 
 
 def read_idx(path: Path, *, axes: int) -> NDArray[np.uint8]:
-    """An IDX file of bytes: the magic number 0x0800 + axes, each axis's length, all big-endian, then the values.
+    """An IDX file of bytes: the magic number 0x0800 + axes, the length of each axis, all big-endian, then the values.
 
     The format: Y. LeCun, C. Cortes and C. Burges, The MNIST database of handwritten digits.
     """

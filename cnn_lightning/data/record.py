@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of the data that its network was trained with."""
+"""The record of the data of a training, which a checkpoint keeps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,20 +12,20 @@ from cnn_lightning.data.values import Range, checked_range
 from cnn_lightning.errors import EverywhereError
 
 SHOWN = 8
-"""Classes that a message names one by one."""
+"""The most classes whose names a message lists."""
 
 
 @dataclass(frozen=True)
 class DataRecord:
-    """The classes in their order, the normalisation, and the side of each picture; empty where that is not known.
+    """The classes in their order, the normalisation, and the side of each picture; empty fields are unknown.
 
     Args:
         class_names: One for each output of the network.
-        mean: Of each channel, of values from 0 to 1.
-        std: Likewise.
+        mean: Mean of each channel, for values from 0 to 1.
+        std: Standard deviation of each channel.
         sides: The keys of the pictures of each side.
-        value_range: Of pictures with more than 8 bits a value, known where the normalisation is; None for all that 16
-            bits can hold.
+        value_range: Of pictures with more than 8 bits a value, known if the normalisation is; None for the whole range
+            of 16 bits.
     """
 
     class_names: tuple[str, ...] = ()
@@ -36,10 +36,10 @@ class DataRecord:
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> "DataRecord":
-        """That of a checkpoint; nothing of the pictures in one of version 0.1, which keeps none.
+        """The record in a checkpoint; without sides for version 0.1, which kept none.
 
         Raises:
-            EverywhereError: Something else stands in its place.
+            EverywhereError: The checkpoint has something else there.
         """
         found = checkpoint.get("data") or {}
         try:
@@ -48,7 +48,7 @@ class DataRecord:
                 raise TypeError("pictures")
             mean = tuple(map(float, found.get("mean", ())))
             return cls(
-                # Without a normalisation the names are mere numbers: the network was trained with no data of ours.
+                # Without a normalisation the names are only numbers: the data were no DataModule of ours.
                 tuple(map(str, found["class_names"])) if mean else (),
                 mean,
                 tuple(map(float, found.get("std", ()))),
@@ -59,7 +59,7 @@ class DataRecord:
             raise EverywhereError(f"ckpt_path: expected what this program keeps of the data, got {error}") from None
 
     def plain(self) -> dict[str, Any]:
-        """As a checkpoint keeps it: plain values and tensors."""
+        """The record as plain values and tensors, for a checkpoint."""
         return {
             "class_names": self.class_names,
             "mean": self.mean,
@@ -69,9 +69,9 @@ class DataRecord:
         }
 
     def differs_from(self, data: Any) -> str:
-        """How the classes of ``data``, or their order, differ: a sentence that names both, or nothing.
+        """A message if the classes of ``data``, or their order, differ from the record's; otherwise empty.
 
-        A network knows classes by their numbers. Data whose classes have no names differs in nothing.
+        The outputs of a network are numbered, so that the order matters. Classes without names are accepted.
         """
         kept, found = self.class_names, tuple(getattr(data, "class_names", ()))
         if not kept or not found or kept == found:
@@ -85,15 +85,15 @@ class DataRecord:
             f"number {number} on: expected {expected}, got {got}"
         )
 
-    def hand_to(self, data: Any, to_train: bool = False) -> None:
-        """Have pictures of ``data`` treated as those that the network was trained with.
+    def apply_to(self, data: Any, to_train: bool = False) -> None:
+        """Have ``data`` treat its pictures as in the training: same sides, same normalisation.
 
         Args:
             data: A DataModule.
-            to_train: Whether the training goes on.
+            to_train: Whether the training is resumed.
 
         Raises:
-            EverywhereError: ``data`` has other classes, or has them in another order, or a training would go on with
+            EverywhereError: ``data`` has other classes, or another order of them, or a training would be resumed with
                 another range of values.
         """
         difference = self.differs_from(data)

@@ -1,6 +1,6 @@
-"""Which pictures are for training, validation and test, and which were so in an earlier run. NumPy alone.
+"""The side of each picture, training, validation or test, in this run and in an earlier one. NumPy alone.
 
-A picture is known again by its key: 8 bytes made of its path and size, or of its place in an array.
+Runs recognise a picture by its key: 8 bytes, a hash of its path and size, or its index in an array.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,21 +19,21 @@ SIDES = ("train", "val", "test")
 
 Keys = NDArray[np.int64]
 Sides = Mapping[str, Keys]
-"""The keys of the pictures on each side; empty where nothing is known."""
+"""The keys of the pictures on each side; empty if nothing is known."""
 
 NOTHING: Sides = {}
 
 
 def array_keys(name: str, n: int) -> Keys:
-    """Keys of ``n`` pictures that are known by their place in the array of this name."""
+    """Keys of ``n`` pictures by their indices in the array of this name."""
     return np.array(crc32(name.encode()) << 32, np.uint64).view(np.int64) + np.arange(n)
 
 
 def file_keys(files: Sequence[Path], folder: Path) -> Keys:
-    """Keys of files that are known by their path below ``folder`` and their size, wherever that folder is.
+    """Keys of files by their size and their path below ``folder``, which may itself be moved.
 
     Raises:
-        UserError: A file that is gone.
+        UserError: A file that does not exist any more.
     """
     keys = np.empty(len(files), np.int64)
     for index, path in enumerate(files):
@@ -47,40 +47,40 @@ def file_keys(files: Sequence[Path], folder: Path) -> Keys:
 
 
 def divide(
-    labels: NDArray[np.int64], shares: Mapping[str, float], seed: int, keys: Keys, known: Sides
+    labels: NDArray[np.int64], fractions: Mapping[str, float], seed: int, keys: Keys, known: Sides
 ) -> dict[str, NDArray[np.int64]]:
-    """Cut ``0 ... len(labels) - 1`` into sides of about these shares, each with its share of every class.
+    """Divide ``0 ... len(labels) - 1`` into sides by ``fractions``, applied to every class.
 
-    Pictures that are known keep their side, and the others are divided among themselves. One that was trained with
-    stays in training, and so does one whose side is not among ``shares`` (it has a folder of its own now).
+    Known pictures keep their side; the fractions apply to the new ones. A picture that was trained with stays in
+    training, and so does one whose side is not among ``fractions`` because that side has a folder of its own now.
     """
-    names = list(shares)
+    names = list(fractions)
     side = np.full(len(labels), -1)
     for name in reversed(SIDES):
         if name in known:
             side[np.isin(keys, known[name])] = names.index(name) if name in names else names.index("train")
     new = np.flatnonzero(side < 0)
-    for number, part in enumerate(stratified(labels[new], tuple(shares.values()), seed)):
-        side[new[part]] = number
+    for number, subset in enumerate(stratified(labels[new], tuple(fractions.values()), seed)):
+        side[new[subset]] = number
     return {name: np.flatnonzero(side == number) for number, name in enumerate(names)}
 
 
 def trained(keys: Keys, side: str, known: Sides) -> NDArray[np.bool_]:
-    """Which of the pictures that stand on this side now are known to have been trained with, and not to be its own."""
+    """Which pictures of this side were trained with in the earlier run, and were not on this side there."""
     if not known:
         return np.zeros(len(keys), bool)
     return np.isin(keys, known["train"]) & ~np.isin(keys, known[side])
 
 
 def are_kept(now: Sides, known: Sides) -> bool:
-    """Whether every picture stands on the side that it is known to be on."""
+    """Whether every picture is on the side on which the earlier run had it."""
     return all(name in known and bool(np.isin(keys, known[name]).all()) for name, keys in now.items())
 
 
 def merged(now: Sides, known: Sides) -> Sides:
-    """What is known after a run: the sides of now, those of pictures that are gone, and all that was trained with.
+    """The sides that are known after a run: those of this run, of pictures that are missing now, and all trained ones.
 
-    In the order of the keys, whether the run was gone on with or not.
+    Sorted by key, also for a run that was not resumed.
     """
     if not now or not known:
         return {name: np.unique(keys) for name, keys in (now or known).items()}

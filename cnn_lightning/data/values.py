@@ -1,7 +1,7 @@
-"""Pictures whose numbers are not 0 to 255: what they are, and how a range of them becomes 8 bits.
+"""Pictures with values outside 0 to 255: their values, and how a range of values becomes 8 bits.
 
-Pillow gives grey pictures of 16 bits, of 32 and of floats as they are, but of colours in 16 bits only the high byte,
-which is 0 everywhere where the numbers are small.
+Pillow returns grey pictures of 16 bits, 32 bits and floats unchanged, but only the high bytes of colours in 16 bits,
+which are 0 for small values.
 """
 
 import re
@@ -13,36 +13,36 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 Range = tuple[float, float]
-"""The value that becomes black and the one that becomes white."""
+"""The value that becomes black, and the value that becomes white."""
 
 WHOLE_NUMBERS: Range = (0.0, 65535.0)
-"""Of whole numbers of more than 8 bits in a set whose range is not known: all that 16 bits can hold."""
+"""The range of whole numbers with more than 8 bits if the range of the set is unknown: that of 16 bits."""
 FLOATS: Range = (0.0, 256.0)
-"""Of floats likewise: 8 bits with a fraction."""
+"""The range of floats if the range of the set is unknown: 8 bits with a fraction."""
 
 SAMPLE_FORMAT, BITS_PER_SAMPLE = 339, 258
-"""Tags of TIFF."""
+"""The numbers of two tags of TIFF."""
 DEEP = re.compile(r"(RGB|RGBA|RGBX|LA);16[BLN]")
-"""How Pillow names colours of 16 bits that can be read whole."""
+"""Pillow's names of colour formats with 16 bits whose low bytes can be read, too."""
 SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
 class Numbers(NamedTuple):
-    """The numbers of a picture, (H, W) or (H, W, 3), and how opaque it is, (H, W), where it says so."""
+    """The values of a picture, (H, W) or (H, W, 3), and its opacity, (H, W), if it has one."""
 
     values: NDArray[Any]
     opacity: NDArray[np.uint8] | None = None
 
 
 class Note(NamedTuple):
-    """What became of a picture's numbers in a range.
+    """What happened when a picture's values were mapped from a range to 8 bits.
 
     Args:
-        low: The least of them.
-        high: The greatest.
-        outside: How many were clipped, or are no numbers.
-        few: Whether many of them came out as one or two.
-        range: The range that they were seen in.
+        low: The least value.
+        high: The greatest value.
+        outside: The number of values that were clipped or not finite.
+        few: Whether more than two different values became only one or two.
+        range: The range.
     """
 
     low: float
@@ -53,20 +53,20 @@ class Note(NamedTuple):
 
 
 def is_wide(file: Image.Image) -> bool:
-    """Whether an opened picture has numbers of more than 8 bits that `numbers` can read."""
+    """Whether an opened picture has values of more than 8 bits that `numbers` can read."""
     return file.mode.startswith("I") or file.mode == "F" or bool(_deep(file))
 
 
 def numbers(file: ImageFile.ImageFile, again: ImageFile.ImageFile) -> Numbers:
-    """The numbers of a picture that `is_wide`, upright; ``again`` is the same file, opened a second time."""
+    """The values of a picture that `is_wide`, upright; ``again`` is the same file, opened a second time."""
     deep = _deep(file)
     if not deep:
         values = np.asarray(ImageOps.exif_transpose(file))
         if file.format == "TIFF" and file.mode == "I" and _tag(file, SAMPLE_FORMAT, 1) == 1:
-            values = values.view(np.uint32)  # which Pillow reads as signed
+            values = values.view(np.uint32)  # Pillow reads them as signed
         return Numbers(values)
     grey = deep == "LA"
-    # The bytes of each value taken in the other order give the low one; of grey with opacity all four are given.
+    # Read with the other byte order, Pillow returns the low bytes; of grey with opacity it returns all four bytes.
     again.tile = [tile._replace(args=_with_raw_mode(tile.args, grey)) for tile in again.tile]
     low = np.asarray(ImageOps.exif_transpose(again))
     if grey:
@@ -77,16 +77,17 @@ def numbers(file: ImageFile.ImageFile, again: ImageFile.ImageFile) -> Numbers:
 
 
 def hides_values(file: ImageFile.ImageFile) -> bool:
-    """Whether Pillow gives the high bytes alone of a picture that is not `is_wide`, and they are one or two values."""
+    """Whether Pillow returns high bytes alone of a picture that is not `is_wide`, and they have one or two values."""
     bits = _tag(file, BITS_PER_SAMPLE, 8) if file.format == "TIFF" else 8
-    of_16 = any(";16" in mode and not mode.startswith("BGR") for mode in _raw_modes(file))  # BGR;16 is of 5 and 6 bits
+    # BGR;16 has 5 or 6 bits a colour.
+    of_16 = any(";16" in mode and not mode.startswith("BGR") for mode in _raw_modes(file))
     if bits > 8 or of_16 or any(tile.codec_name == "SGI16" for tile in file.tile):
         return len(np.unique(np.asarray(file))) <= 2
     return False
 
 
 def checked_range(given: Any) -> Range | None:
-    """Two finite numbers, the lower one first, or None.
+    """The range if it is two finite numbers, the lower one first; None for None.
 
     Raises:
         ValueError: Anything else.
@@ -99,13 +100,13 @@ def checked_range(given: Any) -> Range | None:
 
 
 def range_of(values: NDArray[Any]) -> Range | None:
-    """The least and the greatest finite number; None where there is none."""
+    """The least and the greatest finite value; None if there is none."""
     finite = values[np.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if finite.size else None
 
 
 def eight_bits(values: NDArray[Any], known: Range | None) -> tuple[NDArray[np.uint8], Note]:
-    """Numbers as 0 (the low end of the range) to 255 (the high end); what is outside is clipped, no number is black.
+    """Map the range to 0 ... 255; values outside are clipped, and values that are not finite become black.
 
     Without a range whole numbers become their high bytes, and floats lose their fractions, as in version 0.1.
     """
@@ -124,7 +125,7 @@ def eight_bits(values: NDArray[Any], known: Range | None) -> tuple[NDArray[np.ui
 
 
 def _deep(file: Image.Image) -> str:
-    """What the 16 bits of a colour picture are that can be read whole; nothing for other pictures."""
+    """The colours of a picture with 16 bits whose low bytes can be read; empty for other pictures."""
     found = {match[1] if match else "" for match in map(DEEP.fullmatch, _raw_modes(file))}
     return found.pop() if len(found) == 1 else ""
 

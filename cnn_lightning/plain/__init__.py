@@ -1,1 +1,1 @@
-"""The same training with no Lightning at all: once in NumPy, once in torch."""
+"""The same training without Lightning: one program in NumPy, one in torch."""

@@ -1,4 +1,4 @@
-"""The flags of both plain programs, and their manners: a mistake is told in one line, with exit code 2."""
+"""The flags of both plain programs, their progress bar, and their errors: one line and exit code 2."""
 
 import argparse
 import math
@@ -22,10 +22,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(program: str, description: str | None, args: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options as a namespace.
+    """Read the flags.
 
     Raises:
-        UserError: An unknown flag or a value that makes no sense.
+        UserError: An unknown flag or a wrong value.
     """
     parser = _Parser(
         prog=f"python -m cnn_lightning.plain.{program}",
@@ -40,7 +40,7 @@ def parse(program: str, description: str | None, args: Sequence[str] | None = No
     parser.add_argument("--optimizer", choices=("sgd", "adam"), default="adam", help="sgd has momentum 0.9")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the first weights and the order")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of all numbers")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where they live")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="the device of the arrays")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="start from these weights (.npz)")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the trained weights there (.npz)")
     if program == "train_numpy":
@@ -51,13 +51,13 @@ def parse(program: str, description: str | None, args: Sequence[str] | None = No
 
 
 def progress(batches: Any, epoch: int) -> Iterable[Any]:
-    """The batches, with a bar on the screen that tells how many are done; none where the output is no screen."""
+    """The batches, with a progress bar if the output is a terminal."""
     screen = sys.stdout.isatty()
     return track(batches, f"epoch {epoch + 1}", len(batches), transient=True, disable=not screen)
 
 
 def run(train: Callable[[Sequence[str] | None], object], args: Sequence[str] | None = None) -> NoReturn:
-    """Call ``train`` and leave: with 0, with 2 after a mistake, with 130 when interrupted."""
+    """Call ``train`` and exit: with 0, with 2 after a `UserError`, with 130 after Ctrl-C."""
     with lasting_streams() as streams:
         sys.exit(exit_code(streams, _run(train, args), ends=True))
 

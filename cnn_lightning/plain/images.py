@@ -1,4 +1,4 @@
-"""Pictures for both plain programs: read, normalised and handed out in the order of the DataModules."""
+"""Pictures for both plain programs: read, normalised, and batched in the order of the DataModules."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ def read(data: str, root: str, dtype: str) -> Images:
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (found.mean, found.std))
 
     def normalised(split: readers.Split) -> Pictures:
-        # In float32 whatever the dtype, as the DataModules do: the numbers are then the same to the last bit.
+        # In float32 for every dtype, as in the DataModules, so that the values are bit-equal.
         values = split.images.astype(np.float32) * np.float32(1 / 255)
         return ((values - mean) / std).astype(dtype), split.labels
 
@@ -49,7 +49,7 @@ def read(data: str, root: str, dtype: str) -> Images:
 
 
 class Batches:
-    """One epoch's batches of pictures and labels; the last may be smaller."""
+    """The batches of one epoch, pictures and labels; the last may be smaller."""
 
     def __init__(self, split: Pictures, batch_size: int, seed: int, epoch: int) -> None:
         self.images, self.labels = split

@@ -1,8 +1,8 @@
-"""Train a small CNN in NumPy: every gradient is computed by hand, and handed on by hand.
+"""Train a small CNN in NumPy: every layer computes its gradients and passes them on explicitly.
 
 python -m cnn_lightning.plain.train_numpy --data digits --epochs 10
 
-Read it beside train_torch.py (``diff -y``): what stands on this side alone is what autograd does for you.
+Read it beside train_torch.py (``diff -y``): the lines on this side alone do what autograd does there.
 """
 
 import time
@@ -32,7 +32,7 @@ class Conv2D:
         return conv.conv2d(x, self.weights, self.bias, padding=self.padding)
 
     def backward(self, grad_output: Array) -> Array | None:
-        """The gradient of the input; those of weights and bias are kept."""
+        """The gradient of the input; the gradients of weights and bias stay in the layer."""
         gradients = conv.conv2d_backward(grad_output, self.x, self.weights, padding=self.padding)
         grad_input, self.grad_weights, self.grad_bias = gradients
         return grad_input
@@ -47,7 +47,7 @@ class ReLU:
         return activation.relu(x)
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient passes where x is positive."""
+        """The gradient where x is positive, and 0 elsewhere."""
         return activation.relu_backward(grad_output, self.x)
 
 
@@ -63,12 +63,12 @@ class MaxPool2D:
         return pool.max_pool2d(x, kernel_size=self.kernel_size)
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient goes to the pixel that won."""
+        """The gradient at the largest value of each window, and 0 elsewhere."""
         return pool.max_pool2d_backward(grad_output, self.x, kernel_size=self.kernel_size)
 
 
 class Flatten:
-    """Each picture as a row of numbers."""
+    """Each picture as a row of values."""
 
     def forward(self, x: Array) -> Array:
         """(N, C, H, W) to (N, C * H * W)."""
@@ -92,13 +92,13 @@ class Linear:
         return linear.linear(x, self.weights, self.bias)
 
     def backward(self, grad_output: Array) -> Array | None:
-        """The gradient of the input; those of weights and bias are kept."""
+        """The gradient of the input; the gradients of weights and bias stay in the layer."""
         grad_input, self.grad_weights, self.grad_bias = linear.linear_backward(grad_output, self.x, self.weights)
         return grad_input
 
 
 class SimpleCNN:
-    """Twice convolution, ReLU and pooling; then linear, ReLU, linear."""
+    """Convolution, ReLU, pooling, twice; then linear, ReLU, linear."""
 
     def __init__(self, in_channels: int = 1, image_size: int = 28, num_classes: int = 10, seed: int = 0) -> None:
         self.conv1 = Conv2D(in_channels, 16, kernel_size=3, padding=1, seed=[seed, 1])
@@ -121,12 +121,12 @@ class SimpleCNN:
         return x
 
     def backward(self, grad_output: Array) -> None:
-        """From the last layer to the first, each hands on the gradient of its input."""
+        """From the last layer to the first, each computes the gradient of its input for the layer before it."""
         for layer in reversed(self.layers):
             grad_output = layer.backward(grad_output)
 
     def parameters(self) -> dict[str, tuple[Array, Any]]:
-        """Each array that learns, and its gradient, under the names that torch gives them."""
+        """Each parameter and its gradient, by the names of torch's ``state_dict``."""
         found = {}
         for name in ("conv1", "conv2", "linear1", "linear2"):
             layer = getattr(self, name)
@@ -139,7 +139,7 @@ class SimpleCNN:
         return {name: parameter for name, (parameter, _) in self.parameters().items()}
 
     def load_state_dict(self, state: dict[str, Array]) -> None:
-        """Take these parameters."""
+        """Set the parameters."""
         for name, value in state.items():
             layer, _, kind = name.partition(".")
             setattr(getattr(self, layer), "weights" if kind == "weight" else "bias", value)
@@ -159,7 +159,7 @@ def cross_entropy_loss(predictions: Array, targets: Array) -> tuple[float, Array
 
 
 def use_fast_functions() -> None:
-    """Put the functions of `ops.fast` in the place of the formulas of the same names."""
+    """Replace the formulas by the functions of the same names in `ops.fast`."""
     global activation, conv, linear, loss, pool
     from cnn_lightning.ops.fast import activation, conv, linear, loss, pool
 
@@ -179,7 +179,7 @@ class SGD:
 
 
 class Adam:
-    """Steps of about ``lr``, whatever the gradient's size (Kingma and Ba, https://arxiv.org/abs/1412.6980)."""
+    """Steps of about ``lr``, whatever the size of the gradient (Kingma and Ba, https://arxiv.org/abs/1412.6980)."""
 
     def __init__(self, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
         self.lr, self.betas, self.eps, self.steps = lr, betas, eps, 0
@@ -187,7 +187,7 @@ class Adam:
         self.square: dict[str, Array] = {}
 
     def step(self, model: SimpleCNN) -> None:
-        """``parameter -= lr mean / (sqrt(square) + eps)``, both corrected for having begun at zero."""
+        """``parameter -= lr mean / (sqrt(square) + eps)``, both corrected for their start at zero."""
         self.steps += 1
         a, b = self.betas
         for name, (parameter, gradient) in model.parameters().items():
@@ -198,7 +198,7 @@ class Adam:
 
 
 def accuracy(model: SimpleCNN, split: images.Pictures) -> float:
-    """The share of pictures whose largest prediction is the right one."""
+    """The fraction of pictures whose largest prediction is at the true class."""
     pictures, labels = split
     right = 0
     for start in range(0, len(labels), 500):
@@ -208,10 +208,10 @@ def accuracy(model: SimpleCNN, split: images.Pictures) -> float:
 
 
 def train(args: Sequence[str] | None = None) -> list[float]:
-    """Train as the flags say; the loss of every step."""
+    """Train as the flags say, and return the loss of every step."""
     options = flags.parse("train_numpy", __doc__, args)
     if options.device != "cpu":
-        raise UserError(f"--device: expected cpu, where NumPy's arrays live, got {options.device}")
+        raise UserError(f"--device: expected cpu, where NumPy's arrays are, got {options.device}")
     if options.fast:
         use_fast_functions()
     data = images.read(options.data, options.root, options.dtype)

@@ -1,8 +1,8 @@
-"""Train a small CNN in torch: the forward is written down, and the gradients come by themselves.
+"""Train a small CNN in torch: the program defines the forward, and autograd computes the gradients.
 
 python -m cnn_lightning.plain.train_torch --data digits --epochs 10
 
-Read it beside train_numpy.py (``diff -y``): what stands on the other side alone is what autograd does for you.
+Read it beside train_numpy.py (``diff -y``): the lines on the other side alone do what autograd does here.
 """
 
 import time
@@ -18,7 +18,7 @@ from cnn_lightning.plain import flags, images, weights
 
 
 class SimpleCNN(nn.Module):
-    """Twice convolution, ReLU and pooling; then linear, ReLU, linear."""
+    """Convolution, ReLU, pooling, twice; then linear, ReLU, linear."""
 
     def __init__(self, in_channels: int = 1, image_size: int = 28, num_classes: int = 10) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class SimpleCNN(nn.Module):
 
 @torch.no_grad()
 def accuracy(model: SimpleCNN, split: images.Pictures) -> float:
-    """The share of pictures whose largest prediction is the right one."""
+    """The fraction of pictures whose largest prediction is at the true class."""
     pictures, labels = (torch.from_numpy(array).to(model.linear2.weight.device) for array in split)
     right = 0
     for start in range(0, len(labels), 500):
@@ -52,7 +52,7 @@ def accuracy(model: SimpleCNN, split: images.Pictures) -> float:
 
 
 def train(args: Sequence[str] | None = None) -> list[float]:
-    """Train as the flags say; the loss of every step."""
+    """Train as the flags say, and return the loss of every step."""
     options = flags.parse("train_torch", __doc__, args)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device: expected a device that torch sees here, got {options.device}")

@@ -1,4 +1,4 @@
-"""Weights in a .npz file, under the names of torch's ``state_dict``: both plain programs read and write them."""
+"""Weights in a .npz file, by the names of torch's ``state_dict``; both plain programs read and write them."""
 
 import io
 import zipfile
@@ -16,7 +16,7 @@ from cnn_lightning.files import ordinary, written
 
 
 def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
-    """The arrays named in ``shapes``.
+    """Read the arrays that ``shapes`` names.
 
     Raises:
         UserError: A file that is missing, damaged or of another network.
@@ -39,7 +39,7 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray
 
 
 def _check(file: IO[bytes]) -> None:
-    """Raise ValueError unless this is an .npz file with every bit as it was written."""
+    """Raise ValueError unless this is an undamaged .npz file."""
     try:
         names = digest.check(file)
     except digest.Foreign as error:
@@ -51,10 +51,10 @@ def _check(file: IO[bytes]) -> None:
 
 
 def save(path: Path, weights: Mapping[str, NDArray[Any]]) -> None:
-    """Write them.
+    """Write the arrays.
 
     Raises:
-        UserError: A place that can't be written to.
+        UserError: The file can't be written.
     """
     content = io.BytesIO()
     np.savez(content, **dict(weights))  # type: ignore[arg-type]

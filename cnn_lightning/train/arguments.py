@@ -143,7 +143,7 @@ def _refuse_from_data(model: Any) -> None:
     """Raise for an option of the network that only the data may give: the parser drops it silently."""
     for name in FROM_DATA:
         if name in model:
-            raise UserError(f"model.{name}: expected no value, as data says it, got {model[name]!r}")
+            raise UserError(f"model.{name}: expected no value, because data sets it, got {model[name]!r}")
 
 
 # ---- options that the types of the parser allow and a run can't use

@@ -184,7 +184,7 @@ class OneLine(argparse.ArgumentParser):
         if found is None:
             return None
         key, source = (found[1], found[2]) if found[1] else (found[4], found[3])
-        return Slip(key, f"no value, as {source} says it", "one")
+        return Slip(key, f"no value, because {source} sets it", "one")
 
     def _without_a_value(self, _: str, ex: Exception | None) -> Slip | None:
         if not isinstance(ex, argparse.ArgumentError) or ex.argument_name is None:

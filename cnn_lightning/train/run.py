@@ -149,7 +149,7 @@ class CLI(LightningCLI):
                 if name != "image_size" or self.model.hparams["net"] == "simple_cnn":
                     _expect_same(f"data.{name}", self.model.hparams[name], kept.get(name))
             # Before a run folder is made or written into.
-            DataRecord.of(self.checkpoint).hand_to(self.datamodule, to_train=self.subcommand == "fit")
+            DataRecord.of(self.checkpoint).apply_to(self.datamodule, to_train=self.subcommand == "fit")
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """The Trainer with our parts."""
@@ -208,7 +208,7 @@ class CLI(LightningCLI):
         if reason:
             best = self.parts.best
             remedy = f"; {how_to_resume(Path(str(best.dirpath)).parent)}" if best is not None else ""
-            return UserError(f"another process of this run is gone ({reason}){remedy}")
+            return UserError(f"another process of this run has ended ({reason}){remedy}")
         trainer: Trainer | None = getattr(self, "trainer", None)
         if (
             trainer is not None
@@ -272,7 +272,7 @@ def _untrained(command: str, root: Path) -> str:
         remedy = f"--ckpt_path last takes the newest run, {shown(newest(root).parent.parent)}"
     except UserError:
         remedy = f"there is no run in {str(root)!r} yet: cnn-lightning fit trains one"
-    return f"ckpt_path: expected a checkpoint to {command}, got none, and random weights know nothing; {remedy}"
+    return f"ckpt_path: expected a checkpoint to {command}, got none, and the weights would be random; {remedy}"
 
 
 def _expect_same(name: str, given: Any, kept: Any) -> None:

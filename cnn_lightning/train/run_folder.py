@@ -165,5 +165,5 @@ def expect_written() -> None:
     paths = sorted(unwritten, key=lambda path: (path.suffix != ".ckpt", path))
     text = f"{', '.join(map(shown, paths))}: not written: {unwritten[paths[0]]}"
     if paths[0].suffix == ".ckpt":
-        text += "; the numbers above are right, but can't be gone on from"
+        text += "; the numbers above are right, but the run can't be resumed"
     raise UserError(text)

@@ -32,7 +32,7 @@ DEFAULTS = {
     "num_sanity_val_steps": 0,
     "log_every_n_steps": LOG_EVERY_N_STEPS,
 }
-"""Of the Trainer's options, where they differ from Lightning's."""
+"""The defaults of the Trainer's options that differ from Lightning's."""
 OWN_CHECKPOINTS = "own_checkpoints"
 """The folder, in the run's folder, of a `ModelCheckpoint` of the user's that names no folder."""
 
@@ -44,8 +44,8 @@ class Parts:
     Args:
         callbacks: Follow the user's own.
         options: Replace the user's.
-        best: Also among the callbacks; None where nothing writes ``best.ckpt``.
-        resumable: Likewise for ``last.ckpt``.
+        best: The callback that writes ``best.ckpt``; None if there is none.
+        resumable: The callback that writes ``last.ckpt``; None if there is none.
     """
 
     callbacks: list[Callback]
@@ -81,7 +81,7 @@ def assemble(command: str, config: Any, refused: str, make_logger: Callable[[Pat
 
 
 def as_list(value: Any) -> list[Any]:
-    """The items of a list or tuple, one other value as a list, and nothing for None."""
+    """The items of a list or tuple; another value as a list of one; an empty list for None."""
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
@@ -90,7 +90,7 @@ def _has(objects: list[Any], kind: type) -> bool:
 
 
 def _plugins(trainer: Any) -> dict[str, Any]:
-    """The option ``plugins`` with ours after the user's; nothing where the user has such plugins."""
+    """The option ``plugins`` with ours after the user's; ours are left out if the user has plugins of their type."""
     own = as_list(trainer.get("plugins"))
     ours: list[Any] = [] if _has(own, CheckpointIO) else [WholeFiles()]
     if trainer.get("sync_batchnorm") and not _has(own, LayerSync):
@@ -99,17 +99,17 @@ def _plugins(trainer: Any) -> dict[str, Any]:
 
 
 def _loggers(trainer: Any, make_logger: Callable[[Path], RunLogger]) -> dict[str, Any]:
-    """The option ``logger``, with the run's own logger first where a run folder is written."""
+    """The option ``logger``; the run's own logger comes first, if the run writes a folder."""
     own = trainer.get("logger")
     if own is not False and not trainer.get("fast_dev_run") and not trainer.get("barebones"):
         logger = make_logger(Path(trainer.get("default_root_dir") or RUNS))
         return {"logger": [logger, *([] if own is True else as_list(own))]}
-    # For true and None Lightning would look for TensorBoard.
+    # For true and None Lightning would use TensorBoard, if it is installed.
     return {"logger": False} if own is True or own is None else {}
 
 
 def _add_files_of_a_fit(parts: Parts, config: Any, own: list[Any]) -> None:
-    """What writes curves, checkpoints and pictures into the run's folder."""
+    """Add the callbacks that write curves, checkpoints and pictures into the run's folder."""
     run = Path(parts.options["logger"][0].log_dir)
     parts.callbacks.append(LearningCurves())
     if config.get("trainer").get("enable_checkpointing") is not False:

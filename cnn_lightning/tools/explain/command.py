@@ -132,7 +132,7 @@ def _pixels(image: Tensor, model: Classifier) -> Tensor:
 
 def _from_data(options: Namespace, model: Classifier, path: Path) -> _Picture:
     module, name = _data(options, path)
-    model.data_record.hand_to(module)
+    model.data_record.apply_to(module)
     index = options.index or 0
     if index < 0:
         raise UserError(f"--index: expected a number from 0 on, got {index}")

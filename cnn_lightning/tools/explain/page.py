@@ -129,7 +129,7 @@ def _layer(index: int, layer: Layer, deep: bool, sources: dict[Listing, int]) ->
         "difference": "" if native else "0" if not details.difference else f"{details.difference:.0e}",
         "pictures": list(_pictures(layer, deep)),
         "histograms": draw.histograms(_arrays(layer)),
-        "spread": [(name, draw.spread(values)) for name, values in _arrays(layer).items()],
+        "spread": [(name, draw.summary(values)) for name, values in _arrays(layer).items()],
         "stands_in": _stands_in(layer),
         "sources": [
             {"pass": name, "main": listings[0], "others": [_number(sources, other) for other in listings[1:]]}
