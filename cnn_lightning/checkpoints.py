@@ -4,19 +4,18 @@ import io
 import pickle
 import re
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
 from packaging.version import InvalidVersion, Version
 
 from cnn_lightning import digest, filetypes
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.files import write_or_warn
+from cnn_lightning.notices import tell
 
 FOR_TRAINER = {"pytorch-lightning_version": str}
 """What Lightning wants of a checkpoint besides its weights and hyper-parameters, to test it."""
@@ -83,7 +82,7 @@ def load(path: Path) -> Any:
         raise Unreadable(f"holds code besides weights{told}; it was refused and not run") from None
     except Exception as error:
         # A pickle that torch.save did not write fails in as many ways as there are instructions in it.
-        raise Unreadable(f"can't be read ({' '.join(str(error).split())[:80]})") from None
+        raise Unreadable(f"can't be read ({one_line(error, 80)})") from None
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -133,8 +132,8 @@ def newest(root: Path, data: str | None = None) -> Path:
     raise UserError(f"ckpt_path: expected a run to go on with in {where!r}, found no readable checkpoint")
 
 
-def go_on(run: Path) -> str:
-    """How to go on with the run in this folder."""
+def how_to_resume(run: Path) -> str:
+    """The end of a message: the command that resumes the run in this folder."""
     return f"to go on: cnn-lightning fit --config {shlex.quote(shown(run / 'config.yaml'))} --ckpt_path last"
 
 
@@ -145,12 +144,6 @@ def shown(path: str | Path) -> str:
         return str(absolute.relative_to(Path.cwd()))
     except ValueError:
         return str(absolute)
-
-
-@rank_zero_only
-def tell(text: str) -> None:
-    """A line to the user, of the first process alone."""
-    print(f"cnn-lightning: {text}", file=sys.stderr)
 
 
 def _age(folder: Path) -> float:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.signals import process_kept
-from cnn_lightning.streams import lasting_streams, told
-from cnn_lightning.train.messages import did_you_mean
+from cnn_lightning.streams import exit_code, lasting_streams, print_line
+from cnn_lightning.train.suggestions import did_you_mean
 
 TRAINER = {
     "fit": "train a network, test it, and say where everything is",
@@ -29,14 +29,14 @@ INTERRUPTED = 130
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0, 1 (a check failed), 2 (a mistake, told in one line)."""
+    """Run one command line and return its exit code: 0, 1 (a check failed), 2 (a mistake, explained in one line)."""
     ends = args is None
     if args is None:
         args = sys.argv[1:]
         if not sys.flags.safe_path and "" not in sys.path:
-            sys.path.append("")  # layers of one's own lie in the current folder, as with python -m
+            sys.path.append("")  # finds the user's own layers in the current folder, as python -m does
     with lasting_streams() as streams:
-        return told(streams, _main(list(args)), ends)
+        return exit_code(streams, _main(list(args)), ends)
 
 
 def _main(args: list[str]) -> int:
@@ -57,12 +57,11 @@ def _main(args: list[str]) -> int:
         known = [*TRAINER, *COMMANDS]
         raise UserError(f"command: expected one of {', '.join(known)}, got {command!r}{did_you_mean(command, known)}")
     except UserError as error:
-        # One line also where a file's name has several.
-        print(f"cnn-lightning: error: {error}".replace("\n", "\\n"), file=sys.stderr)
+        print_line(f"error: {error}")
         return 2
-    except MemoryError as error:  # NumPy's says how much
-        reason = " ".join(str(error).split()) or "it is used up"
-        print(f"cnn-lightning: error: memory: {reason}; a smaller --data.batch_size takes less", file=sys.stderr)
+    except MemoryError as error:  # NumPy's has the number of bytes
+        reason = one_line(str(error)) or "it is used up"
+        print_line(f"error: memory: {reason}; a smaller --data.batch_size takes less")
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED

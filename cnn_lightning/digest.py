@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from cnn_lightning import filetypes
+from cnn_lightning.errors import one_line
 
 MARK = b"cnn-lightning sha256 "
 _DIGITS = 2 * hashlib.sha256().digest_size
@@ -106,7 +107,7 @@ def _check_records(file: IO[bytes], size: int) -> list[str]:
     except (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, RuntimeError, NotImplementedError) as error:
         if isinstance(error, Damaged):
             raise
-        raise Damaged(" ".join(str(error).split())[:80]) from None
+        raise Damaged(one_line(error, 80)) from None
     if first is not None:
         raise Damaged(f"the CRC-32 of {first} is not the one that was written with it")
     return names

@@ -1,25 +1,31 @@
-"""The exceptions that end a command with a few words for its reader."""
+"""The exceptions that end a command with a few words for the user, and errors as one line."""
 
 
 class UserError(ValueError):
-    """A mistake of the caller that one line can explain: what was expected, what came, and the remedy.
+    """A mistake of the user that one line explains: what was expected, what came, and the remedy.
 
     The command line prints it without a traceback and exits with code 2.
     """
 
 
 class EverywhereError(UserError):
-    """One that all processes of a run raise together; the first of them tells it."""
+    """A mistake that all processes of a run raise together; the first process alone prints it."""
 
 
 class Stopped(Exception):
-    """Training was asked by a signal to stop, and has, with a checkpoint.
+    """A signal asked the training to stop; it wrote a checkpoint and stopped.
 
     Args:
-        number: Of the signal.
-        text: After which step, and how to go on.
+        number: The number of the signal.
+        text: The step after which it stopped, and how to resume.
     """
 
     def __init__(self, number: int, text: str) -> None:
         super().__init__(text)
         self.number = int(number)
+
+
+def one_line(error: BaseException | str, most: int | None = None) -> str:
+    """The text of an error on one line, at most ``most`` letters; the name of its type if it has no text."""
+    text = " ".join(str(error).split())
+    return text[:most] or ("" if isinstance(error, str) else type(error).__name__)

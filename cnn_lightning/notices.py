@@ -1,11 +1,10 @@
-"""What is said beside the results: one line each, on stderr, by the first of a run's processes."""
+"""Notices: messages beside the results, one line each, on standard error, from the first process of a run alone."""
 
-import sys
-
-from lightning.pytorch.utilities import rank_zero_only
+from cnn_lightning.processes import is_first
+from cnn_lightning.streams import print_line
 
 
 def tell(text: str) -> None:
-    """Say one line, unless this is one of several processes and not the first."""
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        print(f"cnn-lightning: {text}".replace("\n", "\\n"), file=sys.stderr)
+    """Print a notice, if this is the first process or the only one."""
+    if is_first():
+        print_line(text)

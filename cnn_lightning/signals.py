@@ -1,4 +1,4 @@
-"""The signals that stop a training, and a process that is left as it was found."""
+"""The signals that stop a training, and the state of the process that a command must restore."""
 
 import logging
 import os
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 
-def heard() -> list[int]:
-    """The signals that ask a training to stop: Ctrl-C, a system's SIGTERM, and the SIGHUP of a terminal that is closed.
+def stop_signals() -> list[int]:
+    """The signals that ask a training to stop: SIGINT (Ctrl-C), SIGTERM, and SIGHUP of a closed terminal.
 
-    One that this process was started to ignore, as by ``nohup``, is none.
+    Without those that this process was started to ignore, as by ``nohup``.
     """
     known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     return [number for number in known if signal.getsignal(number) != signal.SIG_IGN]
@@ -21,7 +21,7 @@ def heard() -> list[int]:
 
 @contextmanager
 def process_kept() -> Iterator[None]:
-    """Put back signal handlers, filters of warnings, levels of logging and the environment, however the block ends."""
+    """Restore signal handlers, warning filters, logging levels and the environment, however the block ends."""
     handlers = _handlers()
     environment = dict(os.environ)
     levels = {logger: logger.level for logger in _loggers()}
@@ -30,7 +30,7 @@ def process_kept() -> Iterator[None]:
             yield
         finally:
             for number, handler in handlers.items():
-                # What was not set by Python can't be put back by it.
+                # None is a handler that Python did not set and can't set again.
                 if handler is not None and signal.getsignal(number) != handler:
                     signal.signal(number, handler)
             for logger, level in levels.items():
@@ -42,7 +42,7 @@ def process_kept() -> Iterator[None]:
 
 def _handlers() -> dict[int, Any]:
     if threading.current_thread() is not threading.main_thread():
-        return {}  # only there they can be set
+        return {}  # Python sets handlers in the main thread alone
     return {number: signal.getsignal(number) for number in signal.valid_signals()}
 
 

@@ -1,4 +1,4 @@
-"""Standard output and error that may be lost: a closed pipe, a closed terminal or a full disk ends no work."""
+"""Standard output and standard error: a closed pipe, a closed terminal or a full disk does not end the work."""
 
 import errno
 import os
@@ -11,10 +11,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class LastingStream:
-    """A text stream that takes every text, also where ``stream`` does not take it any more.
+    """A text stream whose writes never fail; text that ``stream`` refuses is lost.
 
     Args:
-        stream: Where the text goes.
+        stream: The stream that is written to.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -23,28 +23,28 @@ class LastingStream:
 
     @property
     def full(self) -> str:
-        """The system's words for a disk that was full; empty where it was not, and where a reader has gone away."""
+        """The system's message for a full disk, if one was met; empty otherwise, also for a closed pipe."""
         found = [number for number in _FULL if number in self._errors]
         return os.strerror(found[0]) if found else ""
 
     def write(self, text: str) -> int:
-        """Write it where that is possible."""
+        """Write the text, if possible."""
         with self._lasting():
             self._stream.write(text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write each."""
+        """Write each line, if possible."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Hand on what was written."""
+        """Flush the stream, if possible."""
         with self._lasting():
             self._stream.flush()
 
     def close_if_lost(self) -> None:
-        """Send what is left nowhere: the interpreter's own flush at its end would fail, with exit code 120."""
+        """Drop the text in the buffer: the interpreter's own flush at its end would fail, with exit code 120."""
         if self._errors:
             with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
@@ -63,7 +63,7 @@ class LastingStream:
 
 @contextmanager
 def lasting_streams() -> Iterator[list[LastingStream]]:
-    """Make ``sys.stdout`` and ``sys.stderr`` last, and give those of them that are open."""
+    """Replace ``sys.stdout`` and ``sys.stderr`` in the block by a `LastingStream` each; gives those that are open."""
     before = sys.stdout, sys.stderr
     lasting: Any = [None if stream is None else LastingStream(stream) for stream in before]
     sys.stdout, sys.stderr = lasting
@@ -76,12 +76,17 @@ def lasting_streams() -> Iterator[list[LastingStream]]:
         sys.stdout, sys.stderr = before
 
 
-def told(streams: list[LastingStream], code: int, ends: bool) -> int:
-    """The exit code of a program: 2, and a line on standard error, where its output did not fit on the disk.
+def print_line(text: str) -> None:
+    """Print ``cnn-lightning: text`` on standard error, as one line even if the name of a file has several."""
+    print(f"cnn-lightning: {text}".replace("\n", "\\n"), file=sys.stderr, flush=True)
+
+
+def exit_code(streams: list[LastingStream], code: int, ends: bool) -> int:
+    """The exit code of a program: 2, and a line on standard error, if the disk was too full for its output.
 
     Args:
-        streams: Of `lasting_streams`.
-        code: The exit code without that.
+        streams: From `lasting_streams`.
+        code: The exit code if all output was written.
         ends: Whether the process ends now.
     """
     for stream in streams:
@@ -89,7 +94,7 @@ def told(streams: list[LastingStream], code: int, ends: bool) -> int:
     full = next((stream.full for stream in streams if stream.full), "")
     if full:
         with suppress(OSError):
-            print(f"cnn-lightning: error: standard output: not written: {full}", file=sys.stderr, flush=True)
+            print_line(f"error: standard output: not written: {full}")
     for stream in streams if ends else []:
         stream.close_if_lost()
     return code or (2 if full else 0)

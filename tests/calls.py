@@ -6,7 +6,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from cnn_lightning.layers import bridge
@@ -43,24 +42,24 @@ def direct() -> dict[str, list[Call]]:
     }
 
 
+class Record(bridge.Listener):
+    def __init__(self) -> None:
+        self.calls: dict[str, list[Call]] = defaultdict(list, direct())
+
+    def enter(self, op: Operation, arrays: Any, options: dict[str, Any]) -> None:
+        copies = tuple(None if array is None else array.copy("K") for array in arrays)
+        self.calls[name_of(op)].append((copies, options))
+
+
 @cache
 def recorded() -> dict[str, list[Call]]:
     """What every operation was called with while every layer of the table ran, forward and backward."""
-    found: dict[str, list[Call]] = defaultdict(list, direct())
-    original = bridge._run
-
-    def recording(op: Any, tensors: Any, dtypes: Any, mixed: bool, options: dict[str, Any], *rest: Any) -> Any:
-        arrays = tuple(None if value is None else bridge._array(value, value.device).copy("K") for value in tensors)
-        found[name_of(op)].append((arrays, options))
-        return original(op, tensors, dtypes, mixed, options, *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bridge, "_run", recording)
+    with bridge.watch(Record()) as record:
         for case in load():
             for sample in case.samples:
                 for dtype in (torch.float64, torch.float32):
                     run(build(case, sample, dtype)[0], sample.inputs(dtype))
-    return found
+    return record.calls
 
 
 def results(value: Any) -> list[Any]:

@@ -18,9 +18,9 @@ from cnn_lightning.ops import linear
 from cnn_lightning.ops.fast import fused
 from cnn_lightning.ops.fast import linear as fast_linear
 from cnn_lightning.tools.benchmark import command, timing
+from cnn_lightning.tools.benchmark.bridge import measure_bridge
 from cnn_lightning.tools.benchmark.floor import measure_floor
 from cnn_lightning.tools.benchmark.layers import LayerRow, measure_layers
-from cnn_lightning.tools.benchmark.measure import measure_bridge
 from cnn_lightning.tools.benchmark.memory import measure_memory
 from cnn_lightning.tools.benchmark.steps import Contender, Setting, measure_steps
 from cnn_lightning.tools.benchmark.tables import layer_table

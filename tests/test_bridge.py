@@ -13,9 +13,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+import cnn_lightning
 from cnn_lightning.layers import bridge
+from cnn_lightning.layers.bridge import checks, host, listeners
+from cnn_lightning.layers.bridge import compile as compiler
 from cnn_lightning.layers.bridge import cuda as on_cuda
+from cnn_lightning.ops import linear, pool
+from cnn_lightning.ops.fast import pool as fast_pool
 
 
 def double(x: np.ndarray) -> np.ndarray:
@@ -118,12 +124,180 @@ def test_autocast_casts_as_torch_does(policy: Any) -> None:
 
 def test_the_operator_passes_torchs_own_check() -> None:
     dtypes = (torch.float32,)
-    name = bridge._name(double)
-    torch.library.opcheck(torch.ops.cnn_lightning.call, (name, [torch.randn(3, 2)], bridge._encode(dtypes, False, {})))
+    name = compiler.name_of(double)
+    torch.library.opcheck(torch.ops.cnn_lightning.call, (name, [torch.randn(3, 2)], compiler.encode(dtypes, False, {})))
 
 
 def test_meta_tensors_learn_shapes_without_data() -> None:
     assert bridge.call(double, torch.ones(5, 2, device="meta")).shape == (5, 2)
+
+
+# ---- listeners
+
+
+class Log(bridge.Listener):
+    """Each notice as (listener, method, operation), in a list that listeners may have in common."""
+
+    def __init__(self, name: str = "a", notices: list[tuple[str, str, str]] | None = None) -> None:
+        self.name, self.notices = name, [] if notices is None else notices
+        self.functions: list[Any] = []
+        self.results: list[Any] = []
+
+    def _note(self, method: str, op: Any) -> None:
+        self.notices.append((self.name, method, op.__name__))
+        self.functions.append(op)
+
+    def begin(self, op: Any, tensors: Any) -> None:
+        assert all(tensor is None or isinstance(tensor, Tensor) for tensor in tensors)
+        self._note("begin", op)
+
+    def enter(self, op: Any, arrays: Any, options: Any) -> None:
+        assert all(array is None or isinstance(array, np.ndarray) for array in arrays)
+        self._note("enter", op)
+        self.entered = arrays
+
+    def leave(self, op: Any, arrays: Any, results: Any, dtypes: Any) -> None:
+        assert arrays is self.entered
+        assert all(isinstance(dtype, torch.dtype) for dtype in dtypes)
+        self._note("leave", op)
+        self.results.append(results)
+
+    def end(self, op: Any) -> None:
+        self._note("end", op)
+
+
+METHODS = ["begin", "enter", "leave", "end"]
+
+
+def test_a_call_is_reported_in_order_with_its_own_operation_arrays_and_results() -> None:
+    x = torch.arange(3.0)
+    with bridge.watch(Log()) as log:
+        y = bridge.call(double, x)
+    bridge.call(double, x)
+    assert log.notices == [("a", method, "double") for method in METHODS]
+    assert set(log.functions) == {double}
+    assert log.entered[0].ctypes.data == x.data_ptr()
+    assert log.results[0].ctypes.data == y.data_ptr()
+
+
+def test_nested_listeners_all_hear_and_the_same_one_may_listen_twice() -> None:
+    both: list[tuple[str, str, str]] = []
+    outer, inner = Log("outer", both), Log("inner", both)
+    with bridge.watch(outer):
+        with bridge.watch(inner):
+            bridge.call(double, torch.ones(2))
+        with bridge.watch(outer):
+            bridge.call(total, torch.ones(2))
+        bridge.call(add, torch.ones(2), None)
+        with bridge.watch(inner):
+            with bridge.watch(outer):
+                pass
+            assert listeners.current == (outer, inner)
+    order = ["outer", "inner"]
+    expected = [(name, method, "double") for method in METHODS[:2] for name in order]
+    expected += [(name, method, "double") for method in METHODS[2:] for name in reversed(order)]
+    expected += [("outer", method, "total") for method in METHODS for _ in range(2)]
+    assert both == expected + [("outer", method, "add") for method in METHODS]
+    assert listeners.current == ()
+
+
+def test_listeners_may_stop_in_any_order() -> None:
+    first, second = Log("first"), Log("second")
+    watching, other = bridge.watch(first), bridge.watch(second)
+    watching.__enter__()
+    other.__enter__()
+    watching.__exit__(None, None, None)
+    bridge.call(double, torch.ones(2))
+    other.__exit__(None, None, None)
+    assert first.notices == []
+    assert [method for _, method, _ in second.notices] == METHODS
+
+
+def test_a_call_that_raises_is_ended_for_each_listener() -> None:
+    def fail(x: np.ndarray) -> Any:
+        raise ZeroDivisionError
+
+    outer, inner = Log("outer"), Log("inner")
+    with bridge.watch(outer), bridge.watch(inner):
+        with pytest.raises(ZeroDivisionError):
+            bridge.call(fail, torch.ones(2))
+        with pytest.raises(RuntimeError, match="expected at least one tensor"):
+            bridge.call(fail, None)
+        bridge.call(double, torch.ones(2))
+    for log in (outer, inner):
+        assert [method for _, method, _ in log.notices] == ["begin", "enter", "end", "begin", "end", *METHODS]
+    assert listeners.current == ()
+
+
+def test_backward_is_heard_in_whatever_thread_it_runs() -> None:
+    with torch.enable_grad(), bridge.watch(Log()) as log:
+        y = Double.apply(torch.ones(3, requires_grad=True)).sum()
+        backward = threading.Thread(target=y.backward)
+        backward.start()
+        backward.join()
+    names = [(op, method) for op in ("double", "double_backward") for method in METHODS]
+    assert [(op, method) for _, method, op in log.notices] == names
+
+
+@pytest.mark.parametrize("tier", [True, False])
+def test_what_is_watched_runs_the_same_function_with_the_same_bits(tier: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    original = fast_pool.max_pool2d
+    x = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+
+    def counted(*args: Any, **options: Any) -> Any:
+        ran.append("fast")
+        return original(*args, **options)
+
+    counted.__module__ = original.__module__
+    monkeypatch.setattr(fast_pool, "max_pool2d", counted)
+    with cnn_lightning.fast(tier):
+        alone = bridge.call(pool.max_pool2d, x, kernel_size=2)
+        with bridge.watch(Log()) as log:
+            watched = bridge.call(pool.max_pool2d, x, kernel_size=2)
+    assert torch.equal(alone, watched)
+    assert alone.stride() == watched.stride()
+    assert ran == ["fast"] * 2 * tier
+    assert set(log.functions) == {pool.max_pool2d}
+
+
+def test_needs_are_reported_and_dropped_for_a_formula_as_without_a_listener() -> None:
+    class Options(bridge.Listener):
+        def enter(self, op: Any, arrays: Any, options: Any) -> None:
+            self.options = options
+
+    given = (torch.ones(1, 2), torch.ones(1, 3), torch.ones(2, 3))
+    with cnn_lightning.fast(False), bridge.watch(Options()) as listener:
+        grad_x, _, grad_bias = bridge.call(linear.linear_backward, *given, needs=(False, True, False))
+    assert grad_x is grad_bias is None
+    assert listener.options == {"needs": (False, True, False)}
+
+
+def test_a_compiled_program_is_heard_when_it_runs_and_not_while_it_is_traced() -> None:
+    torch._dynamo.reset()
+    net = torch.compile(Double.apply, backend="aot_eager", fullgraph=True)
+    x = torch.ones(3, requires_grad=True)
+    with torch.enable_grad():
+        net(x).sum().backward()
+        with bridge.watch(Log()) as log, torch._dynamo.config.patch(error_on_recompile=True):
+            net(x).sum().backward()
+        compiler._learned.cache_clear()
+        torch._dynamo.reset()
+        with bridge.watch(Log()) as from_the_start:
+            net(x).sum().backward()
+    names = [(op, method) for op in ("double", "double_backward") for method in METHODS]
+    assert [(op, method) for _, method, op in log.notices] == names
+    assert from_the_start.notices == log.notices
+
+
+def test_under_a_dispatch_mode_a_call_is_heard_once_and_fake_tensors_run_nothing() -> None:
+    with bridge.watch(Log()) as log, FlopCounterMode(display=False):
+        bridge.call(double, torch.ones(3))
+    assert [method for _, method, _ in log.notices] == METHODS
+    compiler._learned.cache_clear()
+    with bridge.watch(Log()) as log:
+        bridge.call(double, torch.ones(5, 2, device="meta"))
+    assert [method for _, method, _ in log.notices] == ["begin", "end"]
 
 
 # ---- devices, without having one
@@ -168,7 +342,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.fixture
 def without_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(on_cuda, "find_spec", lambda name: None)
-    monkeypatch.setattr(bridge, "_noticed", False)
+    monkeypatch.setattr(host, "_noticed", False)
     on_cuda.available.cache_clear()
     yield
     on_cuda.available.cache_clear()
@@ -181,7 +355,7 @@ def test_without_cupy_each_tensor_is_copied_once_each_way_and_said_so_once(
     x, bias = (Elsewhere(torch.ones(2), cuda.log) for _ in range(2))
 
     def run() -> list[Any]:
-        return bridge._run(add, [x, bias], [torch.float32], False, {})  # type: ignore[list-item]
+        return host.run(add, [x, bias], [torch.float32], False, {})  # type: ignore[list-item]
 
     with pytest.warns(UserWarning, match=r"add: the NumPy layers run on the host; .* cuda:1 .*cnn-lightning\[cuda13\]"):
         (y,) = run()
@@ -193,9 +367,9 @@ def test_without_cupy_each_tensor_is_copied_once_each_way_and_said_so_once(
 
 
 def test_on_a_device_without_cuda_the_notice_names_the_native_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "_noticed", False)
+    monkeypatch.setattr(host, "_noticed", False)
     with pytest.warns(UserWarning, match="tensors on mps are copied .*layers='torch' runs natively"):
-        bridge._notice(double, torch.device("mps"))
+        host._notice(double, torch.device("mps"))
 
 
 class FakeArray:
@@ -263,8 +437,8 @@ def cupy(cuda: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fak
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(on_cuda, "find_spec", lambda name: name)
     # CPU tensors play CUDA ones: what follows the device is what is under test.
-    monkeypatch.setattr(bridge, "_host_arrays", lambda *args: None)
-    monkeypatch.setattr(bridge, "_check", lambda *args: torch.device("cuda", 1))
+    monkeypatch.setattr(host, "host_arrays", lambda *args: None)
+    monkeypatch.setattr(checks, "check", lambda *args: torch.device("cuda", 1))
     monkeypatch.setattr(torch.utils.dlpack, "from_dlpack", lambda array: torch.from_numpy(array.array))
     on_cuda.available.cache_clear()
     on_cuda._allocator.cache_clear()
@@ -350,7 +524,7 @@ def test_a_cuda_graph_is_refused_in_one_line(
     request.getfixturevalue("cupy" if installed else "without_cupy")
     cuda.capturing = True
     with pytest.raises(RuntimeError, match=r"^double: expected no CUDA graph to be captured") as error:
-        bridge._run(double, [Elsewhere(torch.ones(2), [])], [torch.float32], False, {})  # type: ignore[list-item]
+        host.run(double, [Elsewhere(torch.ones(2), [])], [torch.float32], False, {})  # type: ignore[list-item]
     assert "\n" not in str(error.value)
 
 

@@ -53,7 +53,7 @@ def test_all_four(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     backwards = [way["runs"][0]["backward"] for way in ways.values()]
     assert backwards == ["manual", "automatic", "automatic", "manual, called by autograd"]
     lines = {way: set(found["lines"]) for way, found in ways.items()}
-    assert "cnn_lightning/layers/bridge/__init__.py" in lines[LIGHTNING_NUMPY] - lines[LIGHTNING_TORCH]
+    assert "cnn_lightning/layers/bridge/calls.py" in lines[LIGHTNING_NUMPY] - lines[LIGHTNING_TORCH]
     assert "lightning" in ways[LIGHTNING_TORCH]["runs"][0]["packages"]
     assert "lightning" not in ways[PLAIN_TORCH]["runs"][0]["packages"]
 

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 import cnn_lightning.classifier.module
-import cnn_lightning.train.command
+import cnn_lightning.train.trainer
 from cnn_lightning.callbacks.metrics import read_rows
 from cnn_lightning.callbacks.resume import Resumable
 from cnn_lightning.checkpoints import read_checkpoint
@@ -60,7 +60,7 @@ def build(*args: Any, **options: Any) -> SimpleCNN:
 def random_network() -> None:
     """That network, a checkpoint after every second step."""
     cnn_lightning.classifier.module.build_net = build
-    cnn_lightning.train.command.Resumable = partial(Resumable, every_n_steps=2)  # type: ignore
+    cnn_lightning.train.trainer.Resumable = partial(Resumable, every_n_steps=2)  # type: ignore
 
 
 def _batch(size: int) -> list[str]:

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 
 import cnn_lightning.classifier.module
-import cnn_lightning.train.command
+import cnn_lightning.train.trainer
 from cnn_lightning.callbacks.resume import Resumable
 from cnn_lightning.checkpoints import read_checkpoint
 from cnn_lightning.cli import main
@@ -40,7 +40,7 @@ class Often(Resumable):
 @pytest.fixture(autouse=True)
 def _prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those checkpoints, and a network with batch normalisation and dropout."""
-    monkeypatch.setattr(cnn_lightning.train.command, "Resumable", Often)
+    monkeypatch.setattr(cnn_lightning.train.trainer, "Resumable", Often)
     monkeypatch.setattr(cnn_lightning.classifier.module, "build_net", build)
 
 
@@ -439,7 +439,7 @@ def test_a_training_without_end_has_no_schedule(here: Path, capsys: pytest.Captu
 
 def often() -> None:
     """Checkpoints after every second step, and that network, in a process of its own."""
-    cnn_lightning.train.command.Resumable = Often  # type: ignore[misc]
+    cnn_lightning.train.trainer.Resumable = Often  # type: ignore[misc]
     cnn_lightning.classifier.module.build_net = build
 
 

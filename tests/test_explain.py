@@ -25,11 +25,12 @@ from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.cli import main
 from cnn_lightning.model import build_net
 from cnn_lightning.ops import activation
-from cnn_lightning.swap import LAYERS, swap_layers
+from cnn_lightning.swap import swap_layers
 from cnn_lightning.tools.explain import command as explain
 from cnn_lightning.tools.explain import formulas, picker, source, training
 from cnn_lightning.tools.explain.flops import flops
 from cnn_lightning.tools.explain.record import Recording, record
+from tests.cases import Case, load
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -138,21 +139,10 @@ def test_a_line_that_did_not_run_is_not_marked() -> None:
 
 # ---- formulas and pictures
 
-ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "Conv1d": (3, 4, 3, 2, 1),
-    "Conv2d": (3, 4, 3, 2, 1),
-    "ConvTranspose2d": (3, 4, 3),
-    "Linear": (3, 4),
-    "GroupNorm": (1, 3),
-    **dict.fromkeys(["MaxPool1d", "MaxPool2d", "AvgPool1d", "AvgPool2d"], (2,)),
-    **dict.fromkeys(["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d"], (1,)),
-    **dict.fromkeys(["BatchNorm1d", "BatchNorm2d", "LayerNorm", "LayerNorm2d"], (3,)),
-}
 
-
-@pytest.mark.parametrize("kind", list(LAYERS))
-def test_formulas_are_well_formed(kind: type[nn.Module]) -> None:
-    found = formulas.of(kind(*ARGUMENTS.get(kind.__name__, ())))
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in load()])
+def test_formulas_are_well_formed(case: Case) -> None:
+    found = formulas.of(case.native(**case.samples[0].options))
     assert found is not None
     for text in (*found.forward, *found.backward):
         root = ElementTree.fromstring(formulas.mathml(text).replace("&#160;", " "))

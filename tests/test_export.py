@@ -17,7 +17,7 @@ import cnn_lightning.tools.export.program as exporting
 from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.cli import main
 from cnn_lightning.data import Digits
-from cnn_lightning.layers import bridge
+from cnn_lightning.layers.bridge import host
 from cnn_lightning.tools.export.program import EXTRA_FILE, Unequal, export
 
 pytestmark = pytest.mark.filterwarnings(
@@ -122,8 +122,8 @@ def test_what_is_written_holds_nothing_of_ours(here: Path) -> None:
 def test_a_difference_is_found_and_nothing_is_written(
     kind: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = bridge._run
-    monkeypatch.setattr(bridge, "_run", lambda *args: [y if y is None else y * 1.001 for y in run(*args)])
+    run = host.run
+    monkeypatch.setattr(host, "run", lambda *args: [y if y is None else y * 1.001 for y in run(*args)])
     (here / f"best.{kind}").write_text("the one before")
     assert main(["export", "--ckpt_path", "best.ckpt", "--format", kind]) == 1
     assert "failed: the exported network's logits differ" in capsys.readouterr().out

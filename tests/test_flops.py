@@ -6,6 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision
+from lightning.fabric.utilities.throughput import measure_flops
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -43,3 +46,38 @@ def test_torchs_counter_counts_numpy_layers_as_native_ones(name: str) -> None:
     expected = counted(native, x)
     assert min(expected) > 0
     assert counted(ours, x) == expected
+
+
+class Summarised(LightningModule):
+    """A module with an example, for which Lightning's summary counts."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.example_input_array = torch.zeros(2, 1, 28, 28)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The network's output."""
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+def test_lightnings_summary_counts_each_numpy_layer_as_its_native_one() -> None:
+    counts = []
+    for layers in ("torch", "numpy"):
+        net = SimpleCNN()
+        swap_layers(net, layers)
+        summary = ModelSummary(Summarised(net), max_depth=-1)
+        counts.append({name: sum(found.values()) for name, found in summary.flop_counts.items()})
+    assert counts[0]["net.conv2"] > 0
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_lightnings_throughput_monitor_measures_the_same(device: str) -> None:
+    found = []
+    for layers in ("torch", "numpy"):
+        with torch.device(device):
+            net, x = SimpleCNN(), torch.zeros(2, 1, 28, 28)
+        swap_layers(net, layers)
+        found.append(measure_flops(net, lambda net=net, x=x: net(x), lambda y: y.sum()))  # type: ignore[misc]
+    assert found[0] == found[1] > 0

@@ -22,7 +22,6 @@ from tests.test_classifier import classifier, train
 from tests.test_layers import build, tensors
 
 CASES = [pytest.param(case, id=case.name) for case in load()]
-VIEWS = ("Flatten", "Identity")
 BOTH = ("numpy", "torch")
 MIXED = {"conv1": "numpy", "*": "torch"}
 
@@ -285,7 +284,7 @@ def test_torch_func_is_never_silently_wrong(case: Case, transform: str) -> None:
         whole = _With(layer, rest)
         return TRANSFORMS[transform](whole, x)
 
-    if case.name in (*VIEWS, "Dropout1d", "Dropout2d"):  # in evaluation the input itself
+    if case.is_view or case.name in ("Dropout1d", "Dropout2d"):  # in evaluation the input itself
         torch.testing.assert_close(use(ours), use(native))
         return
     with pytest.raises(RuntimeError, match=r"torch\.func|functorch") as error:
@@ -310,7 +309,7 @@ def test_forward_mode_is_refused_in_one_line(case: Case) -> None:
     x, *rest = case.samples[0].inputs(torch.float64)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x, torch.ones_like(x))
-        if case.name in VIEWS:
+        if case.is_view:
             assert forward_ad.unpack_dual(ours(dual)).tangent is not None
             return
         with pytest.raises(NotImplementedError, match="forward mode AD") as error:

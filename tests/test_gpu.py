@@ -18,6 +18,7 @@ from cnn_lightning import build_net, layers, swap_layers
 from cnn_lightning.cli import main
 from cnn_lightning.layers import bridge
 from cnn_lightning.layers.bridge import cuda as on_cuda
+from cnn_lightning.layers.bridge import host
 from tests.cases import Case, Sample
 from tests.test_layers import SAMPLES, assert_equal, build, run
 
@@ -159,7 +160,7 @@ class TestOnAGPU:
 
     def test_without_cupy_the_host_computes_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(on_cuda, "available", lambda: False)
-        monkeypatch.setattr(bridge, "_noticed", False)
+        monkeypatch.setattr(host, "_noticed", False)
         ours, native = Steps("numpy"), Steps("torch")
         with pytest.warns(UserWarning, match="the NumPy layers run on the host"):
             losses = ours.step(), native.step()

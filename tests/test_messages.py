@@ -11,8 +11,10 @@ import yaml
 
 from cnn_lightning.cli import main
 from cnn_lightning.data import pictures
-from cnn_lightning.train.command import CLI
-from cnn_lightning.train.messages import Made, near, near_option, original, words
+from cnn_lightning.train.failures import Made, original
+from cnn_lightning.train.run import CLI
+from cnn_lightning.train.suggestions import near, near_option
+from cnn_lightning.train.words import words
 from tests.stand_ins import write_pictures
 
 
@@ -232,7 +234,6 @@ VALUES = [
     ),
     ("--ckpt_path", "nowhere.ckpt", "nowhere.ckpt"),
     ("--data.seed", "null", "data.seed: expected a whole number, got null"),
-    ("--data", "{}", "data: expected Digits, MNIST, "),
     ("--data", "null", "data: expected Digits, MNIST, "),
     ("--model.num_classes", "3", "model.num_classes: expected no value, as data says it, got one"),
     ("--model.num_classes", "x", "model.num_classes: expected no value, as data says it, got one"),
@@ -340,7 +341,6 @@ CONFIGS = [
         "trainer.callbacks.init_args: expected a mapping of options in my.yaml, got a list",
     ),
     ("fit: {trainer: {max_epochs: 1}}", "fit.trainer.max_epochs: expected an option of fit; did you mean trainer.max"),
-    ("data: {}", "data: expected Digits, MNIST, "),
     ("fooo: 3", "fooo: expected an option of fit, which its --help lists"),
     ("trainer: 3", "trainer: expected a mapping of options in my.yaml, got 3"),
     ("model: [3]", "model: expected a mapping of options in my.yaml, got a list"),
@@ -357,7 +357,9 @@ def test_a_slip_in_a_config(content: str, line: str, capsys: pytest.CaptureFixtu
     assert line in said(["fit", "--config", "my.yaml"], capsys)
 
 
-@pytest.mark.parametrize("content", ["", "trainer:", "trainer:\nmodel:\ndata:\n", "# nothing yet\n", "ckpt_path:"])
+@pytest.mark.parametrize(
+    "content", ["", "trainer:", "trainer:\nmodel:\ndata:\n", "data: {}", "# nothing yet\n", "ckpt_path:"]
+)
 def test_an_empty_section_says_nothing(content: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("my.yaml").write_text(content)
     args = ["fit", "--config", "my.yaml", "--trainer.fast_dev_run", "true", "--trainer.enable_progress_bar", "false"]

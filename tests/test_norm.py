@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cnn_lightning import layers
+from cnn_lightning.layers import catalog
 from cnn_lightning.ops import norm
 from cnn_lightning.ops.fast import blocks
 from tests.test_layers import assert_equal, run
@@ -20,12 +21,7 @@ tier = both_tiers(__name__, "norm")
 
 EXAMPLES = settings(max_examples=50)
 
-PAIRS: dict[type[nn.Module], type[nn.Module]] = {
-    layers.BatchNorm1d: nn.BatchNorm1d,
-    layers.BatchNorm2d: nn.BatchNorm2d,
-    layers.LayerNorm: nn.LayerNorm,
-    layers.GroupNorm: nn.GroupNorm,
-}
+PAIRS = {entry.layer: native for native, entry in catalog.entries().items() if entry.formulas == "norm"}
 
 
 def pair(layer: type[nn.Module], dtype: torch.dtype, *args: Any, **options: Any) -> tuple[nn.Module, nn.Module]:

@@ -11,7 +11,7 @@ import pytest
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.cli import main
 from cnn_lightning.errors import UserError
-from cnn_lightning.outputs import PICTURES, expect_writable
+from cnn_lightning.files import PICTURES, expect_writable
 from cnn_lightning.plain import weights
 from cnn_lightning.tools.benchmark import command as benchmark
 from cnn_lightning.tools.compare import command as compare

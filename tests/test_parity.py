@@ -16,7 +16,6 @@ from torchvision.models.convnext import LayerNorm2d
 
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.cli import main
-from cnn_lightning.layers import catalog
 from cnn_lightning.layers.fused import run as run_fused
 from cnn_lightning.model import SimpleCNN, build_net
 from cnn_lightning.ops import (
@@ -36,6 +35,7 @@ from cnn_lightning.tools.parity.distance import relative_error
 from cnn_lightning.tools.parity.lockstep import compare
 from cnn_lightning.tools.parity.results import WHOLE
 from cnn_lightning.tools.parity.runner import Batch
+from tests.cases import load
 from tests.wrong_torch import Tokens, with_broken_batch_norm, wrong_kernel
 
 
@@ -211,9 +211,9 @@ bugs(nn.PReLU, activation, "prelu", INPUT, WEIGHT)
 bugs(lambda: nn.Softmax(1), softmax, "softmax")
 bugs(lambda: nn.LogSoftmax(1), softmax, "log_softmax")
 bugs(lambda: nn.Dropout(0.5), dropout, "dropout")
-for simple, entry in catalog.entries().items():
-    if entry.formulas == "activation" and simple is not nn.PReLU:
-        bugs(simple, activation, entry.functions[0])
+for case in load():
+    if case.entry.formulas == "activation" and case.native is not nn.PReLU:
+        bugs(functools.partial(case.native, **case.samples[0].options), activation, case.entry.functions[0])
 PLANTED = [
     pytest.param(layer, home, name, index, what, id=f"{name}-{what}")
     for layer, home, name, found in BUGS

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cnn_lightning import layers
+from cnn_lightning.layers import catalog
 from cnn_lightning.ops import pool
 from tests.test_layers import assert_equal, run
 from tests.tiers import both_tiers
@@ -18,15 +19,7 @@ tier = both_tiers(__name__, "pool")
 
 EXAMPLES = settings(max_examples=80)
 
-PAIRS: dict[type[nn.Module], type[nn.Module]] = {
-    layers.MaxPool1d: nn.MaxPool1d,
-    layers.MaxPool2d: nn.MaxPool2d,
-    layers.AvgPool1d: nn.AvgPool1d,
-    layers.AvgPool2d: nn.AvgPool2d,
-    layers.AdaptiveAvgPool1d: nn.AdaptiveAvgPool1d,
-    layers.AdaptiveAvgPool2d: nn.AdaptiveAvgPool2d,
-    layers.AdaptiveMaxPool2d: nn.AdaptiveMaxPool2d,
-}
+PAIRS = {entry.layer: native for native, entry in catalog.entries().items() if entry.formulas == "pool"}
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from cnn_lightning import check_layer, cli, layers, swap_layers
+from cnn_lightning.layers import catalog
 from tests.stand_ins import write_idx_set, write_pictures
 
 ROOT = Path(__file__).parent.parent
@@ -40,12 +41,20 @@ class Block:
         found = re.match(r"# (\w+\.py)\n", self.text)
         return found[1] if found else None
 
+    @property
+    def excerpt_of(self) -> str | None:
+        """The file of the checkout that a Python block shows a few lines of: its first line says so."""
+        found = re.match(r"# (\w+/[\w/]+\.py)\n", self.text)
+        return found[1] if found else None
+
 
 BLOCKS = [Block(*found) for found in re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)]
 
 LEFT_OUT = {
     r"pip install ": "it would change the very installation that the tests run in; its extras are looked up instead",
     r"pytest$": "it is what runs this",
+    r"(ruff|mypy)\b": "CI runs them beside these tests",
+    r"python -m tests.prove": "it writes into the checkout that the tests run in",
     r"cnn-lightning (benchmark|compare)": "it measures for minutes; tests of its own run it on little",
 }
 """Commands that don't run, and why."""
@@ -100,10 +109,30 @@ def test_every_block_is_of_a_kind_that_is_run_or_shown() -> None:
     assert README.count("```") == 2 * len(BLOCKS)
 
 
+def test_excerpts_are_lines_of_their_files() -> None:
+    excerpts = [block for block in BLOCKS if block.excerpt_of]
+    assert excerpts
+    for block in excerpts:
+        first, _, lines = block.text.partition("\n")
+        assert lines in (ROOT / first.removeprefix("# ")).read_text(), first
+
+
+def test_the_table_of_layers_is_the_list_of_layers() -> None:
+    """Each layer of the catalogue is in the row of its formulas; ``Conv1d/2d`` stands for two."""
+    rows = {}
+    for cells in re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", README, re.MULTILINE):
+        for word in cells[0].split(", "):
+            for ending in re.findall(r"\dd", word) or [""]:
+                rows[re.sub(r"\dd.*", "", word) + ending] = cells[1]
+    for entry in catalog.entries().values():
+        name = entry.layer.__name__
+        assert f"ops/{entry.formulas}.py" in rows[name] if entry.formulas else rows[name], name
+
+
 def test_every_block_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = ""
     for block in BLOCKS:
-        if block.language == "python":
+        if block.language == "python" and not block.excerpt_of:
             execute(block)
         elif block.language == "bash":
             shown = ""
@@ -132,7 +161,7 @@ def test_every_block_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_every_block_runs_word_for_word(folder: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     for block in BLOCKS:
-        if block.language == "python":
+        if block.language == "python" and not block.excerpt_of:
             if block.file:
                 Path(block.file).write_text(block.text)
             commands = [shlex.join([sys.executable, "-c", block.text])]
@@ -241,6 +270,7 @@ def rows() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("name", [name for name in layers.__all__ if name != "bridge"])
 def test_a_layer_is_one_click_from_its_mathematics(name: str) -> None:
+    assert name in rows(), f"README.md: expected {name} in the table of layers"
     file = ROOT / rows()[name][0]
     face = sys.modules[getattr(layers, name).__module__].__file__
     assert face is not None

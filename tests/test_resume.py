@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 import cnn_lightning.classifier.module
-import cnn_lightning.train.command
+import cnn_lightning.train.trainer
 from cnn_lightning.callbacks.metrics import MetricsFile
 from cnn_lightning.callbacks.resume import Resumable
 from cnn_lightning.checkpoints import WholeFiles, newest, read_checkpoint
@@ -44,13 +44,13 @@ def build(*args: Any, **options: Any) -> SimpleCNN:
 
 def prepare(every_n_steps: int = STEPS_BETWEEN) -> None:
     """Checkpoints after every second step, and that network."""
-    cnn_lightning.train.command.Resumable = partial(Resumable, every_n_steps=every_n_steps)  # type: ignore
+    cnn_lightning.train.trainer.Resumable = partial(Resumable, every_n_steps=every_n_steps)  # type: ignore
     cnn_lightning.classifier.module.build_net = build
 
 
 @pytest.fixture(autouse=True)
 def _prepared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cnn_lightning.train.command, "Resumable", partial(Resumable, every_n_steps=STEPS_BETWEEN))
+    monkeypatch.setattr(cnn_lightning.train.trainer, "Resumable", partial(Resumable, every_n_steps=STEPS_BETWEEN))
     monkeypatch.setattr(cnn_lightning.classifier.module, "build_net", build)
 
 

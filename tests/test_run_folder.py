@@ -185,7 +185,7 @@ def test_other_trainers_work(options: list[str], tmp_path: Path, monkeypatch: py
 
 def test_a_model_checkpoint_of_ones_own(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     shutil.rmtree("runs")
-    monkeypatch.setattr("cnn_lightning.train.command.Resumable", Resumable)
+    monkeypatch.setattr("cnn_lightning.train.trainer.Resumable", Resumable)
     options = {"monitor": "val_acc", "mode": "max", "save_last": "true", "save_top_k": "1"}
     own = ["--trainer.callbacks+=ModelCheckpoint", *(f"--trainer.callbacks.{key}={options[key]}" for key in options)]
     assert main([*FIT, *own, "--trainer.max_epochs", "1"]) == 0

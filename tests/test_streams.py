@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cnn_lightning.checkpoints import read_checkpoint
-from cnn_lightning.streams import LastingStream, lasting_streams, told
+from cnn_lightning.streams import LastingStream, exit_code, lasting_streams
 from tests.processes import Run
 
 FIT = ["fit", "--data.batch_size", "256", "--trainer.max_epochs", "2"]
@@ -37,8 +37,8 @@ def test_what_does_not_fit_is_told_and_the_rest_is_written(capsys: pytest.Captur
     print("kept", file=stream)
     assert target.getvalue() == "kept\n"
     assert not stream.isatty()
-    assert told([stream], 0, ends=False) == 2
-    assert told([stream], 1, ends=False) == 1
+    assert exit_code([stream], 0, ends=False) == 2
+    assert exit_code([stream], 1, ends=False) == 1
     assert "standard output: not written: No space left on device" in capsys.readouterr().err
 
 
@@ -47,7 +47,7 @@ def test_a_reader_that_is_gone_is_no_error(capsys: pytest.CaptureFixture[str]) -
     target.number = errno.EPIPE
     stream = LastingStream(target)
     print("lost", file=stream, flush=True)
-    assert told([stream], 0, ends=False) == 0
+    assert exit_code([stream], 0, ends=False) == 0
     assert capsys.readouterr().err == ""
 
 

@@ -18,7 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
 from cnn_lightning import layers, swap
 from cnn_lightning.model import build_net
 from cnn_lightning.ops import activation, conv, linear
-from cnn_lightning.swap import LAYERS, native_type, swap_layers
+from cnn_lightning.swap import LAYERS, native_type, plan, report, swap_layers
 
 
 def small() -> nn.Sequential:
@@ -217,8 +217,8 @@ def test_a_report_that_fails_changes_nothing(error: type[BaseException]) -> None
 
 def test_any_error_on_the_way_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """At each of the steps of the swap in turn: the classes that are exchanged, the rows of the report."""
-    for name in ("_become", "_rows", "_functional_calls"):
-        original = getattr(swap, name)
+    for module, name in ((plan, "_become"), (swap, "rows_of"), (report, "_functional_calls")):
+        original = getattr(module, name)
         for step in range(5):
             net = nn.Sequential(nn.ReLU(), Block(), nn.ReLU(), Block(), nn.ReLU(), Block(), Block(), Block())
             before, calls = types(net), []
@@ -229,7 +229,7 @@ def test_any_error_on_the_way_changes_nothing(monkeypatch: pytest.MonkeyPatch) -
                     raise OSError("here")
                 return original(*args)
 
-            monkeypatch.setattr(swap, name, failing)
+            monkeypatch.setattr(module, name, failing)
             with pytest.raises(OSError, match="here"):
                 swap_layers(net, "numpy")
             monkeypatch.undo()

@@ -14,9 +14,9 @@ from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from cnn_lightning.checkpoints import tell
 from cnn_lightning.errors import UserError
 from cnn_lightning.files import write_or_warn
+from cnn_lightning.notices import tell
 
 
 class RunLogger(CSVLogger):
@@ -31,7 +31,7 @@ class RunLogger(CSVLogger):
         assert isinstance(self._experiment, MetricsFile)
         return self._experiment
 
-    def go_on(self, step: int, digest: str | None = None) -> None:
+    def resume_at(self, step: int, digest: str | None = None) -> None:
         """Forget what was logged from ``step`` on, and the test: the run that goes on logs both again.
 
         Args:
@@ -48,7 +48,7 @@ class RunLogger(CSVLogger):
         file.write()
 
     def digest(self, step: int) -> str:
-        """Of the rows that `go_on` would keep."""
+        """Of the rows that `resume_at` would keep."""
         return _digest(_before(step, [*self.experiment.rows, *self.experiment.pending()]))
 
 

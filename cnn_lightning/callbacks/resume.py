@@ -26,11 +26,11 @@ from cnn_lightning.callbacks.best import BestModelCheckpoint
 from cnn_lightning.callbacks.finders import without_finders
 from cnn_lightning.callbacks.loops import fit_loop, install
 from cnn_lightning.callbacks.metrics import RunLogger
-from cnn_lightning.checkpoints import go_on
+from cnn_lightning.checkpoints import how_to_resume
 from cnn_lightning.classifier.schedule import accumulated
 from cnn_lightning.errors import Stopped, UserError
-from cnn_lightning.processes import from_all, nothing, sum_of_all
-from cnn_lightning.signals import heard
+from cnn_lightning.processes import from_all, is_first, no_sum, sum_of_all
+from cnn_lightning.signals import stop_signals
 
 EVERY_N_STEPS = 500
 EVERY_SECONDS = 60.0
@@ -65,7 +65,7 @@ class Resumable(Checkpoint):
         self._states: list[dict[str, Any]] = []
         self._places: list[dict[str, Any]] = []
         self._everyone: list[Callback] = []
-        self._number_wanting: Callable[[], Tensor] = nothing
+        self._number_wanting: Callable[[], Tensor] = no_sum
 
     @property
     def path(self) -> Path:
@@ -102,7 +102,7 @@ class Resumable(Checkpoint):
         self._check_limit(trainer)
         environment = trainer._accelerator_connector.cluster_environment
         if threading.current_thread() is threading.main_thread() and not isinstance(environment, SLURMEnvironment):
-            self._handlers = {number: signal.signal(number, self._ask) for number in heard()}
+            self._handlers = {number: signal.signal(number, self._ask) for number in stop_signals()}
 
     def _check_limit(self, trainer: Trainer) -> None:
         loop = fit_loop(trainer)
@@ -146,7 +146,7 @@ class Resumable(Checkpoint):
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         if sum_of_all(bool(self._asked), trainer.strategy.root_device)():
-            text = f"stopped after step {trainer.global_step}; {go_on(self.folder.parent)}"
+            text = f"stopped after step {trainer.global_step}; {how_to_resume(self.folder.parent)}"
             raise Stopped(self._asked or signal.SIGTERM, text)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,7 +181,7 @@ class Resumable(Checkpoint):
         if self._asked == number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = number
-        if _is_first():
+        if is_first():
             with suppress(OSError, RuntimeError):  # the terminal may be closed, or this step just printing
                 print("\nstopping after this step", file=sys.stderr, flush=True)
 
@@ -276,13 +276,6 @@ class Resumable(Checkpoint):
 
 def _callbacks(trainer: Trainer) -> list[Callback]:
     return list(trainer.callbacks)  # type: ignore[attr-defined]
-
-
-def _is_first() -> bool:
-    """Whether this is the first of all processes, or the only one."""
-    return not (torch.distributed.is_available() and torch.distributed.is_initialized()) or (
-        torch.distributed.get_rank() == 0
-    )
 
 
 def _is_validation_next(trainer: Trainer) -> bool:

@@ -24,7 +24,7 @@ from cnn_lightning.classifier.schedule import steps_of_training
 from cnn_lightning.data.record import DataRecord
 from cnn_lightning.data.sides import Sides
 from cnn_lightning.data.values import Range
-from cnn_lightning.errors import EverywhereError, UserError
+from cnn_lightning.errors import EverywhereError, UserError, one_line
 from cnn_lightning.model import build_net, total_loss
 from cnn_lightning.notices import tell
 from cnn_lightning.ops.fast import blocks, chooser
@@ -384,7 +384,7 @@ def from_checkpoint(path: str | Path, layers: Layers = "torch") -> Classifier:
     except UserError:
         raise
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, MemoryError) as error:
-        raise UserError(f"ckpt_path: {path} does not fit: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"ckpt_path: {path} does not fit: {one_line(error, 200)}") from error
 
 
 def hyper_parameters(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:

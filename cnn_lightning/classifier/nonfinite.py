@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cnn_lightning.errors import EverywhereError
-from cnn_lightning.processes import from_all, nothing, sum_of_all
+from cnn_lightning.processes import from_all, no_sum, sum_of_all
 
 ADVICE = "A lower --model.lr or --trainer.gradient_clip_val 1 often helps; damaged input is another cause"
 
@@ -29,7 +29,7 @@ class StopAtNonFinite(Callback):
     def __init__(self) -> None:
         self._batch: Any = None
         self._loss = torch.zeros(())
-        self._number_bad: Callable[[], Tensor] = nothing
+        self._number_bad: Callable[[], Tensor] = no_sum
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remember the batch."""

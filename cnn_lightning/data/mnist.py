@@ -1,10 +1,7 @@
 """MNIST and Fashion-MNIST, by torchvision where they have to be fetched and by our own reader from then on."""
 
-import os
-from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from torchvision import datasets
@@ -19,7 +16,8 @@ from cnn_lightning.data.readers import (
     ImageSet,
     read_mnist,
 )
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import UserError, one_line
+from cnn_lightning.files import whole_folder
 
 
 class MNIST(InMemory):
@@ -76,19 +74,11 @@ def fetch(source: Any, root: str, files: str) -> None:
     ``files`` appear in ``root`` when all of them are there: a download that is broken off leaves nothing behind that
     the next run would take for the set.
     """
-    target = Path(root) / files
-    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".download-", dir=target.parent) as folder:
-            source(folder, download=True)
-            os.replace(Path(folder) / files, target)
+        with whole_folder(Path(root), files) as folder:
+            source(str(folder), download=True)
     except (RuntimeError, OSError, HTTPException, EOFError) as error:
-        reason = " ".join(str(error).split())[:120]
         raise UserError(
-            f"data.root: expected a folder that holds {files}, found none in {root!r}; downloading failed: {reason}"
+            f"data.root: expected a folder that holds {files}, found none in {root!r}; downloading failed: "
+            f"{one_line(error, 120)}"
         ) from None
-    finally:
-        for empty in made:
-            with suppress(OSError):  # it is not empty: all went well
-                empty.rmdir()

@@ -10,11 +10,16 @@ from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import activation
 
 __all__ = [
+    "CELU",
     "ELU",
     "GELU",
+    "GLU",
+    "SELU",
     "Hardsigmoid",
     "Hardswish",
+    "Hardtanh",
     "LeakyReLU",
+    "LogSigmoid",
     "Mish",
     "PReLU",
     "ReLU",
@@ -22,7 +27,9 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Softplus",
+    "Softsign",
     "Tanh",
+    "Threshold",
 ]
 
 # Each keeps for backward what torch's keeps, so that a change in place is allowed and refused alike: relu, sigmoid and
@@ -69,6 +76,7 @@ class ReLUFunction(torch.autograd.Function):
         r"y = \max(x, 0)",
         r"\d{x} = g \text{ where } x > 0 \text{, else } 0",
     ),
+    memory=catalog.same_order(relu=0, relu_backward=1),
     flops=None,
 )
 class ReLU(Layer, torch.nn.ReLU):
@@ -105,6 +113,7 @@ class ReLU6Function(torch.autograd.Function):
         r"y = \min(\max(x, 0), 6)",
         r"\d{x} = g \text{ where } 0 < x < 6 \text{, else } 0",
     ),
+    memory=catalog.same_order(relu6=0, relu6_backward=0),
     flops=None,
 )
 class ReLU6(Layer, torch.nn.ReLU6):
@@ -113,6 +122,87 @@ class ReLU6(Layer, torch.nn.ReLU6):
     def forward(self, input: Tensor) -> Tensor:
         """``min(max(x, 0), 6)``, any shape."""
         y: Tensor = ReLU6Function.apply(input, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class HardtanhFunction(torch.autograd.Function):
+    """min(max(x, min_val), max_val)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, min_val: float, max_val: float, inplace: bool) -> Any:
+        """Keep the input, or a copy of it."""
+        ctx.save_for_backward(_before(ctx, x, inplace))
+        ctx.limits = {"min_val": min_val, "max_val": max_val}
+        return _written(ctx, x, bridge.call(activation.hardtanh, x, **ctx.limits), inplace)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        grad_x = bridge.call(activation.hardtanh_backward, grad_y, *ctx.saved_tensors, **ctx.limits)
+        return grad_x, None, None, None
+
+
+@catalog.layer(
+    native=torch.nn.Hardtanh,
+    formulas="activation",
+    functions=("hardtanh", "hardtanh_"),
+    kinks=("min_val", "max_val"),
+    choices=None,
+    page=(
+        r"y = \min(\max(x, a), b)",
+        r"\d{x} = g \text{ where } a < x < b \text{, else } 0",
+    ),
+    memory=catalog.same_order(hardtanh=0, hardtanh_backward=0),
+    flops=None,
+)
+class Hardtanh(Layer, torch.nn.Hardtanh):
+    """`torch.nn.Hardtanh` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``min(max(x, min_val), max_val)``, any shape."""
+        inplace = bridge.overwrites(input, self.inplace)
+        y: Tensor = HardtanhFunction.apply(input, self.min_val, self.max_val, inplace)
+        return y
+
+
+class ThresholdFunction(torch.autograd.Function):
+    """x where x > threshold, else value."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, threshold: float, value: float, inplace: bool) -> Any:
+        """Keep the input, or a copy of it."""
+        ctx.save_for_backward(_before(ctx, x, inplace))
+        ctx.threshold = threshold
+        y = bridge.call(activation.threshold, x, threshold=threshold, value=value)
+        return _written(ctx, x, y, inplace)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        grad_x = bridge.call(activation.threshold_backward, grad_y, *ctx.saved_tensors, threshold=ctx.threshold)
+        return grad_x, None, None, None
+
+
+@catalog.layer(
+    native=torch.nn.Threshold,
+    formulas="activation",
+    functions=("threshold", "threshold_"),
+    kinks=("threshold",),
+    choices=None,
+    page=(
+        r"y = x \text{ where } x > t \text{, else } v",
+        r"\d{x} = g \text{ where } x > t \text{, else } 0",
+    ),
+    memory=catalog.same_order(threshold=0, threshold_backward=1),
+    flops=None,
+)
+class Threshold(Layer, torch.nn.Threshold):
+    """`torch.nn.Threshold` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x`` where x > threshold, else ``value``, any shape."""
+        inplace = bridge.overwrites(input, self.inplace)
+        y: Tensor = ThresholdFunction.apply(input, self.threshold, self.value, inplace)
         return y
 
 
@@ -150,6 +240,7 @@ class LeakyReLUFunction(torch.autograd.Function):
         r"y = \max(x, 0) + a \min(x, 0)",
         r"\d{x} = g \text{ where } x > 0 \text{, else } a g",
     ),
+    memory=catalog.same_order(leaky_relu=0, leaky_relu_backward=1),
     flops=None,
 )
 class LeakyReLU(Layer, torch.nn.LeakyReLU):
@@ -188,6 +279,7 @@ class PReLUFunction(torch.autograd.Function):
         "\n"
         r"\d{a_c} = \sum g \min(x, 0)",
     ),
+    memory=catalog.same_order(prelu=0, prelu_backward=1),
     flops=None,
 )
 class PReLU(Layer, torch.nn.PReLU):
@@ -229,6 +321,7 @@ class ELUFunction(torch.autograd.Function):
         r"y = x \text{ where } x > 0 \text{, else } a (e^x - 1)",
         r"\d{x} = g \text{ where } x > 0 \text{, else } a e^x g",
     ),
+    memory=catalog.same_order(elu=0, elu_backward=0, elu_backward_from_output=0),
     flops=None,
 )
 class ELU(Layer, torch.nn.ELU):
@@ -237,6 +330,88 @@ class ELU(Layer, torch.nn.ELU):
     def forward(self, input: Tensor) -> Tensor:
         """``x`` where x > 0, else ``alpha (exp(x) - 1)``, any shape."""
         y: Tensor = ELUFunction.apply(input, self.alpha, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class SELUFunction(torch.autograd.Function):
+    """scale x where x > 0, else scale alpha (exp(x) - 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
+        """Keep the input, or the output that took its place."""
+        ctx.inplace = inplace
+        y = _written(ctx, x, bridge.call(activation.selu, x), inplace)
+        ctx.save_for_backward(y if inplace else x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From either."""
+        backward = activation.selu_backward_from_output if ctx.inplace else activation.selu_backward
+        return bridge.call(backward, grad_y, *ctx.saved_tensors), None
+
+
+@catalog.layer(
+    native=torch.nn.SELU,
+    formulas="activation",
+    functions=("selu", "selu_"),
+    kinks=(0,),
+    choices=None,
+    page=(
+        r"y = s x \text{ where } x > 0 \text{, else } s a (e^x - 1)",
+        r"\d{x} = s g \text{ where } x > 0 \text{, else } s a e^x g",
+    ),
+    memory=catalog.same_order(selu=0, selu_backward=0, selu_backward_from_output=0),
+    flops=None,
+)
+class SELU(Layer, torch.nn.SELU):
+    """`torch.nn.SELU` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``scale x`` where x > 0, else ``scale alpha (exp(x) - 1)``, any shape."""
+        y: Tensor = SELUFunction.apply(input, bridge.overwrites(input, self.inplace))
+        return y
+
+
+class CELUFunction(torch.autograd.Function):
+    """x where x > 0, else alpha (exp(x / alpha) - 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: float, inplace: bool) -> Any:
+        """Keep the input, or the output that took its place."""
+        ctx.alpha, ctx.inplace = alpha, inplace
+        y = _written(ctx, x, bridge.call(activation.celu, x, alpha=alpha), inplace)
+        ctx.save_for_backward(y if inplace else x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From either; an output tells no signs apart where alpha is negative."""
+        if ctx.inplace and ctx.alpha < 0:
+            raise RuntimeError(f"alpha: expected none below 0 for a gradient with inplace=True, got {ctx.alpha}")
+        backward = activation.celu_backward_from_output if ctx.inplace else activation.celu_backward
+        return bridge.call(backward, grad_y, *ctx.saved_tensors, alpha=ctx.alpha), None, None
+
+
+@catalog.layer(
+    native=torch.nn.CELU,
+    formulas="activation",
+    functions=("celu", "celu_"),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = x \text{ where } x > 0 \text{, else } a (e^{x / a} - 1)",
+        r"\d{x} = g \text{ where } x > 0 \text{, else } e^{x / a} g",
+    ),
+    memory=catalog.same_order(celu=0, celu_backward=0, celu_backward_from_output=0),
+    flops=None,
+)
+class CELU(Layer, torch.nn.CELU):
+    """`torch.nn.CELU` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x`` where x > 0, else ``alpha (exp(x / alpha) - 1)``, any shape."""
+        y: Tensor = CELUFunction.apply(input, self.alpha, bridge.overwrites(input, self.inplace))
         return y
 
 
@@ -266,6 +441,7 @@ class GELUFunction(torch.autograd.Function):
         r"y = x Φ(x)",
         r"\d{x} = g (Φ(x) + x φ(x))",
     ),
+    memory=catalog.same_order(gelu=0, gelu_backward=1),
     flops=None,
 )
 class GELU(Layer, torch.nn.GELU):
@@ -304,6 +480,7 @@ class SiLUFunction(torch.autograd.Function):
         r"σ(x) = \frac{1}{1 + e^{-x}}",
         r"\d{x} = g σ(x) (1 + x (1 - σ(x)))",
     ),
+    memory=catalog.same_order(silu=0, silu_backward=0),
     flops=None,
 )
 class SiLU(Layer, torch.nn.SiLU):
@@ -340,6 +517,7 @@ class MishFunction(torch.autograd.Function):
         r"y = x \tanh(\ln(1 + e^x))",
         r"\d{x} = g (t + x (1 - t^2) σ(x)) \text{, where } t = \tanh(\ln(1 + e^x))",
     ),
+    memory=catalog.same_order(mish=0, mish_backward=0),
     flops=None,
 )
 class Mish(Layer, torch.nn.Mish):
@@ -384,6 +562,7 @@ class SoftplusFunction(torch.autograd.Function):
         r"y = \frac{1}{β} \ln(1 + e^{β x})",
         r"\d{x} = g σ(β x)",
     ),
+    memory=catalog.same_order(softplus=0, softplus_backward=0),
     flops=None,
 )
 class Softplus(Layer, torch.nn.Softplus):
@@ -420,6 +599,7 @@ class HardswishFunction(torch.autograd.Function):
         r"y = \frac{1}{6} x \min(\max(x + 3, 0), 6)",
         r"\d{x} = g \frac{2 x + 3}{6} \text{ where } |x| < 3 \text{; } g \text{ above, } 0 \text{ below}",
     ),
+    memory=catalog.same_order(hardswish=0, hardswish_backward=1),
     flops=None,
 )
 class Hardswish(Layer, torch.nn.Hardswish):
@@ -456,6 +636,7 @@ class HardsigmoidFunction(torch.autograd.Function):
         r"y = \frac{1}{6} \min(\max(x + 3, 0), 6)",
         r"\d{x} = \frac{g}{6} \text{ where } |x| < 3 \text{, else } 0",
     ),
+    memory=catalog.same_order(hardsigmoid=0, hardsigmoid_backward=0),
     flops=None,
 )
 class Hardsigmoid(Layer, torch.nn.Hardsigmoid):
@@ -493,6 +674,7 @@ class SigmoidFunction(torch.autograd.Function):
         r"y = \frac{1}{1 + e^{-x}}",
         r"\d{x} = g y (1 - y)",
     ),
+    memory=catalog.same_order(sigmoid=0, sigmoid_backward=0),
     flops=None,
 )
 class Sigmoid(Layer, torch.nn.Sigmoid):
@@ -501,6 +683,83 @@ class Sigmoid(Layer, torch.nn.Sigmoid):
     def forward(self, input: Tensor) -> Tensor:
         """``1 / (1 + exp(-x))``, any shape; integers become floats."""
         y: Tensor = SigmoidFunction.apply(_floating(input))
+        return y
+
+
+class LogSigmoidFunction(torch.autograd.Function):
+    """log(1 / (1 + exp(-x)))."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        """Keep the input."""
+        ctx.save_for_backward(x)
+        return bridge.call(activation.logsigmoid, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        return bridge.call(activation.logsigmoid_backward, grad_y, *ctx.saved_tensors)
+
+
+@catalog.layer(
+    native=torch.nn.LogSigmoid,
+    formulas="activation",
+    functions=("logsigmoid",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = \ln(\frac{1}{1 + e^{-x}})",
+        r"\d{x} = \frac{g}{1 + e^x}",
+    ),
+    memory=catalog.same_order(logsigmoid_backward=0),
+    flops=None,
+)
+class LogSigmoid(Layer, torch.nn.LogSigmoid):
+    """`torch.nn.LogSigmoid` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``log(1 / (1 + exp(-x)))``, any shape."""
+        y: Tensor = LogSigmoidFunction.apply(bridge.expect_tensor(input))
+        return y
+
+
+class SoftsignFunction(torch.autograd.Function):
+    """x / (1 + |x|)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        """Keep the input."""
+        ctx.save_for_backward(x)
+        return bridge.call(activation.softsign, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        return bridge.call(activation.softsign_backward, grad_y, *ctx.saved_tensors)
+
+
+@catalog.layer(
+    native=torch.nn.Softsign,
+    formulas="activation",
+    functions=("softsign",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = \frac{x}{1 + |x|}",
+        r"\d{x} = \frac{g}{(1 + |x|)^2}",
+    ),
+    memory=catalog.same_order(softsign=0, softsign_backward=0),
+    flops=None,
+)
+class Softsign(Layer, torch.nn.Softsign):
+    """`torch.nn.Softsign` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``x / (1 + |x|)``, any shape; integers become floats."""
+        bridge.expect_no_transform(input)
+        if not input.is_floating_point() and input.dtype == torch.bool:
+            raise NotImplementedError("input: expected numbers, got torch.bool")
+        y: Tensor = SoftsignFunction.apply(_floating(input))
         return y
 
 
@@ -530,6 +789,7 @@ class TanhFunction(torch.autograd.Function):
         r"y = \tanh(x)",
         r"\d{x} = g (1 - y^2)",
     ),
+    memory=catalog.same_order(tanh=0, tanh_backward=0),
     flops=None,
 )
 class Tanh(Layer, torch.nn.Tanh):
@@ -538,6 +798,49 @@ class Tanh(Layer, torch.nn.Tanh):
     def forward(self, input: Tensor) -> Tensor:
         """``tanh(x)``, any shape; integers become floats."""
         y: Tensor = TanhFunction.apply(_floating(input))
+        return y
+
+
+class GLUFunction(torch.autograd.Function):
+    """a sigmoid(b), for the halves a and b of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int) -> Any:
+        """Keep the input."""
+        ctx.save_for_backward(x)
+        ctx.dim = dim
+        return bridge.call(activation.glu, x, dim=dim)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Any:
+        """From the input."""
+        return bridge.call(activation.glu_backward, grad_y, *ctx.saved_tensors, dim=ctx.dim), None
+
+
+@catalog.layer(
+    native=torch.nn.GLU,
+    formulas="activation",
+    functions=("glu",),
+    kinks=(),
+    choices=None,
+    page=(
+        r"y = a σ(b)",
+        r"\d{a} = g σ(b)"
+        "\n"
+        r"\d{b} = g a σ(b) (1 - σ(b))",
+    ),
+    memory=catalog.same_order(glu=0, glu_backward=1),
+    flops=None,
+)
+class GLU(Layer, torch.nn.GLU):
+    """`torch.nn.GLU` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``a sigmoid(b)`` for the halves of the input along ``dim``, which must be even."""
+        bridge.expect_no_transform(input)
+        if input.dim() == 0:
+            raise RuntimeError("input: expected at least one dimension, got none")
+        y: Tensor = GLUFunction.apply(input, self.dim)
         return y
 
 

@@ -1,6 +1,6 @@
-"""What a NumPy layer says to tools that know torch's layers by their exact type.
+"""The base of NumPy layers: errors and warnings for tools that know torch's layers by their exact type.
 
-To such a tool a subclass is a stranger: it compiles it and fails at some line of NumPy, or passes over it unsaid.
+Such a tool does not know a subclass: it compiles it and fails at some line of NumPy, or skips it without a message.
 """
 
 import warnings
@@ -9,18 +9,33 @@ from typing import Any, Self
 
 import torch
 
-_WITH_WEIGHTS = {"Conv1d", "Conv2d", "ConvTranspose2d", "Linear"}
+from cnn_lightning.layers import catalog
+
+
+def _has_products(layer: torch.nn.Module) -> bool:
+    """Whether it is a convolution or a linear layer: those whose operations are counted."""
+    return any(entry.flops and entry.layer is type(layer) for entry in catalog.entries().values())
+
+
+def _is_non_linear_for_captum(layer: torch.nn.Module) -> bool:
+    return type(layer).__name__ in _NON_LINEAR
+
+
 _NON_LINEAR = {"ReLU", "LeakyReLU", "ELU", "Softplus", "Sigmoid", "Tanh", "Softmax", "MaxPool1d", "MaxPool2d"}
+"""The layers for which captum's DeepLift has a rule, found by their native type."""
 _VISITORS = {
-    "captum.attr._core.deep_lift": (_NON_LINEAR, "captum's DeepLift takes it for linear, which makes it wrong"),
-    "thop.profile": (_WITH_WEIGHTS, "thop counts no operations for it"),
+    "captum.attr._core.deep_lift": (
+        _is_non_linear_for_captum,
+        "captum's DeepLift takes it for linear, which makes it wrong",
+    ),
+    "thop.profile": (_has_products, "thop counts no operations for it"),
 }
-"""Tools that visit each layer by ``net.apply(function)``: the function's module, the layers they would know by their
-native type, and what they do to a stranger."""
+"""Tools that visit each layer by ``net.apply(function)``: the module of the function, which native layers they know,
+and what happens to a NumPy layer instead."""
 
 
 class Layer(torch.nn.Module):
-    """The base, before the native class, of each layer that computes something in NumPy."""
+    """The first base, before the native class, of each layer that computes in NumPy."""
 
     def __prepare_scriptable__(self) -> torch.nn.Module:
         """Called by ``torch.jit.script`` before it compiles the layer.
@@ -34,20 +49,20 @@ class Layer(torch.nn.Module):
         )
 
     def apply(self, fn: Callable[[torch.nn.Module], None]) -> Self:
-        """`torch.nn.Module.apply`, with a warning where ``fn`` belongs to a tool that looks for native layers."""
-        known, consequence = _VISITORS.get(getattr(fn, "__module__", None) or "", (set(), ""))
-        self._warn(known, consequence)
+        """`torch.nn.Module.apply`, with a warning if ``fn`` belongs to a tool that searches for native layers."""
+        knows, consequence = _VISITORS.get(getattr(fn, "__module__", None) or "", (None, ""))
+        if knows is not None and knows(self):
+            self._warn(consequence)
         return super().apply(fn)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """`torch.nn.Module.__setattr__`, with a warning where torch's quantisers leave their mark."""
-        if name == "qconfig":
-            self._warn(_WITH_WEIGHTS, "torch.ao.quantization leaves it as it is")
+        """`torch.nn.Module.__setattr__`, with a warning if one of torch's quantisers marks the layer."""
+        if name == "qconfig" and _has_products(self):
+            self._warn("torch.ao.quantization leaves it as it is")
         super().__setattr__(name, value)
 
-    def _warn(self, known: set[str], consequence: str) -> None:
-        if type(self).__name__ in known:
-            warnings.warn(
-                f"{type(self).__name__}: this layer runs in NumPy, and {consequence}; swap_layers(net, 'torch') first",
-                stacklevel=3,
-            )
+    def _warn(self, consequence: str) -> None:
+        warnings.warn(
+            f"{type(self).__name__}: this layer runs in NumPy, and {consequence}; swap_layers(net, 'torch') first",
+            stacklevel=3,
+        )

@@ -9,6 +9,7 @@ For example::
         kinks=(0,),
         choices=None,
         page=(r"y = \max(x, 0)", r"\d{x} = g \text{ where } x > 0 \text{, else } 0"),
+        memory=same_order(relu=0, relu_backward=1),
         flops=None,
     )
     class ReLU(Layer, torch.nn.ReLU): ...
@@ -17,10 +18,10 @@ The swap, parity, the explain page and counters of operations read it. Nothing h
 is an error when the layer is imported.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,6 +30,23 @@ Choices = Callable[[Any, Tensor], Tensor]
 """Of a native module and its input: which pixel each output is, for layers that choose."""
 Flops = Callable[[Sequence[int], Sequence[int], Sequence[int]], int]
 """Of the shapes of input, weight and output: multiplications and additions of the forward."""
+
+
+class Memory(NamedTuple):
+    """The memory layout of a formula's results, as torch's own layers give it.
+
+    Attributes:
+        argument: The positional argument whose layout they take.
+        same_order: True: the axes of a result have the same order in memory as those of the argument. False: a result
+            is channels_last if the argument is, and contiguous otherwise.
+        image_by_image: The argument counts as channels_last only if its images follow one another in memory.
+        results: How many results, from the first, have this layout; the others are contiguous.
+    """
+
+    argument: int
+    same_order: bool
+    image_by_image: bool = False
+    results: int = 1
 
 
 @dataclass(frozen=True)
@@ -40,9 +58,10 @@ class Entry:
         native: The class of torch, or of torchvision, that it computes in NumPy.
         formulas: The file of `cnn_lightning.ops` that it calls; empty where it calls none.
         functions: Names of the functions of ``torch``, ``torch.nn.functional`` and tensors that compute the same.
-        kinks: Inputs at which its gradient jumps.
+        kinks: Inputs at which its gradient jumps: numbers, or names of the layer's own attributes.
         choices: Which input each output was chosen from; None where it chooses nothing.
         page: Its formulas, forward and backward, as `cnn_lightning.tools.explain.formulas` reads them.
+        memory: The memory layout of the results of its formulas, by formula; contiguous for those not named.
         flops: Counts its multiplications and additions as torch's counter does; None for those it doesn't count.
     """
 
@@ -50,13 +69,19 @@ class Entry:
     native: type[nn.Module]
     formulas: str
     functions: tuple[str, ...]
-    kinks: tuple[float, ...]
+    kinks: tuple[float | str, ...]
     choices: Choices | None
     page: tuple[str, str]
+    memory: Mapping[str, Memory]
     flops: Flops | None
+
+    def kinks_of(self, module: nn.Module) -> list[float]:
+        """The inputs at which the gradient of one layer jumps."""
+        return [float(getattr(module, kink)) if isinstance(kink, str) else kink for kink in self.kinks]
 
 
 _entries: dict[type[nn.Module], Entry] = {}
+_memory: dict[str, Memory] = {}
 _Class = TypeVar("_Class", bound=type[nn.Module])
 
 
@@ -65,9 +90,10 @@ def layer(
     native: type[nn.Module],
     formulas: str,
     functions: tuple[str, ...],
-    kinks: tuple[float, ...],
+    kinks: tuple[float | str, ...],
     choices: Choices | None,
     page: tuple[str, str],
+    memory: Mapping[str, Memory],
     flops: Flops | None,
 ) -> Callable[[_Class], _Class]:
     """Enter a class into the list; arguments are those of `Entry`.
@@ -81,7 +107,8 @@ def layer(
             raise TypeError(f"{cls.__name__}: native: expected a base of the class, got {native.__name__}")
         if native in _entries:
             raise TypeError(f"{cls.__name__}: native: {native.__name__} has {_entries[native].layer.__name__} already")
-        _entries[native] = Entry(cls, native, formulas, functions, kinks, choices, page, flops)
+        _entries[native] = Entry(cls, native, formulas, functions, kinks, choices, page, memory, flops)
+        _memory.update(memory)
         return cls
 
     return enter
@@ -92,7 +119,22 @@ def entries() -> dict[type[nn.Module], Entry]:
     return _entries
 
 
+def memory_of(formula: str) -> Memory | None:
+    """The memory layout of the results of the formula of this name; None if they are contiguous."""
+    return _memory.get(formula)
+
+
 # ---- fields that several layers have
+
+
+def same_order(**arguments: int) -> dict[str, Memory]:
+    """`Entry.memory` of elementwise formulas: for each, the number of the argument whose order of axes is kept."""
+    return {name: Memory(argument, same_order=True) for name, argument in arguments.items()}
+
+
+def channels_last(*, image_by_image: bool = False, results: int = 1, **arguments: int) -> dict[str, Memory]:
+    """`Entry.memory` of formulas on images: for each, the number of the argument that is channels_last or not."""
+    return {name: Memory(argument, False, image_by_image, results) for name, argument in arguments.items()}
 
 
 def places(pool: Callable[..., Any]) -> Choices:

@@ -84,6 +84,10 @@ class PadFunction(torch.autograd.Function):
         return bridge.call(padding.pad_backward, grad_y, x, **ctx.options), None, None
 
 
+PADDING = catalog.same_order(pad=0, pad_backward=1)
+"""`catalog.Entry.memory` of padding modes other than zeros."""
+
+
 @catalog.layer(
     native=torch.nn.Conv1d,
     formulas="conv",
@@ -98,6 +102,7 @@ class PadFunction(torch.autograd.Function):
         "\n"
         r"\d{x_{c,r}} = \sum_{o,u,i : ROW = r} w_{o,c,i} g_{o,u}",
     ),
+    memory=catalog.channels_last(conv1d=0, conv1d_backward=1, image_by_image=True) | PADDING,
     flops=catalog.products,
 )
 class Conv1d(Layer, torch.nn.Conv1d):
@@ -124,6 +129,7 @@ class Conv1d(Layer, torch.nn.Conv1d):
         "\n"
         r"\d{x_{c,r,s}} = \sum_{o,u,i,v,j : ROW = r, COLUMN = s} w_{o,c,i,j} g_{o,u,v}",
     ),
+    memory=catalog.channels_last(conv2d=0, conv2d_backward=1, image_by_image=True) | PADDING,
     flops=catalog.products,
 )
 class Conv2d(Layer, torch.nn.Conv2d):
@@ -146,6 +152,7 @@ class Conv2d(Layer, torch.nn.Conv2d):
         r"y_{o,r,s} = b_o + \sum_{c,u,i,v,j : \text{(u,v) and (i,j) reach (r,s)}} w_{c,o,i,j} x_{c,u,v}",
         r"\d{x_{c,u,v}} = \sum_{o,i,j} w_{c,o,i,j} g_{o,r,s}",
     ),
+    memory=catalog.channels_last(conv_transpose2d=0, conv_transpose2d_backward=0, image_by_image=True),
     flops=catalog.products_of_input,
 )
 class ConvTranspose2d(Layer, torch.nn.ConvTranspose2d):

@@ -37,7 +37,8 @@ PAGE = (
     r"y = x \text{ (it rests when nothing is learned)}",
     r"\d{x} = g",
 )
-"""On the explain page nothing is learned."""
+"""The explain page shows a network that does not train, in which dropout changes nothing."""
+MEMORY = catalog.same_order(dropout=0, dropout_backward=0)
 
 
 @catalog.layer(
@@ -47,6 +48,7 @@ PAGE = (
     kinks=(),
     choices=None,
     page=PAGE,
+    memory=MEMORY,
     flops=None,
 )
 class Dropout(Layer, torch.nn.Dropout):
@@ -66,6 +68,7 @@ class Dropout(Layer, torch.nn.Dropout):
     kinks=(),
     choices=None,
     page=PAGE,
+    memory=MEMORY,
     flops=None,
 )
 class Dropout1d(Layer, torch.nn.Dropout1d):
@@ -97,6 +100,7 @@ class Dropout1d(Layer, torch.nn.Dropout1d):
     kinks=(),
     choices=None,
     page=PAGE,
+    memory=MEMORY,
     flops=None,
 )
 class Dropout2d(Layer, torch.nn.Dropout2d):

@@ -44,6 +44,7 @@ class LinearFunction(torch.autograd.Function):
         "\n"
         r"\d{x_i} = \sum_o w_{o,i} g_o",
     ),
+    memory={},
     flops=catalog.products,
 )
 class Linear(Layer, torch.nn.Linear):

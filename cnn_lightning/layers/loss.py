@@ -56,6 +56,7 @@ class CrossEntropyFunction(torch.autograd.Function):
         r"L = -\ln p_t \text{, } p_k = \frac{e^{x_k}}{\sum_j e^{x_j}}",
         r"\d{x_k} = p_k - 1 \text{ for the true class } t \text{, else } p_k",
     ),
+    memory=catalog.same_order(cross_entropy_backward=1, cross_entropy_backward_target=2),
     flops=None,
 )
 class CrossEntropyLoss(Layer, torch.nn.CrossEntropyLoss):
@@ -102,6 +103,7 @@ class NLLLossFunction(torch.autograd.Function):
         r"L = -x_t",
         r"\d{x_k} = -1 \text{ for the true class } t \text{, else } 0",
     ),
+    memory=catalog.same_order(nll_loss_backward=1),
     flops=None,
 )
 class NLLLoss(Layer, torch.nn.NLLLoss):
@@ -143,6 +145,7 @@ class MSELossFunction(torch.autograd.Function):
         r"L = \frac{1}{n} \sum_k (x_k - t_k)^2",
         r"\d{x_k} = \frac{2}{n} (x_k - t_k)",
     ),
+    memory=catalog.same_order(mse_loss=0, mse_loss_backward=1),
     flops=None,
 )
 class MSELoss(Layer, torch.nn.MSELoss):

@@ -1,6 +1,7 @@
 """Normalisation layers."""
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from cnn_lightning.layers import bridge, catalog
 from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import norm
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm", "LayerNorm2d"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "LayerNorm", "LayerNorm2d"]
 
 
 class BatchNormFunction(torch.autograd.Function):
@@ -100,6 +101,24 @@ class GroupNormFunction(torch.autograd.Function):
         return *_gradients(ctx, norm.group_norm_backward, grad_y, *ctx.saved_tensors), None, None
 
 
+class InstanceNormFunction(torch.autograd.Function):
+    """`ops.norm.instance_norm` and its backward; returns each sample's statistics too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Any, bias: Any, eps: float) -> tuple[Tensor, ...]:
+        """Output, mean and variance."""
+        ctx.options = {"eps": eps}
+        results = _forward(ctx, norm.instance_norm, x, weight, bias)
+        ctx.save_for_backward(x, weight, *results[1:])
+        ctx.mark_non_differentiable(*results[1:])
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias."""
+        return *_gradients(ctx, norm.instance_norm_backward, grad_y, *ctx.saved_tensors), None
+
+
 def _forward(ctx: Any, op: bridge.Operation, x: Tensor, weight: Any, bias: Any) -> tuple[Tensor, ...]:
     """The output and the statistics."""
     wide = _statistics_like(x)
@@ -143,6 +162,7 @@ LAYER_NORM = (
     kinks=(),
     choices=None,
     page=BATCH_NORM,
+    memory=catalog.channels_last(batch_norm=0, batch_norm_backward=1, batch_norm_backward_part=1),
     flops=None,
 )
 class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
@@ -160,6 +180,7 @@ class BatchNorm1d(Layer, torch.nn.BatchNorm1d):
     kinks=(),
     choices=None,
     page=BATCH_NORM,
+    memory=catalog.channels_last(batch_norm=0, batch_norm_backward=1, batch_norm_backward_part=1),
     flops=None,
 )
 class BatchNorm2d(Layer, torch.nn.BatchNorm2d):
@@ -262,6 +283,7 @@ def _average(running: Tensor, new: Tensor, factor: float, correction: float) -> 
     kinks=(),
     choices=None,
     page=LAYER_NORM,
+    memory={},
     flops=None,
 )
 class LayerNorm(Layer, torch.nn.LayerNorm):
@@ -286,6 +308,7 @@ class LayerNorm(Layer, torch.nn.LayerNorm):
     kinks=(),
     choices=None,
     page=LAYER_NORM,
+    memory={},
     flops=None,
 )
 class LayerNorm2d(Layer, convnext.LayerNorm2d):  # type: ignore[misc]
@@ -318,6 +341,7 @@ class LayerNorm2d(Layer, convnext.LayerNorm2d):  # type: ignore[misc]
     kinks=(),
     choices=None,
     page=LAYER_NORM,
+    memory=catalog.channels_last(group_norm=0, group_norm_backward=1),
     flops=None,
 )
 class GroupNorm(Layer, torch.nn.GroupNorm):
@@ -342,6 +366,81 @@ class GroupNorm(Layer, torch.nn.GroupNorm):
             )
         x, weight, bias = _autocast(input, self.weight, self.bias)
         return GroupNormFunction.apply(x, weight, bias, self.num_groups, self.eps)  # type: ignore[no-any-return]
+
+
+@catalog.layer(
+    native=torch.nn.InstanceNorm1d,
+    formulas="norm",
+    functions=("instance_norm",),
+    kinks=(),
+    choices=None,
+    page=LAYER_NORM,
+    memory=catalog.channels_last(instance_norm=0, instance_norm_backward=1),
+    flops=None,
+)
+class InstanceNorm1d(Layer, torch.nn.InstanceNorm1d):
+    """``torch.nn.InstanceNorm1d`` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise each channel of each sample of (N, C, L), or of one sample (C, L)."""
+        return _instance_norm(self, input)
+
+
+@catalog.layer(
+    native=torch.nn.InstanceNorm2d,
+    formulas="norm",
+    functions=("instance_norm",),
+    kinks=(),
+    choices=None,
+    page=LAYER_NORM,
+    memory=catalog.channels_last(instance_norm=0, instance_norm_backward=1),
+    flops=None,
+)
+class InstanceNorm2d(Layer, torch.nn.InstanceNorm2d):
+    """``torch.nn.InstanceNorm2d`` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise each channel of each sample of (N, C, H, W), or of one sample (C, H, W)."""
+        return _instance_norm(self, input)
+
+
+def _instance_norm(module: torch.nn.modules.instancenorm._InstanceNorm, input: Tensor) -> Tensor:
+    """Normalise by each sample's own statistics or by the running ones, and keep these as torch does."""
+    bridge.expect_no_transform(input)
+    module._check_input_dim(input)  # type: ignore[no-untyped-call]
+    batched = input.dim() > module._get_no_batch_dim()  # type: ignore[no-untyped-call]
+    x = (input if batched else input.unsqueeze(0)).contiguous()
+    _check_features(module, input, x.shape[1])
+    _check_dtypes(input, module.weight)
+    mean, var = module.running_mean, module.running_var
+    # torch repeats these for each sample, so that they may change in place before the backward.
+    weight, bias = (None if each is None else each.clone() for each in (module.weight, module.bias))
+    if module.training or not module.track_running_stats:
+        length = math.prod(x.shape[2:])
+        if length == 1:
+            raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.size()}")
+        if module.eps <= 0:
+            raise ValueError(f"eps: expected a number above 0, got {module.eps}")
+        y, means, variances = InstanceNormFunction.apply(x, weight, bias, module.eps)
+        if mean is not None and var is not None:
+            momentum = module.momentum or 0.0
+            _average(mean, means.mean(0)[:, 0], momentum, 1.0)
+            _average(var, variances.mean(0)[:, 0], momentum, length / (length - 1) if length else math.nan)
+    elif mean is None or var is None:
+        raise RuntimeError("running_mean: expected the running statistics to evaluate with, got none")
+    else:
+        y, *_ = BatchNormFunction.apply(x, weight, bias, mean.clone(), var.clone(), module.eps)
+    return y if batched else y.squeeze(0)  # type: ignore[no-any-return]
+
+
+def _check_features(module: torch.nn.modules.instancenorm._InstanceNorm, input: Tensor, channels: int) -> None:
+    """As many channels as the layer has weights; without weights torch warns of another number."""
+    if channels == module.num_features:
+        return
+    message = f"input: expected {module.num_features} channels, got shape {tuple(input.shape)}"
+    if module.affine:
+        raise ValueError(message)
+    warnings.warn(f"{message}; num_features is not used because affine=False", stacklevel=4)
 
 
 def _check_count(input: Tensor, count: int) -> None:

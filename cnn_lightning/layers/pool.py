@@ -111,6 +111,19 @@ class AdaptiveMaxPool2dFunction(torch.autograd.Function):
         return bridge.call(pool.adaptive_max_pool2d_backward, grad_y, *ctx.saved_tensors, output_size=ctx.size), None
 
 
+MAX_POOL = {
+    **catalog.channels_last(max_pool2d=0),
+    **catalog.channels_last(max_pool2d_with_indices=0, results=2),
+    **catalog.same_order(max_pool2d_backward=1),
+}
+AVG_POOL = catalog.channels_last(avg_pool2d=0) | catalog.same_order(avg_pool2d_backward=1)
+ADAPTIVE_AVG_POOL = catalog.channels_last(adaptive_avg_pool2d=0) | catalog.same_order(adaptive_avg_pool2d_backward=1)
+ADAPTIVE_MAX_POOL = {
+    **catalog.channels_last(adaptive_max_pool2d=0, results=2),
+    **catalog.same_order(adaptive_max_pool2d_backward=1),
+}
+
+
 @catalog.layer(
     native=torch.nn.MaxPool2d,
     formulas="pool",
@@ -121,6 +134,7 @@ class AdaptiveMaxPool2dFunction(torch.autograd.Function):
         r"y_{c,u,v} = \max_{i,j} x_{c,ROW,COLUMN}",
         r"\d{x_{c,r,s}} = \sum_{u,v : \text{(r,s) won window (u,v)}} g_{c,u,v}",
     ),
+    memory=MAX_POOL,
     flops=None,
 )
 class MaxPool2d(Layer, torch.nn.MaxPool2d):
@@ -144,6 +158,7 @@ class MaxPool2d(Layer, torch.nn.MaxPool2d):
         r"y_{c,u} = \max_{i} x_{c,ROW}",
         r"\d{x_{c,r}} = \sum_{u : \text{r won window u}} g_{c,u}",
     ),
+    memory=MAX_POOL,
     flops=None,
 )
 class MaxPool1d(Layer, torch.nn.MaxPool1d):
@@ -167,6 +182,7 @@ class MaxPool1d(Layer, torch.nn.MaxPool1d):
         r"y_{c,u,v} = \frac{1}{k} \sum_{i,j} x_{c,ROW,COLUMN}",
         r"\d{x_{c,r,s}} = \frac{1}{k} \sum_{u,i,v,j : ROW = r, COLUMN = s} g_{c,u,v}",
     ),
+    memory=AVG_POOL,
     flops=None,
 )
 class AvgPool2d(Layer, torch.nn.AvgPool2d):
@@ -190,6 +206,7 @@ class AvgPool2d(Layer, torch.nn.AvgPool2d):
         r"y_{c,u} = \frac{1}{k} \sum_{i} x_{c,ROW}",
         r"\d{x_{c,r}} = \frac{1}{k} \sum_{u,i : ROW = r} g_{c,u}",
     ),
+    memory=AVG_POOL,
     flops=None,
 )
 class AvgPool1d(Layer, torch.nn.AvgPool1d):
@@ -212,6 +229,7 @@ class AvgPool1d(Layer, torch.nn.AvgPool1d):
         r"y_{c,u,v} = \frac{1}{k} \sum_{(r,s) \text{ in window } (u,v)} x_{c,r,s}",
         r"\d{x_{c,r,s}} = \sum_{(u,v) \text{ over } (r,s)} \frac{1}{k} g_{c,u,v}",
     ),
+    memory=ADAPTIVE_AVG_POOL,
     flops=None,
 )
 class AdaptiveAvgPool2d(Layer, torch.nn.AdaptiveAvgPool2d):
@@ -234,6 +252,7 @@ class AdaptiveAvgPool2d(Layer, torch.nn.AdaptiveAvgPool2d):
         r"y_{c,u} = \frac{1}{k} \sum_{r \text{ in window } u} x_{c,r}",
         r"\d{x_{c,r}} = \sum_{u \text{ over } r} \frac{1}{k} g_{c,u}",
     ),
+    memory=ADAPTIVE_AVG_POOL,
     flops=None,
 )
 class AdaptiveAvgPool1d(Layer, torch.nn.AdaptiveAvgPool1d):
@@ -257,6 +276,7 @@ class AdaptiveAvgPool1d(Layer, torch.nn.AdaptiveAvgPool1d):
         r"y_{c,u,v} = \max_{(r,s) \text{ in window } (u,v)} x_{c,r,s}",
         r"\d{x_{c,r,s}} = \sum_{(u,v) \text{ won by } (r,s)} g_{c,u,v}",
     ),
+    memory=ADAPTIVE_MAX_POOL,
     flops=None,
 )
 class AdaptiveMaxPool2d(Layer, torch.nn.AdaptiveMaxPool2d):

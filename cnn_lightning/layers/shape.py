@@ -18,6 +18,7 @@ __all__ = ["Flatten", "Identity"]
         r"y_k = x_{c,u,v} \text{, row by row}",
         r"\d{x_{c,u,v}} = g_k",
     ),
+    memory={},
     flops=None,
 )
 class Flatten(torch.nn.Flatten):
@@ -42,6 +43,7 @@ class Flatten(torch.nn.Flatten):
         r"y = x",
         r"\d{x} = g",
     ),
+    memory={},
     flops=None,
 )
 class Identity(torch.nn.Identity):

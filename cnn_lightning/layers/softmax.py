@@ -40,6 +40,7 @@ class SoftmaxFunction(torch.autograd.Function):
         r"y_k = \frac{e^{x_k}}{\sum_j e^{x_j}}",
         r"\d{x_k} = y_k (g_k - \sum_j g_j y_j)",
     ),
+    memory={},
     flops=None,
 )
 class Softmax(Layer, torch.nn.Softmax):
@@ -79,6 +80,7 @@ class LogSoftmaxFunction(torch.autograd.Function):
         r"y_k = x_k - \ln(\sum_j e^{x_j})",
         r"\d{x_k} = g_k - e^{y_k} \sum_j g_j",
     ),
+    memory={},
     flops=None,
 )
 class LogSoftmax(Layer, torch.nn.LogSoftmax):

@@ -45,6 +45,39 @@ def relu6_backward(grad_y: Array, x: Array) -> Array:
     return np.where((x <= 0) | (x >= 6), 0, grad_y)
 
 
+def hardtanh(x: Array, *, min_val: float = -1.0, max_val: float = 1.0) -> Array:
+    """``y = min(max(x, min_val), max_val)``. Integers may be passed too, to limits that are cut to integers.
+
+    Raises:
+        NotImplementedError: Booleans.
+        RuntimeError: A limit below 0 for unsigned integers.
+        ValueError: ``min_val`` above ``max_val``.
+    """
+    low, high = expect.hardtanh(x, min_val, max_val)
+    return np.minimum(high, np.maximum(low, x))
+
+
+def hardtanh_backward(grad_y: Array, x: Array, *, min_val: float = -1.0, max_val: float = 1.0) -> Array:
+    """``grad_x = 0 where x <= min_val or x >= max_val else grad_y``. Instead of ``x`` the output will do."""
+    return np.where((x <= min_val) | (x >= max_val), 0, grad_y)
+
+
+def threshold(x: Array, *, threshold: float, value: float) -> Array:
+    """``y = value where x <= threshold else x``: NaN stays NaN. Integers may be passed too.
+
+    Raises:
+        NotImplementedError: Booleans.
+        RuntimeError: A threshold or a value below 0 for unsigned integers.
+    """
+    at, constant = expect.limits("threshold", x, threshold=threshold, value=value)
+    return np.where(x <= at, constant, x)
+
+
+def threshold_backward(grad_y: Array, x: Array, *, threshold: float) -> Array:
+    """``grad_x = 0 where x <= threshold else grad_y``."""
+    return np.where(x <= threshold, 0, grad_y)
+
+
 def leaky_relu(x: Array, *, negative_slope: float = 0.01) -> Array:
     """``y = x where x > 0 else negative_slope x``."""
     expect.dtype("leaky_relu: x", x)
@@ -94,6 +127,54 @@ def elu_backward(grad_y: Array, x: Array, *, alpha: float = 1.0) -> Array:
 def elu_backward_from_output(grad_y: Array, y: Array, *, alpha: float = 1.0) -> Array:
     """``grad_x = grad_y (y + alpha) where y <= 0 else grad_y``, for an ``alpha`` that is not negative."""
     return np.where(y <= 0, grad_y * (y + alpha), grad_y)
+
+
+def selu(x: Array) -> Array:
+    """``y = scale x where x > 0 else scale alpha (exp(x) - 1)``.
+
+    The constants are those with which mean 0 and variance 1 stay what they are, from G. Klambauer et al.,
+    "Self-normalizing neural networks", https://arxiv.org/abs/1706.02515, equation 2.
+    """
+    expect.dtype("selu: x", x)
+    below = SELU_SCALE * SELU_ALPHA * np.expm1(np.minimum(_wide(x), 0))
+    return np.where(x > 0, SELU_SCALE * x, below).astype(x.dtype)
+
+
+def selu_backward(grad_y: Array, x: Array) -> Array:
+    """``grad_x = grad_y scale alpha exp(x) where x <= 0 else scale grad_y``."""
+    slope = SELU_SCALE * SELU_ALPHA * np.exp(np.minimum(_wide(x), 0))
+    return np.where(x <= 0, grad_y * slope, SELU_SCALE * grad_y).astype(x.dtype)
+
+
+def selu_backward_from_output(grad_y: Array, y: Array) -> Array:
+    """``grad_x = grad_y (y + scale alpha) where y <= 0 else scale grad_y``."""
+    return np.where(y <= 0, grad_y * (y + SELU_SCALE * SELU_ALPHA), SELU_SCALE * grad_y)
+
+
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+
+
+def celu(x: Array, *, alpha: float = 1.0) -> Array:
+    """``y = x where x > 0 else alpha (exp(x / alpha) - 1)``.
+
+    Raises:
+        RuntimeError: An ``alpha`` of 0.
+    """
+    expect.celu(x, alpha)
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(_wide(x), 0) / alpha)).astype(x.dtype)
+
+
+def celu_backward(grad_y: Array, x: Array, *, alpha: float = 1.0) -> Array:
+    """``grad_x = grad_y exp(x / alpha) where x <= 0 else grad_y``."""
+    inverse = 1 / float(np.float32(alpha))  # as torch rounds it, for float64 too
+    slope = inverse * alpha * np.exp(np.minimum(_wide(x), 0) * inverse)
+    return np.where(x <= 0, grad_y * slope, grad_y).astype(x.dtype)
+
+
+def celu_backward_from_output(grad_y: Array, y: Array, *, alpha: float = 1.0) -> Array:
+    """``grad_x = grad_y (y / alpha + 1) where y <= 0 else grad_y``, for an ``alpha`` that is not negative."""
+    return np.where(y <= 0, grad_y / float(np.float32(alpha)) * (y + alpha), grad_y)
 
 
 def gelu(x: Array, *, approximate: str = "none") -> Array:
@@ -214,6 +295,29 @@ def sigmoid_backward(grad_y: Array, y: Array) -> Array:
     return grad_y * (1 - y) * y
 
 
+def logsigmoid(x: Array) -> Array:
+    """``y = log(1 / (1 + exp(-x)))``, as ``min(x, 0) - log(1 + exp(-|x|))``, whose exponential is at most 1."""
+    expect.dtype("logsigmoid: x", x)
+    return (np.minimum(_wide(x), 0) - np.log1p(np.exp(-np.abs(_wide(x))))).astype(x.dtype)
+
+
+def logsigmoid_backward(grad_y: Array, x: Array) -> Array:
+    """``grad_x = grad_y / (1 + exp(x))``."""
+    return (grad_y / (1 + np.exp(_wide(x)))).astype(x.dtype)
+
+
+def softsign(x: Array) -> Array:
+    """``y = x / (1 + |x|)``: NaN at infinity."""
+    expect.dtype("softsign: x", x)
+    return x / (1 + np.abs(x))
+
+
+def softsign_backward(grad_y: Array, x: Array) -> Array:
+    """``grad_x = grad_y / (1 + |x|)^2``: NaN at infinity, as the forward."""
+    d = 1 + np.abs(_wide(x))
+    return np.where(np.isinf(x), np.nan, grad_y / d / d).astype(x.dtype)
+
+
 def tanh(x: Array) -> Array:
     """``y = (exp(x) - exp(-x)) / (exp(x) + exp(-x))``."""
     expect.dtype("tanh: x", x)
@@ -223,6 +327,25 @@ def tanh(x: Array) -> Array:
 def tanh_backward(grad_y: Array, y: Array) -> Array:
     """``grad_x = grad_y (1 - y^2)``."""
     return (grad_y * (1 - _wide(y) ** 2)).astype(y.dtype)
+
+
+def glu(x: Array, *, dim: int = -1) -> Array:
+    """``y = a sigmoid(b)``, where ``a`` and ``b`` are the halves of ``x`` along ``dim``.
+
+    Raises:
+        NotImplementedError: An ``x`` that is not floating.
+        RuntimeError: An ``x`` without dimensions, or of an odd size along ``dim``.
+        IndexError: A ``dim`` that ``x`` does not have.
+    """
+    a, b = (x[half] for half in expect.glu(x, dim))
+    return (a / (1 + np.exp(-_wide(b)))).astype(x.dtype)
+
+
+def glu_backward(grad_y: Array, x: Array, *, dim: int = -1) -> Array:
+    """``grad_a = grad_y s`` and ``grad_b = grad_y a s (1 - s)``, ``s = sigmoid(b)``, side by side along ``dim``."""
+    a, b = (x[half] for half in expect.glu(x, dim))
+    s = 1 / (1 + np.exp(-_wide(b)))
+    return np.concatenate((grad_y * s, grad_y * a * s * (1 - s)), axis=dim).astype(x.dtype)
 
 
 def _wide(x: Array) -> Array:

@@ -7,7 +7,7 @@ arguments. Each error is one line, ``op: argument: expected X, got Y``, of the e
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -355,6 +355,66 @@ def layer_norm(x: Array, weight: Array | None, bias: Array | None, axes: int) ->
 
 
 # ---- activation, softmax, linear, padding
+
+
+def limits(op: str, x: Array, **values: float) -> list[Any]:
+    """Numbers as ``x`` has them: cut to integers where ``x`` holds integers.
+
+    Raises:
+        TypeError: A value that is no number.
+        NotImplementedError: An ``x`` of booleans or complex numbers.
+        RuntimeError: A value below 0 for an ``x`` of unsigned integers.
+    """
+    dtype(f"{op}: x", x, "fiu")
+    for name, value in values.items():
+        number(f"{op}: {name}", value)
+        if x.dtype.kind == "u" and value < 0:
+            raise RuntimeError(f"{op}: {name}: expected at least 0 for x of {x.dtype}, got {value}")
+    return [x.dtype.type(value) for value in values.values()]
+
+
+def hardtanh(x: Array, min_val: float, max_val: float) -> tuple[Any, Any]:
+    """`limits`, in their order.
+
+    Raises:
+        ValueError: Limits in the wrong order.
+    """
+    low, high = limits("hardtanh", x, min_val=min_val, max_val=max_val)
+    if min_val > max_val:
+        raise ValueError(f"hardtanh: min_val: expected at most max_val, {max_val}, got {min_val}")
+    return low, high
+
+
+def celu(x: Array, alpha: float) -> None:
+    """A floating ``x``.
+
+    Raises:
+        RuntimeError: An ``alpha`` of 0.
+    """
+    dtype("celu: x", x)
+    number("celu: alpha", alpha)
+    if alpha == 0:
+        raise RuntimeError("celu: alpha: expected a number other than 0, got 0")
+
+
+def glu(x: Array, dim: int) -> list[tuple[slice, ...]]:
+    """Where the halves of a floating ``x`` along ``dim`` are.
+
+    Raises:
+        NotImplementedError: An ``x`` that is not floating.
+        RuntimeError: An ``x`` without dimensions, or of an odd size along ``dim``.
+        IndexError: A ``dim`` that ``x`` does not have.
+    """
+    dtype("glu: x", x)
+    if x.ndim == 0:
+        raise RuntimeError("glu: x: expected at least one dimension, got none")
+    if not -x.ndim <= dim < x.ndim:
+        raise IndexError(f"glu: dim: expected a number from {-x.ndim} to {x.ndim - 1}, got {dim}")
+    size = x.shape[dim]
+    if size % 2:
+        raise RuntimeError(f"glu: x: expected an even size along dim {dim}, got shape {tuple(x.shape)}")
+    before = (slice(None),) * (dim % x.ndim)
+    return [(*before, slice(size // 2)), (*before, slice(size // 2, None))]
 
 
 def prelu(x: Array, weight: Array) -> tuple[int, ...]:

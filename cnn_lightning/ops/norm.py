@@ -199,3 +199,25 @@ def group_norm_backward(
     xhat = ((rows - mean) / np.sqrt(var + eps)).reshape(x.shape)
     grad_weight, grad_bias = _channel_sum(grad_y * xhat), _channel_sum(grad_y)
     return grad_x.reshape(x.shape).astype(x.dtype), grad_weight.astype(x.dtype), grad_bias.astype(x.dtype)
+
+
+def instance_norm(
+    x: Array, weight: Array | None, bias: Array | None, *, eps: float = 1e-5
+) -> tuple[Array, Array, Array]:
+    """Normalise each channel of each sample, by its own statistics: `group_norm` with one channel in a group.
+
+    Returns:
+        ``(y, mean, var)`` with statistics (N, C, 1), in float64.
+
+    Raises:
+        RuntimeError: Sizes of weight or bias that don't match the channels.
+    """
+    expect.channels(x, weight=weight, bias=bias)
+    return group_norm(x, weight, bias, groups=x.shape[1], eps=eps)
+
+
+def instance_norm_backward(
+    grad_y: Array, x: Array, weight: Array | None, mean: Array, var: Array, *, eps: float = 1e-5
+) -> Gradients:
+    """Gradients of `instance_norm` with respect to x, weight and bias."""
+    return group_norm_backward(grad_y, x, weight, mean, var, groups=x.shape[1], eps=eps)

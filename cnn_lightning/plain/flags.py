@@ -9,16 +9,16 @@ from typing import Any, NoReturn
 
 from rich.progress import track
 
-from cnn_lightning.errors import UserError
-from cnn_lightning.outputs import expect_writable
-from cnn_lightning.streams import lasting_streams, told
+from cnn_lightning.errors import UserError, one_line
+from cnn_lightning.files import expect_writable
+from cnn_lightning.streams import exit_code, lasting_streams
 
 
 class _Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(" ".join(message.split()))
+        raise UserError(one_line(message))
 
 
 def parse(program: str, description: str | None, args: Sequence[str] | None = None) -> argparse.Namespace:
@@ -59,7 +59,7 @@ def progress(batches: Any, epoch: int) -> Iterable[Any]:
 def run(train: Callable[[Sequence[str] | None], object], args: Sequence[str] | None = None) -> NoReturn:
     """Call ``train`` and leave: with 0, with 2 after a mistake, with 130 when interrupted."""
     with lasting_streams() as streams:
-        sys.exit(told(streams, _run(train, args), ends=True))
+        sys.exit(exit_code(streams, _run(train, args), ends=True))
 
 
 def _run(train: Callable[[Sequence[str] | None], object], args: Sequence[str] | None) -> int:

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn_lightning import digest, filetypes
-from cnn_lightning.errors import UserError
-from cnn_lightning.files import ordinary
-from cnn_lightning.outputs import written
+from cnn_lightning.errors import UserError, one_line
+from cnn_lightning.files import ordinary, written
 
 
 def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
@@ -28,7 +27,7 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray
             file = np.load(opened, allow_pickle=False)
             found = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)
         raise UserError(f"--weights: expected an .npz file of weights, got {path}: {reason}") from error
     for name in [*shapes, *found]:
         if name not in shapes or name not in found:

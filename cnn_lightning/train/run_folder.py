@@ -1,4 +1,4 @@
-"""The folder of a run: claimed by one process at a time, and what the command itself writes there."""
+"""The folder of a run: locked by one process at a time, and the files that the command itself writes there."""
 
 import itertools
 import os
@@ -16,14 +16,16 @@ from cnn_lightning.digest import seal_text
 from cnn_lightning.errors import EverywhereError, UserError
 from cnn_lightning.files import remove_leftovers, unwritten, whole
 
+RUNS = Path("runs")
+"""The folder of all runs, unless ``--trainer.default_root_dir`` names another."""
 LOCK, OWNER = ".lock", ".owner"
-"""The system forgets who holds the first when the process ends, however it ends; the second says who it is."""
+"""The system releases the lock when its process ends, however it ends; the other file names the process."""
 
 
 class RunFolder:
-    """The folder that this process alone writes to, until `leave` or its end.
+    """The folder that this process alone writes to, from `make` or `take` to `leave`, or to the end of the process.
 
-    ``refused`` says, in one line, that another process has the folder; it is empty otherwise.
+    ``refused`` is the line of an error if another process has locked the folder, and empty otherwise.
     """
 
     def __init__(self) -> None:
@@ -33,11 +35,11 @@ class RunFolder:
         self._lock: BaseFileLock | None = None
 
     def make(self, root: Path, name: str) -> int:
-        """Make the folder of a new run and take it.
+        """Make the folder of a new run and lock it.
 
         Args:
             root: The folder of all runs.
-            name: Of the data.
+            name: The name of the data.
 
         Returns:
             The number of the run.
@@ -62,7 +64,7 @@ class RunFolder:
         raise AssertionError
 
     def take(self, path: Path) -> None:
-        """Take the folder of a run, and remove what a process that was killed there left half written.
+        """Lock the folder of a run, and remove the temporary files of a process that was killed.
 
         Raises:
             UserError: The folder can't be written to.
@@ -83,16 +85,16 @@ class RunFolder:
             remove_leftovers(path)
 
     def leave(self, empty: bool) -> None:
-        """Let others have the folder.
+        """Unlock the folder.
 
         Args:
-            empty: Remove it, if this process made it and left nothing in it.
+            empty: Also remove it, if this process made it and it contains nothing.
         """
         if self._path is None or self._lock is None:
             return
         with suppress(OSError):
             (self._path / OWNER).unlink()
-        with suppress(OSError):  # a folder with something in it stays
+        with suppress(OSError):  # a folder that is not empty stays
             if empty and self._new is not None and os.listdir(self._new) == [LOCK]:
                 (self._new / LOCK).unlink()
                 for folder in (self._new, *self._new.parents[:2]):
@@ -108,20 +110,20 @@ def _owner(path: Path) -> str:
 
 
 class OneWriter(Callback):
-    """Ends all processes of a run together where the first may not write to the folder.
+    """Ends all processes of a run together if the first process may not write to the folder.
 
     Args:
-        refused: What `RunFolder` says; what the first process's says counts.
+        refused: `RunFolder.refused` of this process; the first process's decides.
 
     Raises:
-        EverywhereError: It says something.
+        EverywhereError: In `setup`, if the first process's is not empty.
     """
 
     def __init__(self, refused: str) -> None:
         self.refused = refused
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ask the first process."""
+        """Take the first process's answer. A collective call."""
         refused = trainer.strategy.broadcast(self.refused)
         if refused:
             raise EverywhereError(refused)
@@ -131,10 +133,10 @@ class SaveConfig(SaveConfigCallback):
     """Writes ``config.yaml`` whole, and into a run folder only: Lightning's own also writes into the current folder."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it, once.
+        """Write the file, once.
 
         Raises:
-            UserError: It can't be written: nothing is lost yet.
+            UserError: It can't be written; no work is lost yet.
         """
         if self.already_saved:
             return
@@ -153,10 +155,10 @@ class SaveConfig(SaveConfigCallback):
 
 
 def expect_written() -> None:
-    """Nothing, where every file of the run was written.
+    """Return if every file of the run was written.
 
     Raises:
-        UserError: The files that were not, and why.
+        UserError: Names the files that were not written, and the reason.
     """
     if not unwritten:
         return

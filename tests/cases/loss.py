@@ -1,13 +1,16 @@
 """Losses: targets as indices and as probabilities, weighted, smoothed, ignored, in every reduction."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cnn_lightning.layers import loss as layers
-from tests.cases import Bad, Case, Make, Sample
+from tests.cases import Arguments, Bad, Case, Make, Sample
+from tests.trials import Draw, Target, Trial, anything, one, rarely, shaped, trial
 
 CLASSES = 5
 WEIGHT = torch.tensor([0.5, 2.0, 1.0, 0.25, 3.0])
@@ -112,10 +115,51 @@ WRONG_TARGET = [
     Bad({"reduction": "average"}, make=fixed(X, GOOD)),
 ]
 
+# ---- torch's functions
+
+OLD = ("size_average", "ignore_index", "reduce", "reduction")
+
+
+def arguments(*names: str) -> Arguments:
+    return Arguments(("target", *names), inputs=("target",))
+
+
+# ---- random trials
+
+
+def classifying(draw: Draw, case: Case) -> Trial:
+    classes = draw(st.integers(1, 4))
+    shape = list(shaped(draw, classes, draw(st.integers(0, 2)), most=3))
+    options: dict[str, Any] = {"reduction": rarely(draw, one(draw, "mean", "sum", "none"), "average")}
+    if draw(st.booleans()) and options["reduction"] != "average":
+        weights = [draw(st.integers(0, 8)) / 4 for _ in range(classes)]
+        options["weight"] = rarely(draw, weights, [*weights, 1.0])
+    options["ignore_index"] = ignored = one(draw, -100, -100, 0, -1, 1)
+    if case.native is nn.CrossEntropyLoss:
+        options["label_smoothing"] = rarely(draw, one(draw, 0.0, 0.0, 0.1, 0.9), 1.5)
+    places = shape[:1] + shape[2:] if len(shape) > 1 else []
+    target = Target("indices", tuple(places), rarely(draw, classes, classes + 3), one(draw, None, ignored))
+    if draw(st.integers(0, 3)) == 0:
+        target = Target("probabilities", tuple(shape), needs=draw(st.booleans()))
+    target = rarely(draw, target, dataclasses.replace(target, shape=(*target.shape, 2)))
+    return trial(draw, case.native, options, shape, arguments=(target,), without=case.without)
+
+
+def mean_squared_error(draw: Draw, case: Case) -> Trial:
+    shape = anything(draw)
+    other = rarely(draw, tuple(shape), one(draw, tuple(shape[1:]), (*shape, 1), (7,)))
+    target = Target("values", other, needs=draw(st.booleans()))
+    options = {"reduction": rarely(draw, one(draw, "mean", "sum", "none"), "average")}
+    return trial(draw, case.native, options, shape, arguments=(target,))
+
+
 CASES = [
     Case(
         layers.CrossEntropyLoss,
         nn.CrossEntropyLoss,
+        trial=classifying,
+        trials=700,
+        arguments=arguments("weight", *OLD, "label_smoothing"),
         samples=[*HARD, *SOFT],
         bad=[
             *WRONG_TARGET,
@@ -130,12 +174,19 @@ CASES = [
     Case(
         layers.NLLLoss,
         nn.NLLLoss,
+        trial=classifying,
+        trials=350,
+        without="huge",  # of which little but rounding is left where they cancel
+        arguments=arguments("weight", *OLD),
         samples=NLL,
         bad=[*WRONG_TARGET, Bad(make=fixed(X[0, 0], torch.tensor(0))), Bad(make=fixed(X, X))],
     ),
     Case(
         layers.MSELoss,
         nn.MSELoss,
+        trial=mean_squared_error,
+        trials=300,
+        arguments=arguments("size_average", "reduce", "reduction"),
         samples=[
             Sample(options={"reduction": reduction}, make=pair(shape))
             for shape in ((2, 3, 5, 4), (7,), ())

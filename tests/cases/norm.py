@@ -1,15 +1,91 @@
 """Normalisation layers."""
 
+from collections.abc import Sequence
+
 import torch
+from hypothesis import strategies as st
+from torch import nn
 from torchvision.models import convnext
 
 from cnn_lightning.layers import norm
-from tests.cases import Bad, Case, Sample
+from tests.cases import Arguments, Bad, Case, Sample
+from tests.trials import Draw, Trial, one, rarely, shaped, trial
+
+# ---- torch's functions
+
+PARAMETERS = ("weight", "bias")
+
+
+def batch_norm_of(*axes: int) -> Arguments:
+    """For inputs of so many axes."""
+    names = ("running_mean", "running_var", "weight", "bias")
+    return Arguments(
+        (*names, "training", "momentum", "eps"),
+        parameters=names,
+        sizes=lambda x, arguments: {
+            "num_features": x.shape[1] if x.dim() > 1 else 1,
+            "track_running_stats": arguments["running_mean"] is not None,
+        },
+        fits=lambda x, arguments: x.dim() in axes,
+    )
+
+
+LAYER_NORM = Arguments(("normalized_shape", *PARAMETERS, "eps"), parameters=PARAMETERS)
+GROUP_NORM = Arguments(
+    ("num_groups", *PARAMETERS, "eps"),
+    parameters=PARAMETERS,
+    sizes=lambda x, arguments: {"num_channels": x.shape[1] if x.dim() > 1 else 1},
+)
+
+# ---- random trials
+
+EPS = (1e-3, 0.1, 0.5)
+"""None so small that what rounding leaves of equal numbers becomes large (tests/test_norm.py has such)."""
+
+
+def batch_norm(draw: Draw, case: Case) -> Trial:
+    channels = draw(st.integers(1, 4))
+    options = {
+        "num_features": channels,
+        "eps": rarely(draw, one(draw, *EPS), one(draw, 0.0, -1.0)),
+        "momentum": one(draw, 0.1, None, 0.0, 1.0),
+        "affine": draw(st.booleans()),
+        "track_running_stats": draw(st.booleans()),
+    }
+    axes = 2 if case.native is nn.BatchNorm2d else draw(st.integers(0, 1))
+    shape = shaped(draw, channels, axes, batched=True)
+    # Where an axis has one element, torch takes some orders of axes for others and gives the gradients of other pixels.
+    return trial(draw, case.native, options, shape, without="reversed,huge")
+
+
+def group_norm(draw: Draw, case: Case) -> Trial:
+    groups = draw(st.integers(1, 3))
+    channels = rarely(draw, groups * draw(st.integers(1, 3)), 5)
+    options = {"num_groups": groups, "num_channels": channels, "eps": one(draw, *EPS), "affine": draw(st.booleans())}
+    shape = shaped(draw, channels, draw(st.integers(0, 2)), batched=True)
+    return trial(draw, case.native, options, shape, without="huge")
+
+
+def layer_norm(draw: Draw, case: Case) -> Trial:
+    options = {"eps": one(draw, *EPS), "elementwise_affine": draw(st.booleans()), "bias": draw(st.booleans())}
+    if case.native is nn.LayerNorm:
+        shape: Sequence[int] = [draw(st.integers(0, 5)) for _ in range(draw(st.integers(1, 4)))]
+        last = shape[draw(st.integers(0, len(shape) - 1)) :]
+        options["normalized_shape"] = rarely(draw, one(draw, last, tuple(last)), shape[-1])
+    else:
+        options["normalized_shape"] = draw(st.integers(1, 5))
+        shape = shaped(draw, options["normalized_shape"], 2, batched=True)
+    return trial(draw, case.native, options, shape, without="huge")
+
 
 CASES = [
     Case(
         norm.BatchNorm1d,
-        torch.nn.BatchNorm1d,
+        nn.BatchNorm1d,
+        trial=batch_norm,
+        trials=450,
+        rounding="largest",
+        arguments=batch_norm_of(2, 3),
         samples=[
             Sample((5, 3), {"num_features": 3}),
             Sample((4, 3, 6), {"num_features": 3, "momentum": None}),
@@ -23,7 +99,11 @@ CASES = [
     ),
     Case(
         norm.BatchNorm2d,
-        torch.nn.BatchNorm2d,
+        nn.BatchNorm2d,
+        trial=batch_norm,
+        trials=450,
+        rounding="largest",
+        arguments=batch_norm_of(4),
         samples=[
             Sample((4, 3, 5, 4), {"num_features": 3}),
             Sample((4, 3, 5, 4), {"num_features": 3}, train=False),
@@ -40,7 +120,11 @@ CASES = [
     ),
     Case(
         norm.LayerNorm,
-        torch.nn.LayerNorm,
+        nn.LayerNorm,
+        trial=layer_norm,
+        trials=300,
+        rounding="largest",
+        arguments=LAYER_NORM,
         samples=[
             Sample((4, 3, 6), {"normalized_shape": 6}),
             Sample((4, 3, 6), {"normalized_shape": (3, 6)}),
@@ -52,12 +136,19 @@ CASES = [
     Case(
         norm.LayerNorm2d,
         convnext.LayerNorm2d,
+        trial=layer_norm,
+        trials=300,
+        rounding="largest",
         samples=[Sample((2, 6, 3, 4), {"normalized_shape": 6})],
         bad=[Bad({"normalized_shape": 5}, (2, 6, 3, 4))],
     ),
     Case(
         norm.GroupNorm,
-        torch.nn.GroupNorm,
+        nn.GroupNorm,
+        trial=group_norm,
+        trials=300,
+        rounding="largest",
+        arguments=GROUP_NORM,
         samples=[
             Sample((3, 6, 4, 5), {"num_groups": 2, "num_channels": 6}),
             Sample((3, 6), {"num_groups": 3, "num_channels": 6, "affine": False}),
@@ -65,6 +156,38 @@ CASES = [
         bad=[
             Bad({"num_groups": 4, "num_channels": 6}, (3, 6, 2, 2)),
             Bad({"num_groups": 2, "num_channels": 4}, (3, 6, 2, 2)),
+        ],
+    ),
+    Case(
+        norm.InstanceNorm1d,
+        torch.nn.InstanceNorm1d,
+        samples=[
+            Sample((4, 3, 6), {"num_features": 3}),
+            Sample((3, 6), {"num_features": 3, "affine": True}),
+            Sample((4, 3, 6), {"num_features": 3, "track_running_stats": True}, train=False),
+        ],
+        bad=[
+            Bad({"num_features": 3}, (2, 3, 4, 5)),
+            Bad({"num_features": 4, "affine": True}, (2, 3, 5)),
+            Bad({"num_features": 3}, (2, 3, 1)),
+        ],
+    ),
+    Case(
+        norm.InstanceNorm2d,
+        torch.nn.InstanceNorm2d,
+        samples=[
+            Sample((4, 3, 5, 4), {"num_features": 3}),
+            Sample((4, 3, 5, 4), {"num_features": 3, "affine": True, "eps": 0.1}),
+            Sample((4, 3, 5, 4), {"num_features": 3, "affine": True, "track_running_stats": True}),
+            Sample((4, 3, 5, 4), {"num_features": 3, "affine": True, "track_running_stats": True}, train=False),
+            Sample((4, 3, 5, 4), {"num_features": 3, "track_running_stats": True, "momentum": None}),
+            Sample((3, 5, 4), {"num_features": 3}),
+        ],
+        bad=[
+            Bad({"num_features": 3}, (2, 3)),
+            Bad({"num_features": 4, "affine": True}),
+            Bad({"num_features": 3}, (2, 3, 1, 1)),
+            Bad({"num_features": 3}, dtype=torch.int64),
         ],
     ),
 ]

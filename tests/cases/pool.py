@@ -1,17 +1,59 @@
 """Pooling layers. Random inputs have no ties; these are tested in tests/test_pool.py."""
 
 import torch
+from hypothesis import strategies as st
+from torch import nn
 
 from cnn_lightning.layers import pool
-from tests.cases import Bad, Case, Sample
+from tests.cases import Arguments, Bad, Case, Sample
+from tests.trials import Draw, Trial, one, shaped, sizes, trial
 
 IMAGE = (2, 3, 9, 8)
 SIGNAL = (2, 3, 11)
 
+MAX = Arguments(("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"))
+
+
+def window(draw: Draw, case: Case) -> Trial:
+    axes = 1 if "1d" in case.name else 2
+    options = {
+        "kernel_size": sizes(draw, 1, 4, axes, odd=0),
+        "stride": one(draw, None, sizes(draw, 1, 3, axes, odd=0)),
+        "padding": 0,
+        "ceil_mode": draw(st.booleans()),
+    }
+    if options["kernel_size"] != 1 and draw(st.booleans()):
+        options["padding"] = sizes(draw, 0, 1, axes, odd=one(draw, 2, -1))
+    if "Max" in case.name:
+        options |= {"dilation": sizes(draw, 1, 2, axes, odd=0), "return_indices": draw(st.booleans())}
+    else:
+        options["count_include_pad"] = draw(st.booleans())
+        if axes == 2:
+            options["divisor_override"] = one(draw, None, None, 1, 3, -2, 0)
+    shape = shaped(draw, draw(st.integers(1, 3)), axes)
+    if "dilation" in options and 1 in shape[-axes:]:
+        options["dilation"] = 1  # a window may hold padding alone: torch's gradient goes to a pixel outside the image
+    return trial(draw, case.native, options, shape)
+
+
+def adaptive(draw: Draw, case: Case) -> Trial:
+    axes = 1 if "1d" in case.name else 2
+    size = sizes(draw, 0, 5, axes, odd=-1)
+    if axes == 2 and isinstance(size, tuple):
+        size = one(draw, size, (None, *size[1:]), (*size[:-1], None))
+    options = {"output_size": size}
+    if "Max" in case.name:
+        options["return_indices"] = draw(st.booleans())
+    return trial(draw, case.native, options, shaped(draw, draw(st.integers(1, 3)), axes))
+
+
 CASES = [
     Case(
         pool.MaxPool2d,
-        torch.nn.MaxPool2d,
+        nn.MaxPool2d,
+        trial=window,
+        trials=600,
+        arguments=MAX,
         samples=[
             Sample(IMAGE, {"kernel_size": 2}),
             Sample(IMAGE, {"kernel_size": 3, "stride": 2, "padding": 1}),
@@ -28,7 +70,10 @@ CASES = [
     ),
     Case(
         pool.MaxPool1d,
-        torch.nn.MaxPool1d,
+        nn.MaxPool1d,
+        trial=window,
+        trials=300,
+        arguments=MAX,
         samples=[
             Sample(SIGNAL, {"kernel_size": 2}),
             Sample(SIGNAL, {"kernel_size": 3, "stride": 2, "padding": 1, "return_indices": True, "ceil_mode": True}),
@@ -38,7 +83,10 @@ CASES = [
     ),
     Case(
         pool.AvgPool2d,
-        torch.nn.AvgPool2d,
+        nn.AvgPool2d,
+        trial=window,
+        trials=300,
+        rounding="sum",
         samples=[
             Sample(IMAGE, {"kernel_size": 2}),
             Sample(IMAGE, {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
@@ -54,7 +102,10 @@ CASES = [
     ),
     Case(
         pool.AvgPool1d,
-        torch.nn.AvgPool1d,
+        nn.AvgPool1d,
+        trial=window,
+        trials=300,
+        rounding="sum",
         samples=[
             Sample(SIGNAL, {"kernel_size": 2}),
             Sample(SIGNAL, {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}),
@@ -64,7 +115,10 @@ CASES = [
     ),
     Case(
         pool.AdaptiveAvgPool2d,
-        torch.nn.AdaptiveAvgPool2d,
+        nn.AdaptiveAvgPool2d,
+        trial=adaptive,
+        trials=250,
+        rounding="sum",
         samples=[
             Sample(IMAGE, {"output_size": 1}),
             Sample(IMAGE, {"output_size": (None, 3)}),
@@ -75,12 +129,17 @@ CASES = [
     ),
     Case(
         pool.AdaptiveAvgPool1d,
-        torch.nn.AdaptiveAvgPool1d,
+        nn.AdaptiveAvgPool1d,
+        trial=adaptive,
+        trials=250,
+        rounding="sum",
         samples=[Sample(SIGNAL, {"output_size": 4}), Sample((3, 11), {"output_size": 1})],
     ),
     Case(
         pool.AdaptiveMaxPool2d,
-        torch.nn.AdaptiveMaxPool2d,
+        nn.AdaptiveMaxPool2d,
+        trial=adaptive,
+        trials=250,
         samples=[
             Sample(IMAGE, {"output_size": 4}),
             Sample(IMAGE, {"output_size": (None, 3), "return_indices": True}),

@@ -1,7 +1,7 @@
 """CUDA tensors as CuPy arrays on torch's device, stream and memory, without a copy.
 
-CuPy computes in full float32 whatever torch's switches for TF32 say; its own is the variable ``CUPY_TF32=1``. There is
-no cuDNN here and there are no atomic additions, so that ``torch.backends.cudnn.deterministic`` has nothing to switch.
+CuPy computes in full float32 for any setting of torch's TF32 switches; CuPy's own switch is the variable
+``CUPY_TF32=1``. Neither cuDNN nor atomic additions are used, so ``torch.backends.cudnn.deterministic`` changes nothing.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 _CPU = 1
-"""Of DLPack's kinds of device, https://dmlc.github.io/dlpack/latest/c_api.html."""
+"""A device type of DLPack, https://dmlc.github.io/dlpack/latest/c_api.html."""
 
 
 @cache
@@ -26,10 +26,10 @@ def available() -> bool:
 
 @contextmanager
 def current(device: torch.device) -> Iterator[None]:
-    """Make torch's current stream and allocator on ``device`` CuPy's own.
+    """Let CuPy use torch's current stream and allocator on ``device``.
 
-    CuPy's device and stream are per thread and autograd runs a CUDA backward on a thread of its own, so that this is
-    entered at every call.
+    CuPy's device and stream are per thread, and autograd runs a CUDA backward on another thread. Therefore every call
+    enters this.
     """
     cupy = import_module("cupy")
     stream = torch.cuda.current_stream(device)
@@ -44,7 +44,7 @@ def current(device: torch.device) -> Iterator[None]:
 
 @cache
 def _allocator() -> Any:
-    """CuPy memory out of torch's caching allocator: one pool for both, and none of it waits for the other."""
+    """CuPy memory from torch's caching allocator: both use one pool, so that neither waits for memory of the other."""
     cupy = import_module("cupy")
 
     def malloc(size: int, device: int) -> int:
@@ -66,7 +66,7 @@ def tensor(result: Any, op: str) -> Tensor:
     """The CuPy array's memory as a tensor.
 
     Raises:
-        TypeError: What ``op`` returned is on the host; to copy it to the device would be slow and unseen.
+        TypeError: The result of ``op`` is on the host. A copy to the device would be slow, and nobody would notice.
     """
     if not hasattr(result, "__dlpack_device__") or result.__dlpack_device__()[0] == _CPU:
         raise TypeError(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cnn_lightning.ops import expect
-from cnn_lightning.ops.activation import ONE_SIXTH
+from cnn_lightning.ops.activation import ONE_SIXTH, SELU_ALPHA, SELU_SCALE
 from cnn_lightning.ops.fast import blocks, tuning
 from cnn_lightning.ops.fast.special import normal, precise
 from cnn_lightning.ops.types import Array
@@ -40,6 +40,33 @@ def relu6(x: Array) -> Array:
 def relu6_backward(grad_y: Array, x: Array) -> Array:
     """`ops.activation.relu6_backward`."""
     return _blockwise(lambda grad_y, x, grad_x: _zero((x <= 0) | (x >= 6), grad_y, out=grad_x), grad_y, x)
+
+
+def hardtanh(x: Array, *, min_val: float = -1.0, max_val: float = 1.0) -> Array:
+    """`ops.activation.hardtanh`."""
+    low, high = expect.hardtanh(x, min_val, max_val)
+    return _blockwise(lambda x, y: np.minimum(high, np.maximum(low, x, out=y), out=y), x)
+
+
+def hardtanh_backward(grad_y: Array, x: Array, *, min_val: float = -1.0, max_val: float = 1.0) -> Array:
+    """`ops.activation.hardtanh_backward`."""
+    return _blockwise(lambda grad_y, x, grad_x: _zero((x <= min_val) | (x >= max_val), grad_y, out=grad_x), grad_y, x)
+
+
+def threshold(x: Array, *, threshold: float, value: float) -> Array:
+    """`ops.activation.threshold`."""
+    at, constant = expect.limits("threshold", x, threshold=threshold, value=value)
+
+    def formula(x: Array, y: Array) -> None:
+        y[...] = constant
+        _choose(~(x <= at), x, out=y)
+
+    return _blockwise(formula, x)
+
+
+def threshold_backward(grad_y: Array, x: Array, *, threshold: float) -> Array:
+    """`ops.activation.threshold_backward`."""
+    return _blockwise(lambda x, grad_y, grad_x: _zero(x <= threshold, grad_y, out=grad_x), x, grad_y)
 
 
 def leaky_relu(x: Array, *, negative_slope: float = 0.01) -> Array:
@@ -107,6 +134,84 @@ def elu_backward_from_output(grad_y: Array, y: Array, *, alpha: float = 1.0) -> 
 
     def formula(grad_y: Array, y: Array, grad_x: Array) -> None:
         np.multiply(grad_y, y + alpha, out=grad_x)
+        _choose(~(y <= 0), grad_y, out=grad_x)
+
+    return _blockwise(formula, grad_y, y)
+
+
+def selu(x: Array) -> Array:
+    """`ops.activation.selu`."""
+    expect.dtype("selu: x", x)
+
+    def formula(x: Array, y: Array) -> None:
+        precise(np.expm1, x, out=y)
+        np.multiply(y, SELU_SCALE * SELU_ALPHA, out=y)
+        _choose(x > 0, SELU_SCALE * x, out=y)
+
+    return _blockwise(formula, x, passes=2)
+
+
+def selu_backward(grad_y: Array, x: Array) -> Array:
+    """`ops.activation.selu_backward`."""
+
+    def formula(grad_y: Array, x: Array) -> Array:
+        grad_x = np.minimum(x, 0)
+        np.exp(grad_x, out=grad_x)
+        grad_x *= SELU_SCALE * SELU_ALPHA
+        _choose(~(x <= 0), np.full_like(x, SELU_SCALE), out=grad_x)
+        grad_x *= grad_y
+        return grad_x
+
+    return _precise(formula, grad_y, x)
+
+
+def selu_backward_from_output(grad_y: Array, y: Array) -> Array:
+    """`ops.activation.selu_backward_from_output`."""
+
+    def formula(grad_y: Array, y: Array, grad_x: Array) -> None:
+        np.multiply(grad_y, y + SELU_SCALE * SELU_ALPHA, out=grad_x)
+        _choose(~(y <= 0), SELU_SCALE * grad_y, out=grad_x)
+
+    return _blockwise(formula, grad_y, y)
+
+
+def celu(x: Array, *, alpha: float = 1.0) -> Array:
+    """`ops.activation.celu`."""
+    expect.celu(x, alpha)
+
+    def formula(x: Array) -> Array:
+        y = np.minimum(x, 0)
+        y /= alpha
+        np.expm1(y, out=y)
+        y *= alpha
+        _choose(x > 0, x, out=y)
+        return y
+
+    return _precise(formula, x)
+
+
+def celu_backward(grad_y: Array, x: Array, *, alpha: float = 1.0) -> Array:
+    """`ops.activation.celu_backward`."""
+    inverse = 1 / float(np.float32(alpha))
+
+    def formula(grad_y: Array, x: Array) -> Array:
+        grad_x = np.minimum(x, 0)
+        grad_x *= inverse
+        np.exp(grad_x, out=grad_x)
+        grad_x *= inverse * alpha
+        grad_x *= grad_y
+        _choose(~(x <= 0), grad_y, out=grad_x)
+        return grad_x
+
+    return _precise(formula, grad_y, x)
+
+
+def celu_backward_from_output(grad_y: Array, y: Array, *, alpha: float = 1.0) -> Array:
+    """`ops.activation.celu_backward_from_output`."""
+    inverse = 1 / float(np.float32(alpha))
+
+    def formula(grad_y: Array, y: Array, grad_x: Array) -> None:
+        np.multiply(grad_y * inverse, y + alpha, out=grad_x)
         _choose(~(y <= 0), grad_y, out=grad_x)
 
     return _blockwise(formula, grad_y, y)
@@ -259,6 +364,55 @@ def sigmoid_backward(grad_y: Array, y: Array) -> Array:
     return _blockwise(lambda grad_y, y, grad_x: np.multiply(grad_y * (1 - y), y, out=grad_x), grad_y, y)
 
 
+def logsigmoid(x: Array) -> Array:
+    """`ops.activation.logsigmoid`."""
+    expect.dtype("logsigmoid: x", x)
+
+    def formula(x: Array) -> Array:
+        y = np.abs(x)
+        np.negative(y, out=y)
+        np.log1p(np.exp(y, out=y), out=y)
+        return np.subtract(np.minimum(x, 0), y, out=y)
+
+    return _precise(formula, np.ascontiguousarray(x).reshape(x.shape))  # as torch lays it
+
+
+def logsigmoid_backward(grad_y: Array, x: Array) -> Array:
+    """`ops.activation.logsigmoid_backward`."""
+
+    def formula(grad_y: Array, x: Array) -> Array:
+        e = np.exp(x)
+        e += 1
+        return np.divide(grad_y, e, out=e)
+
+    return _precise(formula, grad_y, x)
+
+
+def softsign(x: Array) -> Array:
+    """`ops.activation.softsign`."""
+    expect.dtype("softsign: x", x)
+
+    def formula(x: Array, y: Array) -> None:
+        np.add(np.abs(x, out=y), 1, out=y)
+        np.divide(x, y, out=y)
+
+    return _blockwise(formula, x)
+
+
+def softsign_backward(grad_y: Array, x: Array) -> Array:
+    """`ops.activation.softsign_backward`."""
+
+    def formula(grad_y: Array, x: Array) -> Array:
+        d = np.abs(x)
+        d += 1
+        grad_x = grad_y / d
+        grad_x /= d
+        grad_x[np.isinf(d)] = np.nan
+        return grad_x
+
+    return _precise(formula, grad_y, x)
+
+
 def tanh(x: Array) -> Array:
     """`ops.activation.tanh`."""
     expect.dtype("tanh: x", x)
@@ -268,6 +422,29 @@ def tanh(x: Array) -> Array:
 def tanh_backward(grad_y: Array, y: Array) -> Array:
     """`ops.activation.tanh_backward`."""
     return _precise(lambda grad_y, y: grad_y * (1 - y * y), grad_y, y)
+
+
+def glu(x: Array, *, dim: int = -1) -> Array:
+    """`ops.activation.glu`."""
+    a, b = (x[half] for half in expect.glu(x, dim))
+    return _blockwise(lambda a, b, y: np.divide(a, _one_and_exp(b, y), out=y), a, b, passes=2)
+
+
+def glu_backward(grad_y: Array, x: Array, *, dim: int = -1) -> Array:
+    """`ops.activation.glu_backward`."""
+    of_a, of_b = expect.glu(x, dim)
+    grad_x = np.empty_like(x)
+    grad_x[of_a] = _precise(lambda g, b: g * _sigmoid(b, np.empty_like(b)), grad_y, x[of_b])
+
+    def to_b(grad_y: Array, a: Array, b: Array) -> Array:
+        s = _sigmoid(b, np.empty_like(b))
+        grad_b = grad_y * a
+        grad_b *= s
+        grad_b *= 1 - s
+        return grad_b
+
+    grad_x[of_b] = _precise(to_b, grad_y, x[of_a], x[of_b])
+    return grad_x
 
 
 # ---- parts of the formulas

@@ -288,6 +288,28 @@ def group_norm_backward(
     return grad_x, grad_weight.astype(x.dtype) if needs[1] else None, grad_bias.astype(x.dtype) if needs[2] else None
 
 
+def instance_norm(
+    x: Array, weight: Array | None, bias: Array | None, *, eps: float = 1e-5
+) -> tuple[Array, Array, Array]:
+    """`ops.norm.instance_norm`."""
+    expect.channels(x, weight=weight, bias=bias)
+    return group_norm(x, weight, bias, groups=x.shape[1], eps=eps)
+
+
+def instance_norm_backward(
+    grad_y: Array,
+    x: Array,
+    weight: Array | None,
+    mean: Array,
+    var: Array,
+    *,
+    eps: float = 1e-5,
+    needs: Sequence[bool] = (True, True, True),
+) -> Gradients:
+    """`ops.norm.instance_norm_backward`."""
+    return group_norm_backward(grad_y, x, weight, mean, var, groups=x.shape[1], eps=eps, needs=needs)
+
+
 # ---- how the channels of a batch lie in memory
 
 

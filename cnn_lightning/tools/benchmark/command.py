@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cnn_lightning.errors import UserError
-from cnn_lightning.outputs import PICTURES, expect_writable, written
+from cnn_lightning.files import PICTURES, expect_writable, written
 from cnn_lightning.tools import parser as parsers
+from cnn_lightning.tools.benchmark.bridge import measure_bridge
 from cnn_lightning.tools.benchmark.floor import Floor, measure_floor
 from cnn_lightning.tools.benchmark.layers import LayerRow, measure_layers
-from cnn_lightning.tools.benchmark.measure import measure_bridge
 from cnn_lightning.tools.benchmark.memory import measure_memory
 from cnn_lightning.tools.benchmark.picture import draw
 from cnn_lightning.tools.benchmark.steps import IMPLEMENTATIONS, Setting, measure_steps

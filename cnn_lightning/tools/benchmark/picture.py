@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cnn_lightning.outputs import written
+from cnn_lightning.files import written
 from cnn_lightning.tools.benchmark.layers import LayerRow
 from cnn_lightning.tools.benchmark.steps import Setting
 from cnn_lightning.tools.benchmark.tables import machine_of

@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.model import LARGEST
 from cnn_lightning.tools import parser as parsers
 from cnn_lightning.tools.check import CheckReport, check_layer
-from cnn_lightning.train.messages import did_you_mean, readable
+from cnn_lightning.train.failures import readable
+from cnn_lightning.train.suggestions import did_you_mean
 
 _NAMED = 12
 _COLORS = {"passed": "green", "failed": "bold red", "skipped": "dim"}
@@ -197,7 +198,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _listed(options: dict[str, Any]) -> str:

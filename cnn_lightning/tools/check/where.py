@@ -1,11 +1,9 @@
 """The place of a fault in the source; and what an operation does to its arrays, which torch can't see."""
 
-import functools
 import inspect
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,33 +92,34 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, original)
 
 
-@dataclass
-class _Seen:
-    """What operations did to their arrays that the bridge corrected or torch could not see."""
+class _Seen(bridge.Listener):
+    """What operations do to their arrays that torch can't see or the bridge repairs.
 
-    wide: dict[str, str] = field(default_factory=dict)
-    written: dict[str, str] = field(default_factory=dict)
-    aliased: dict[str, str] = field(default_factory=dict)
-    called: list[str] = field(default_factory=list)
+    Attributes:
+        wide: The float64 results of float32 arrays, by the place of the operation.
+        written: The arguments that were written into, by that place.
+        aliased: The arguments that a result shares memory with, by that place.
+        called: The places of all calls, in order.
+    """
+
+    def __init__(self) -> None:
+        self.wide: dict[str, str] = {}
+        self.written: dict[str, str] = {}
+        self.aliased: dict[str, str] = {}
+        self.called: list[str] = []
+        self._before: dict[int, list[Any]] = {}
+
+    def enter(self, op: Call, arrays: Sequence[Any], options: dict[str, Any]) -> None:
+        self._before[id(arrays)] = [None if array is None else array.copy() for array in arrays]
+
+    def leave(self, op: Call, arrays: Sequence[Any], results: Any, dtypes: Sequence[torch.dtype]) -> None:
+        before = self._before.pop(id(arrays))
+        _look(self, op, arrays, before, results if isinstance(results, tuple) else (results,), dtypes)
 
 
-@contextmanager
-def watched() -> Iterator[_Seen]:
+def watched() -> AbstractContextManager[_Seen]:
     """Look at the arrays that go into and come out of every operation called through the bridge."""
-    seen, original = _Seen(), bridge._run
-
-    def run(op: Call, tensors: Any, dtypes: Sequence[torch.dtype], *rest: Any) -> Any:
-        @functools.wraps(op)
-        def spied(*arrays: Any, **options: Any) -> Any:
-            before = [None if array is None else array.copy() for array in arrays]
-            results = op(*arrays, **options)
-            _look(seen, op, arrays, before, results if isinstance(results, tuple) else (results,), dtypes)
-            return results
-
-        return original(spied, tensors, dtypes, *rest)
-
-    with _replaced(bridge, "_run", run):
-        yield seen
+    return bridge.watch(_Seen())
 
 
 def _look(

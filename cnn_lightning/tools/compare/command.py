@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cnn_lightning.errors import UserError
+from cnn_lightning.files import PICTURES, expect_writable, written
 from cnn_lightning.notices import tell
 from cnn_lightning.ops.fast import blocks
-from cnn_lightning.outputs import PICTURES, expect_writable, written
 from cnn_lightning.tools import parser as parsers
 from cnn_lightning.tools.compare.measure import Measured, RunError, measure
 from cnn_lightning.tools.compare.ways import PLAIN_TORCH, PROGRAMS, Setting

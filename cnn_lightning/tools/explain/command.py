@@ -16,17 +16,18 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from cnn_lightning import data
-from cnn_lightning.checkpoints import newest, tell
+from cnn_lightning.checkpoints import newest
 from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.data.pictures import read_pictures
 from cnn_lightning.digest import is_changed_text
-from cnn_lightning.errors import UserError
-from cnn_lightning.outputs import expect_writable, written
+from cnn_lightning.errors import UserError, one_line
+from cnn_lightning.files import expect_writable, written
+from cnn_lightning.notices import tell
 from cnn_lightning.tools import parser as parsers
 from cnn_lightning.tools.explain import page, training
 from cnn_lightning.tools.explain.record import record
-from cnn_lightning.train.command import RUNS
-from cnn_lightning.train.messages import did_you_mean
+from cnn_lightning.train.run_folder import RUNS
+from cnn_lightning.train.suggestions import did_you_mean
 
 
 def _parser() -> ArgumentParser:
@@ -75,7 +76,7 @@ def main(args: list[str]) -> int:
         seen = record(model.net, model.loss, picture.image, label, details=True)
         shown = training.frames(training.moments(path, model.net), model.net, model.loss, picture.image, label)
     except RuntimeError as error:
-        raise UserError(f"explain: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"explain: {one_line(error, 300)}") from error
     text = page.render(subject, seen, shown, training.captions(model.net))
     with written("--output", options.output) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -178,7 +179,7 @@ def _data(options: Namespace, path: Path) -> tuple[Any, str]:
         module.prepare_data()
         module.setup("test")
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise UserError(f"--data {name}: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"--data {name}: {one_line(error, 300)}") from error
     return module, name
 
 

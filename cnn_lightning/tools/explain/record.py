@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -182,11 +181,11 @@ def _details(layer: Layer) -> Details:
     times: list[tuple[float, float]] = []
     with _one_thread():
         for _ in range(TIMED):
-            with _seconds() as first:
+            with bridge.watch(_Seconds()) as first:
                 y = forward()
-            with _seconds() as second:
+            with bridge.watch(_Seconds()) as second:
                 backward(y)
-            times.append((sum(first), sum(second)))
+            times.append((first.sum, second.sum))
         y, forward_source = source.traced(forward)
         _, backward_source = source.traced(lambda: backward(y))
     return Details(
@@ -210,20 +209,17 @@ def _one_thread() -> Iterator[None]:
         blocks.set_num_threads(before)
 
 
-@contextmanager
-def _seconds() -> Iterator[list[float]]:
-    """The time of every NumPy operation that layers call meanwhile."""
-    times: list[float] = []
-    original = bridge.call
+class _Seconds(bridge.Listener):
+    """Adds up the time of the NumPy operations that layers call, one after the other."""
 
-    def call(op: Any, *tensors: Any, **options: Any) -> Any:
-        begin = time.perf_counter()
-        result = original(op, *tensors, **options)
-        times.append(time.perf_counter() - begin)
-        return result
+    def __init__(self) -> None:
+        self.sum = 0.0
 
-    with patch.object(bridge, "call", call):
-        yield times
+    def begin(self, op: bridge.Operation, tensors: Any) -> None:
+        self.start = time.perf_counter()
+
+    def end(self, op: bridge.Operation) -> None:
+        self.sum += time.perf_counter() - self.start
 
 
 def _difference(layer: Layer) -> float | None:

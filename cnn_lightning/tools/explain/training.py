@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from cnn_lightning import draw
 from cnn_lightning.callbacks.metrics import read_metrics
-from cnn_lightning.checkpoints import Unreadable, load, tell
+from cnn_lightning.checkpoints import Unreadable, load
 from cnn_lightning.draw import Picture
 from cnn_lightning.errors import UserError
+from cnn_lightning.notices import tell
 from cnn_lightning.tools.explain.record import Recording, record
 
 MOST = 16

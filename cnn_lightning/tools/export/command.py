@@ -8,12 +8,12 @@ from jsonargparse import ArgumentParser
 from cnn_lightning.checkpoints import newest
 from cnn_lightning.classifier import from_checkpoint
 from cnn_lightning.errors import UserError
+from cnn_lightning.files import expect_writable
 from cnn_lightning.model import LARGEST
-from cnn_lightning.outputs import expect_writable
 from cnn_lightning.tools import parser as parsers
 from cnn_lightning.tools.export.program import TOLERANCE, Format, Unequal, export
-from cnn_lightning.train.command import RUNS
-from cnn_lightning.train.messages import did_you_mean
+from cnn_lightning.train.run_folder import RUNS
+from cnn_lightning.train.suggestions import did_you_mean
 
 
 def _parser() -> ArgumentParser:

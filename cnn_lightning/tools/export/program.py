@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from cnn_lightning.classifier import Classifier
-from cnn_lightning.errors import UserError
-from cnn_lightning.outputs import expect_writable, written
+from cnn_lightning.errors import UserError, one_line
+from cnn_lightning.files import expect_writable, written
 
 Format = Literal["onnx", "pt2"]
 
@@ -173,7 +173,7 @@ def _tried(work: Callable[[], Any]) -> Any:
                 warnings.simplefilter("ignore", kind)
             return work()
     except Exception as error:
-        line = " ".join(str(error).split())[:200]
+        line = one_line(error, 200)
         raise UserError(f"--format: this network can't be exported: {type(error).__name__}: {line}") from error
 
 

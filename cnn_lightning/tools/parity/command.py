@@ -9,14 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cnn_lightning.errors import UserError
-from cnn_lightning.outputs import PICTURES, expect_writable, written
+from cnn_lightning.files import PICTURES, expect_writable, written
 from cnn_lightning.tools import parser as parsers
 from cnn_lightning.tools.parity.lockstep import compare
 from cnn_lightning.tools.parity.picture import draw
 from cnn_lightning.tools.parity.report import as_json, summary
 from cnn_lightning.tools.parity.subject import chosen_config, chosen_subject
 from cnn_lightning.tools.parity.table import errors_table
-from cnn_lightning.train.command import named_configs
 
 _DTYPES = {"32": torch.float32, "64": torch.float64, "16": torch.float16, "bf16": torch.bfloat16}
 
@@ -59,7 +58,7 @@ def _parser() -> ArgumentParser:
 
 def main(args: list[str]) -> int:
     """Compare and print; 0 if both agree, 1 if they don't, whichever side is wrong."""
-    options = _parser().parse_args(_repeatable(parsers.data_by_name(named_configs(args))))
+    options = _parser().parse_args(_repeatable(parsers.data_by_name(args)))
     parsers.expect_at_least_one(options, "steps", "data.batch_size")
     parsers.expect_seed(options.seed)
     if options.device == "cuda" and not torch.cuda.is_available():

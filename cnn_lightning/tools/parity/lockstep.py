@@ -330,7 +330,7 @@ def _flips(a: Call, b: Call) -> int:
     entry = catalog.entries().get(kind)
     if entry is not None and entry.kinks:
         x, y = a.arguments[0], b.arguments[0]
-        return sum(int(((x > kink) != (y > kink)).sum()) for kink in entry.kinks)
+        return sum(int(((x > kink) != (y > kink)).sum()) for kink in entry.kinks_of(b.module))
     if entry is not None and entry.choices is not None:
         choose = entry.choices
         x, y = (choose(call.module, call.arguments[0]) for call in (a, b))

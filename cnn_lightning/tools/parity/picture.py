@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from cnn_lightning.outputs import written
+from cnn_lightning.files import written
 from cnn_lightning.tools.parity.results import FAULTS, Parity
 from cnn_lightning.tools.parity.subject import Subject
 from cnn_lightning.tools.parity.table import by_layer, kind_of, largest

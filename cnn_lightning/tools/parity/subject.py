@@ -3,7 +3,6 @@
 import inspect
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +13,13 @@ from torch import nn
 from cnn_lightning import data
 from cnn_lightning.checkpoints import newest
 from cnn_lightning.classifier import Classifier, from_checkpoint
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.model import build_net, least_image_size
 from cnn_lightning.tools.parity.runner import Batch
-from cnn_lightning.train.command import RUNS
-from cnn_lightning.train.messages import checked, did_you_mean, readable
+from cnn_lightning.train.configs import checked, config_file
+from cnn_lightning.train.failures import readable
+from cnn_lightning.train.run_folder import RUNS
+from cnn_lightning.train.suggestions import did_you_mean
 
 _SHAPE = ("num_classes", "in_channels", "image_size")
 _BUILD = ("net", *_SHAPE, "channels", "hidden", "weights")
@@ -40,9 +41,9 @@ def chosen_config(names: list[str]) -> dict[str, Any]:
     merged: dict[str, Any] = {"model": {}, "data": None}
     for name in names:
         try:
-            found = yaml.safe_load(Path(name).read_text())
+            found = yaml.safe_load(config_file(name).read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"--config: {name} can't be read: {' '.join(str(error).split())}") from error
+            raise UserError(f"--config: {name} can't be read: {one_line(error)}") from error
         found = checked(found, name)
         merged["model"] |= found.get("model", {})
         merged["data"] = found.get("data", merged["data"])

@@ -1,0 +1,212 @@
+"""Get the arrays of the tensors, run the operation on them, and make tensors of its results.
+
+On the CPU here; for CUDA with `cuda`; from other devices by copies to the host and back.
+"""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnn_lightning.layers import layout
+from cnn_lightning.layers.bridge import checks, cuda, listeners
+from cnn_lightning.layers.bridge.checks import Operation, label
+from cnn_lightning.layers.bridge.tracers import PLAIN
+from cnn_lightning.ops.fast import blocks, chooser
+from cnn_lightning.ops.types import Array
+
+
+def run(
+    op: Operation,
+    tensors: Sequence[Tensor | None],
+    dtypes: Sequence[torch.dtype],
+    mixed: bool,
+    options: dict[str, Any],
+    arrays: list[Array | None] | None = None,
+    heard_by: Sequence[listeners.Listener] = (),
+) -> list[Tensor | None]:
+    """Run ``op`` on the arrays of the tensors.
+
+    Args:
+        op: The operation.
+        tensors: Its positional arguments.
+        dtypes: Those that its floating results take: one for each, or one for all.
+        mixed: Whether floating arguments may differ in dtype.
+        options: Its keyword arguments.
+        arrays: The arrays of the tensors as `host_arrays` gives them, if it does.
+        heard_by: Who is notified of the computation.
+
+    Raises:
+        NotImplementedError: As `checks.check`.
+        RuntimeError: As `checks.check`; a CUDA graph is being captured.
+    """
+    if arrays is not None:
+        return _tensors(_compute(op, arrays, dtypes, options, True, heard_by), arrays, dtypes, _tensor_of)
+    device = checks.check(op, tensors, mixed)
+    with _ON_HOST if device.type == "cpu" else _place(op, device) as to_tensor:
+        arrays = [None if tensor is None else array_of(tensor, device) for tensor in tensors]
+        host = all(array is None or type(array) is np.ndarray for array in arrays)
+        return _tensors(_compute(op, arrays, dtypes, options, host, heard_by), arrays, dtypes, to_tensor)
+
+
+def _compute(
+    op: Operation,
+    arrays: Sequence[Array | None],
+    dtypes: Sequence[torch.dtype],
+    options: dict[str, Any],
+    host: bool,
+    heard_by: Sequence[listeners.Listener],
+) -> Any:
+    """Run the fast function of ``op`` if the chooser gives one, otherwise ``op`` itself."""
+    function = chooser.chosen(op) if host else op
+    is_fast = chooser.is_fast(function)
+    if heard_by:
+        function = listeners.reported(function, heard_by, op, arrays, options, dtypes)
+    if is_fast:
+        return function(*arrays, **options)
+    needs = options.get("needs")
+    if needs is not None and "needs" in inspect.signature(op).parameters:
+        needs = None
+    if needs is not None:
+        options = {name: value for name, value in options.items() if name != "needs"}
+    with blocks.one_blas_thread():
+        results = function(*arrays, **options)
+    if chooser.is_formula(op):
+        results = layout.as_torch(op.__name__, results, arrays)
+    if needs is not None:
+        results = tuple(result if need else None for result, need in zip(results, needs, strict=True))
+    return results
+
+
+def host_arrays(tensors: Sequence[Tensor | None], mixed: bool) -> list[Array | None] | None:
+    """Arrays of the tensors in the common case, None in every other.
+
+    The common case: plain dense tensors on the CPU, one floating dtype, and no process group.
+    """
+    blocks.suggest_num_threads(torch.get_num_threads())
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return None
+    arrays: list[Array | None] = []
+    floating = None
+    for tensor in tensors:
+        if tensor is None:
+            arrays.append(None)
+            continue
+        if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.layout is not torch.strided:
+            return None
+        if torch._is_functional_tensor(tensor):  # its type is a plain one, but it has no memory of its own
+            return None
+        dtype = tensor.dtype
+        if dtype in _FLOATING:
+            if floating is None:
+                floating = dtype
+            elif dtype is not floating and not mixed:
+                return None
+        elif dtype not in _WHOLE:
+            return None
+        arrays.append(tensor.numpy(force=True))
+    return arrays if any(array is not None for array in arrays) else None
+
+
+_FLOATING = {torch.float32, torch.float64}
+_WHOLE = {torch.int64, torch.bool, torch.uint8, torch.int32}
+
+
+def _tensors(
+    results: Any, arrays: Sequence[Array | None], dtypes: Sequence[torch.dtype], to_tensor: Callable[[Any], Tensor]
+) -> list[Tensor | None]:
+    if not isinstance(results, tuple):
+        results = (results,)
+    kinds = dtypes if len(dtypes) == len(results) else (dtypes[0],) * len(results)
+    return [
+        None if result is None else _cast(to_tensor(_own(result, arrays)), dtype)
+        for result, dtype in zip(results, kinds, strict=True)
+    ]
+
+
+def array_of(tensor: Tensor, device: torch.device) -> Array:
+    """The array of a tensor on ``device``; float32 for bfloat16 and float16."""
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    if device.type == "cuda" and cuda.available():
+        cupy_array: Array = cuda.array(tensor)
+        return cupy_array
+    if device.type == "cpu" and torch.distributed.is_available() and torch.distributed.is_initialized():
+        # FSDP frees a parameter's memory between uses; `Tensor.numpy` would forbid that for good.
+        shared: Array = np.from_dlpack(tensor.detach().resolve_neg())
+        return shared
+    return tensor.numpy(force=True)
+
+
+def _own(result: Array, arrays: Sequence[Array | None]) -> Array:
+    """``result``, copied if it shares memory with an argument, has a negative stride or is read-only.
+
+    A tensor that shared memory with an argument would change with it, and autograd would not notice.
+    """
+    if type(result) is np.ndarray and result.base is None and result.flags.writeable:
+        return result
+    if hasattr(result, "strides") and (
+        not getattr(result.flags, "writeable", True)  # CuPy's arrays always are
+        or any(stride < 0 for stride in result.strides)
+        or any(isinstance(result, type(array)) and np.may_share_memory(result, array) for array in arrays)
+    ):
+        return result.copy()
+    return result
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.dtype != dtype and tensor.is_floating_point() else tensor
+
+
+def _tensor_of(result: Any) -> Tensor:
+    return torch.from_numpy(result) if type(result) is np.ndarray else torch.as_tensor(result)
+
+
+_ON_HOST = nullcontext(_tensor_of)
+
+
+@contextmanager
+def _place(op: Operation, device: torch.device) -> Iterator[Callable[[Any], Tensor]]:
+    """Enter the context for an operation on ``device``, which is not the CPU; yield what makes tensors of its results.
+
+    Raises:
+        RuntimeError: A CUDA graph is being captured.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{label(op)}: expected no CUDA graph to be captured: NumPy layers choose memory and kernels anew at each "
+            "call, which a graph would not repeat (torch.compile leaves them out of its graphs by itself)"
+        )
+    if device.type == "cuda" and cuda.available():
+        with cuda.current(device):
+            yield lambda result: cuda.tensor(result, label(op))
+    else:
+        _notice(op, device)
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            yield lambda result: torch.as_tensor(result).to(device)
+
+
+_noticed = False
+
+
+def _notice(op: Operation, device: torch.device) -> None:
+    """Warn once per process that every call copies to the host and back, and name the remedy."""
+    global _noticed
+    if _noticed:
+        return
+    _noticed = True
+    remedy = (
+        "pip install 'cnn-lightning[cuda13]' (or [cuda12]) runs the same NumPy code on the GPU"
+        if device.type == "cuda"
+        else "layers='torch' runs natively there"
+    )
+    warnings.warn(
+        f"{label(op)}: the NumPy layers run on the host; tensors on {device} are copied there and back at every call "
+        f"({remedy})",
+        stacklevel=2,
+    )

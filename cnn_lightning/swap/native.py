@@ -1,0 +1,36 @@
+"""The native type of each NumPy layer, and of a layer that was swapped."""
+
+from torch import nn
+
+from cnn_lightning.layers import catalog, fused
+
+LAYERS: dict[type[nn.Module], type[nn.Module]] = {native: entry.layer for native, entry in catalog.entries().items()}
+"""From the native type of a layer to the NumPy layer."""
+
+NATIVE: dict[type[nn.Module], type[nn.Module]] = {ours: native for native, ours in LAYERS.items()}
+NATIVE[fused.Sequential] = nn.Sequential  # no layer, but a container that computes NumPy layers in chains
+REMEMBERED = "_swapped_from"
+"""The attribute in which a layer of a user's own class keeps its native type, for the way back."""
+
+
+def native_type(module: nn.Module) -> type[nn.Module]:
+    """The native type that ``module`` has, or had before it was swapped."""
+    kind = type(module)
+    remembered: type[nn.Module] = module.__dict__.get(REMEMBERED, kind)
+    return NATIVE.get(kind, remembered)
+
+
+def is_ours_type(kind: type[nn.Module]) -> bool:
+    """Whether a class is a NumPy layer of this package, or a subclass of one."""
+    return any(base in NATIVE for base in kind.__mro__)
+
+
+def is_ours(module: nn.Module) -> bool:
+    """Whether a layer runs in NumPy, by our class or by a class that `swap_layers` gave it."""
+    return is_ours_type(type(module)) or REMEMBERED in module.__dict__
+
+
+def formula_file(module: nn.Module) -> str:
+    """The file of `cnn_lightning.ops` whose formulas a layer calls in NumPy; empty where it calls none."""
+    entry = catalog.entries().get(native_type(module))
+    return "" if entry is None else entry.formulas
