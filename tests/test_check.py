@@ -235,7 +235,7 @@ def test_a_reference_that_is_not_what_the_layer_subclasses_is_told_so() -> None:
     report = grade(RightReLU, lambda x: torch.nn.functional.leaky_relu(x, 0.001))
     assert report.failed == ("reference",)
     assert {finding.blames for finding in report.findings} == {"reference"}
-    assert "the layer gives what torch.nn.modules.activation.ReLU gives" in report.findings[0].wrong
+    assert "the layer gives the output of torch.nn.modules.activation.ReLU" in report.findings[0].wrong
     # The layer is wrong where it differs from both.
     assert {finding.blames for finding in grade(broken.OneAtZero, torch.nn.ReLU()).findings} == {"layer"}
 

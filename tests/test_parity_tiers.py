@@ -1,4 +1,4 @@
-"""Parity compares three ways: torch, a layer's formula, and what stands in for it, a chain included."""
+"""Parity compares three ways: torch, a layer's formula, and its fast function or chain."""
 
 import json
 from collections.abc import Callable
@@ -109,7 +109,7 @@ def test_a_wrong_formula_is_told_from_the_fast_function_that_runs(
     code, out = parity(capsys)
     assert code == 1
     assert "layer conv1, output: " in out
-    assert "this layer is wrong: its formula, not what stands in for it and runs (of three float64 results" in out
+    assert "this layer is wrong: its formula; the fast code that runs instead is right (of three float64 results" in out
 
 
 # ---- chains

@@ -405,20 +405,21 @@ class InstanceNorm2d(Layer, torch.nn.InstanceNorm2d):
 
 
 def _instance_norm(module: torch.nn.modules.instancenorm._InstanceNorm, input: Tensor) -> Tensor:
-    """Normalise by each sample's own statistics or by the running ones, and keep these as torch does."""
+    """Normalise by each sample's statistics or by the running ones, and update the running ones as torch does."""
     bridge.expect_no_transform(input)
     module._check_input_dim(input)  # type: ignore[no-untyped-call]
     batched = input.dim() > module._get_no_batch_dim()  # type: ignore[no-untyped-call]
     x = (input if batched else input.unsqueeze(0)).contiguous()
+    own, length = module.training or not module.track_running_stats, math.prod(x.shape[2:])
     _check_features(module, input, x.shape[1])
+    if own and length == 1:
+        raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.size()}")
+    _check_sizes(module, x.shape[1])
     _check_dtypes(input, module.weight)
     mean, var = module.running_mean, module.running_var
-    # torch repeats these for each sample, so that they may change in place before the backward.
+    # torch repeats these for each sample, so they may change in place before the backward.
     weight, bias = (None if each is None else each.clone() for each in (module.weight, module.bias))
-    if module.training or not module.track_running_stats:
-        length = math.prod(x.shape[2:])
-        if length == 1:
-            raise ValueError(f"Expected more than 1 spatial element when training, got input size {x.size()}")
+    if own:
         if module.eps <= 0:
             raise ValueError(f"eps: expected a number above 0, got {module.eps}")
         y, means, variances = InstanceNormFunction.apply(x, weight, bias, module.eps)
@@ -434,12 +435,15 @@ def _instance_norm(module: torch.nn.modules.instancenorm._InstanceNorm, input: T
 
 
 def _check_features(module: torch.nn.modules.instancenorm._InstanceNorm, input: Tensor, channels: int) -> None:
-    """As many channels as the layer has weights or statistics; without any, torch warns of another number."""
+    """Refuse another number of channels than a layer with weights has; without weights, warn of it, as torch does."""
     message = f"input: expected {module.num_features} channels, got shape {tuple(input.shape)}"
     if channels != module.num_features and module.affine:
         raise ValueError(message)
     if channels != module.num_features:
         warnings.warn(f"{message}; num_features is not used because affine=False", stacklevel=4)
+
+
+def _check_sizes(module: torch.nn.modules.instancenorm._InstanceNorm, channels: int) -> None:
     for name in ("running_mean", "running_var", "weight", "bias"):
         value = getattr(module, name)
         if value is not None and len(value) != channels:

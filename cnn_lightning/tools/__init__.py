@@ -1,1 +1,1 @@
-"""What one does with a network beside training it, a folder each, with its command."""
+"""The commands for a network besides training, each in its own folder."""

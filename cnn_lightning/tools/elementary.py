@@ -1,7 +1,7 @@
-"""torch's operators by elementary tensor operations: what a kernel of torch should give, said a second way.
+"""torch's operators by elementary tensor operations: a second computation of what a torch kernel returns.
 
 Most come from torch's own decompositions (``torch._decomp``, ``torch._refs``), which its compiler uses. A convolution,
-a product of matrices and an average pooling have none: they stand here as sums over shifted copies of the input.
+a product of matrices and an average pooling have none: here they are sums over shifted copies of the input.
 """
 
 import itertools
@@ -15,8 +15,8 @@ from torch._decomp import decomposition_table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Elementary(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own class says no types
-    """Inside, torch's operators are computed elementarily, forward and backward: slow, and in the tensors' dtype."""
+class Elementary(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no types
+    """Inside, torch's operators run as elementary operations, forward and backward: slow, in the given dtype."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -24,7 +24,7 @@ class Elementary(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
 
     @property
     def is_second_opinion(self) -> bool:
-        """Whether all that was computed inside is torch's: no operator of somebody else's, and not NumPy alone."""
+        """Whether operators ran inside, and all of them are torch's: none of another library, and not NumPy alone."""
         return self._computed and not self._foreign
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -52,7 +52,7 @@ _COPIES = {getattr(torch.ops.aten, name) for name in ("alias", "clone", "copy_",
 def _taps(
     kernel: Sequence[int], out: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> Iterator[tuple[Any, Any]]:
-    """Each tap's place in the kernel, and the pixels (of the padded input) that lie under it."""
+    """The index of each tap in the kernel, and the pixels (of the padded input) under it."""
     for tap in itertools.product(*map(range, kernel)):
         pixels = tuple(
             slice(i * d, i * d + (n - 1) * s + 1, s) for i, n, s, d in zip(tap, out, stride, dilation, strict=True)
@@ -61,7 +61,7 @@ def _taps(
 
 
 def _padded(x: Tensor, padding: Sequence[int], more: Sequence[int] | None = None) -> Tensor:
-    """``x`` in a border of zeros, ``more`` of them behind it."""
+    """``x`` in a border of zeros, with ``more`` zeros at the end of each axis."""
     axes = len(padding)
     size = x.shape[-axes:]
     wide = x.new_zeros(
@@ -127,14 +127,14 @@ def _convolution(
     axes = weight.dim() - 2
     stride, padding, dilation, output_padding = (_each(v, axes) for v in (stride, padding, dilation, output_padding))
     spans = [d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True)]
-    parts = zip(x.chunk(groups, 1), weight.chunk(groups), strict=True)
+    groups_of = zip(x.chunk(groups, 1), weight.chunk(groups), strict=True)
     if transposed:
         sizes = [(n - 1) * s + k + o for n, s, k, o in zip(x.shape[2:], stride, spans, output_padding, strict=True)]
-        wide = torch.cat([_scatter(some, w, sizes, stride, dilation) for some, w in parts], 1)
+        wide = torch.cat([_scatter(some, w, sizes, stride, dilation) for some, w in groups_of], 1)
         y = _cropped(wide, padding, [n - 2 * p for n, p in zip(sizes, padding, strict=True)]).clone()
     else:
         out = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(x.shape[2:], padding, spans, stride, strict=True)]
-        y = torch.cat([_gather(_padded(some, padding), w, out, stride, dilation) for some, w in parts], 1)
+        y = torch.cat([_gather(_padded(some, padding), w, out, stride, dilation) for some, w in groups_of], 1)
     return y if bias is None else y + _per_channel(bias, axes)
 
 
@@ -154,8 +154,8 @@ def _convolution_backward(
     axes = weight.dim() - 2
     stride, padding, dilation = (_each(v, axes) for v in (stride, padding, dilation))
     grads_x, grads_weight = [], []
-    parts = zip(grad.chunk(groups, 1), x.chunk(groups, 1), weight.chunk(groups), strict=True)
-    for g, some, w in parts:
+    groups_of = zip(grad.chunk(groups, 1), x.chunk(groups, 1), weight.chunk(groups), strict=True)
+    for g, some, w in groups_of:
         if transposed:
             wide = _padded(g, padding)
             grads_x.append(_gather(wide, w, some.shape[2:], stride, dilation))
@@ -197,7 +197,7 @@ def _averages(
     for n, k, s, p in zip(size, kernel, stride, padding, strict=True):
         steps = (n + 2 * p - k) / s
         length = (math.ceil(steps) if ceil else math.floor(steps)) + 1
-        if ceil and (length - 1) * s >= n + p:  # a window may not begin behind the input
+        if ceil and (length - 1) * s >= n + p:  # a window must not begin after the input
             length -= 1
         starts = [i * s - p for i in range(length)]
         ends = [min(start + k, n + p) for start in starts]
@@ -209,8 +209,8 @@ def _averages(
     return kernel, stride, padding, out, number
 
 
-def _room(size: _Ints, kernel: _Ints, stride: _Ints, padding: _Ints, out: _Ints) -> list[int]:
-    """How many pixels the last window lacks behind the padded input."""
+def _beyond(size: _Ints, kernel: _Ints, stride: _Ints, padding: _Ints, out: _Ints) -> list[int]:
+    """The number of pixels of the last window that are beyond the padded input."""
     return [
         max(0, (o - 1) * s + k - n - 2 * p) for n, k, s, p, o in zip(size, kernel, stride, padding, out, strict=True)
     ]
@@ -228,7 +228,7 @@ def _avg_pool2d(
     size = x.shape[-2:]
     options = (ceil_mode, count_include_pad, divisor_override)
     kernel, stride, padding, out, number = _averages(size, kernel, stride, padding, *options)
-    wide = _padded(x, padding, more=_room(size, kernel, stride, padding, out))
+    wide = _padded(x, padding, more=_beyond(size, kernel, stride, padding, out))
     y = x.new_zeros(*x.shape[:-2], *out)
     for _, pixels in _taps(kernel, out, stride, (1, 1)):
         y += wide[pixels]
@@ -248,7 +248,7 @@ def _avg_pool2d_backward(
     size = x.shape[-2:]
     options = (ceil_mode, count_include_pad, divisor_override)
     kernel, stride, padding, out, number = _averages(size, kernel, stride, padding, *options)
-    wide = _padded(torch.zeros_like(x), padding, more=_room(size, kernel, stride, padding, out))
+    wide = _padded(torch.zeros_like(x), padding, more=_beyond(size, kernel, stride, padding, out))
     for _, pixels in _taps(kernel, out, stride, (1, 1)):
         wide[pixels] += grad / number.to(grad)
     return _cropped(wide, padding, size).clone()

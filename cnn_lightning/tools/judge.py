@@ -1,8 +1,8 @@
-"""Which of two implementations is wrong where they differ: nobody is right by rank, neither torch nor NumPy.
+"""Which of two implementations is wrong where they differ. Neither torch nor NumPy has priority.
 
-A backward is judged by its own forward: central differences in float64 along random directions, and along the one in
-which the two gradients differ most. A forward is judged by three results in float64, of which two that agree win: those
-of the two implementations, and torch's operators computed by elementary tensor operations (`elementary`).
+A backward is judged by its own forward: central differences in float64 along random directions, and along the direction
+in which the two gradients differ most. A forward is judged by three results in float64: those of the two
+implementations, and torch's operators computed by elementary tensor operations (`elementary`). Two that agree win.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -13,22 +13,22 @@ import torch
 from torch import Tensor
 
 Point = Mapping[Hashable, Tensor]
-"""Where a function is evaluated: its float arguments and parameters, by any names."""
+"""The values at which a function is evaluated: its float arguments and parameters, by any names."""
 Right = Literal["both", "first", "second", "neither", "unclear"]
 
 _STEPS = (1e-4, 1e-6, 1e-8)
 _NEARER = 10.0
-"""Two results agree against a third where they are this many times nearer to each other."""
+"""Two results agree against a third if they are this many times nearer to each other than to the third."""
 _CONSISTENT = 2e-5
-"""How far a gradient may be from central differences along a random direction, relative to its length."""
+"""The largest error of a gradient against central differences along a random direction, relative to its norm."""
 
 
 @dataclass(frozen=True)
 class Party:
     """One implementation of a function at a point, in float64.
 
-    ``forward`` gives the outputs, the same for the same point; ``backward`` the gradients for ``upstream``, a gradient
-    for each output or None.
+    ``forward`` returns the outputs, the same for the same point. ``backward`` returns the gradients for ``upstream``: a
+    gradient for each output, or None.
     """
 
     point: Point
@@ -38,7 +38,7 @@ class Party:
 
 
 def of_forwards(first: Tensor, second: Tensor, third: Tensor) -> Right:
-    """Which of two outputs agrees with a third opinion: ``first``, ``second``, or ``neither`` clearly."""
+    """Which of two outputs agrees with a third result: ``first``, ``second``, or ``unclear``."""
     off = [_distance(value, third) for value in (first, second)]
     if _NEARER * off[0] < off[1]:
         return "first"
@@ -46,10 +46,10 @@ def of_forwards(first: Tensor, second: Tensor, third: Tensor) -> Right:
 
 
 def of_backwards(first: Party, second: Party, name: Hashable) -> tuple[Right, bool]:
-    """Whose gradient of ``name`` is that of its own forward; and whether that was found beside the point.
+    """Whose gradient of ``name`` is that of its own forward; and whether this was decided at a point nearby.
 
-    At a kink (inputs that are equal, or 0) central differences say nothing. There both are moved a little, to where
-    their gradients must differ as well.
+    At a kink (inputs that are equal, or 0) central differences have no meaning. There both are evaluated at a point
+    nearby, where their gradients must differ as well.
     """
     right = _at_the_point(first, second, name)
     if right in ("first", "second"):
@@ -59,8 +59,8 @@ def of_backwards(first: Party, second: Party, name: Hashable) -> tuple[Right, bo
     parties = [Party(moved, party.upstream, party.forward, party.backward) for party in (first, second)]
     if _distance(*(party.backward(moved).get(name) for party in parties)) <= 1e-9:
         return "both", True
-    beside = _at_the_point(parties[0], parties[1], name)
-    return (beside, True) if beside in ("first", "second") else (right, False)
+    nearby = _at_the_point(parties[0], parties[1], name)
+    return (nearby, True) if nearby in ("first", "second") else (right, False)
 
 
 def _at_the_point(first: Party, second: Party, name: Hashable) -> Right:
@@ -74,9 +74,9 @@ def _at_the_point(first: Party, second: Party, name: Hashable) -> Right:
 
 
 def is_gradient(party: Party, name: Hashable, gradient: Tensor | None, rival: Tensor | None = None) -> bool | None:
-    """Whether ``gradient`` is that of the party's forward by ``name``; None where central differences don't settle.
+    """Whether ``gradient`` is that of the party's forward by ``name``; None if central differences can't decide.
 
-    ``rival`` is another candidate: the direction in which the two differ most is where one is seen to be wrong.
+    ``rival`` is another candidate: the direction in which the two differ most shows best which is wrong.
     """
     x = party.point[name]
     g = torch.zeros_like(x) if gradient is None else gradient.to(x)
@@ -84,19 +84,19 @@ def is_gradient(party: Party, name: Hashable, gradient: Tensor | None, rival: Te
         return False if all(torch.isfinite(value).all() for value in party.point.values()) else None
     settled = 0
     for direction, gap in _directions(g, rival):
-        slope, unsure = slope_along(party, name, direction)
+        slope, uncertainty = slope_along(party, name, direction)
         off = abs((g * direction).sum().item() - slope)
         allowed = gap / _NEARER if gap else _CONSISTENT * max(abs(slope), g.norm().item())
-        if not unsure <= allowed:
+        if not uncertainty <= allowed:
             continue
         settled += 1
-        if off > allowed + unsure:
+        if off > allowed + uncertainty:
             return False
     return True if settled else None
 
 
 def _directions(gradient: Tensor, rival: Tensor | None) -> Iterator[tuple[Tensor, float]]:
-    """Directions, and by how much the two gradients differ along each, 0 for a random one."""
+    """Directions, each with the difference of the two gradients along it; 0 for a random direction."""
     if rival is not None and rival.shape == gradient.shape and torch.isfinite(rival).all():
         difference = rival.to(gradient) - gradient
         largest = difference.abs().max()
@@ -109,20 +109,20 @@ def _directions(gradient: Tensor, rival: Tensor | None) -> Iterator[tuple[Tensor
 
 
 def slope_along(party: Party, name: Hashable, direction: Tensor) -> tuple[float, float]:
-    """The slope of ``<upstream, forward>`` where ``name`` moves along ``direction``, and how sure that is not.
+    """The slope of ``<upstream, forward>`` when ``name`` moves along ``direction``, and the uncertainty of the slope.
 
-    Of several steps, each a central difference, the two that agree best count.
+    Each step size gives two central differences; those that agree best are used.
     """
     x = party.point[name]
-    unit = _spread(x)
-    best, unsure = 0.0, float("inf")
+    unit = _scale(x)
+    best, uncertainty = 0.0, float("inf")
     for step in _STEPS:
         coarse, fine = (central_difference(party, name, direction, h) for h in (step * unit, step * unit / 4))
-        if abs(coarse - fine) < unsure:
-            best, unsure = fine, abs(coarse - fine)
-        if unsure <= 1e-8 * abs(best):
+        if abs(coarse - fine) < uncertainty:
+            best, uncertainty = fine, abs(coarse - fine)
+        if uncertainty <= 1e-8 * abs(best):
             break
-    return best, unsure
+    return best, uncertainty
 
 
 def central_difference(party: Party, name: Hashable, direction: Tensor, step: float) -> float:
@@ -133,7 +133,7 @@ def central_difference(party: Party, name: Hashable, direction: Tensor, step: fl
             [y.clone() for y in party.forward({**party.point, name: x.detach().clone().add_(direction, alpha=h)})]
             for h in (step, -step)
         )
-        # Differences of outputs first: their sums, weighted, would cancel fewer digits.
+        # Subtract the outputs before the weighted sum: a difference of sums would lose more digits.
         return sum(
             ((p - m) * g).sum().item() / (2 * step)
             for p, m, g in zip(ahead, behind, party.upstream, strict=True)
@@ -141,21 +141,21 @@ def central_difference(party: Party, name: Hashable, direction: Tensor, step: fl
         )
 
 
-def _spread(x: Tensor) -> float:
-    """By how much the numbers of a tensor differ, the unit of a step."""
-    spread = x.std().item() if x.numel() > 1 else 0.0
-    return spread or x.abs().max().item() or 1.0
+def _scale(x: Tensor) -> float:
+    """The standard deviation of a tensor's values, or else their largest size: the unit of a step."""
+    deviation = x.std().item() if x.numel() > 1 else 0.0
+    return deviation or x.abs().max().item() or 1.0
 
 
 def _moved(x: Tensor, generator: torch.Generator) -> Tensor:
-    """A copy with the same strides, a thousandth away; numbers that aren't finite become finite ones."""
+    """A copy with the same strides, moved by a thousandth; numbers that are not finite become finite."""
     moved = x.detach().clone().nan_to_num_(0.5, 0.5, -0.5)
     noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
-    return moved.add_(noise, alpha=1e-3 * _spread(moved))
+    return moved.add_(noise, alpha=1e-3 * _scale(moved))
 
 
 def _distance(a: Tensor | None, b: Tensor | None) -> float:
-    """The largest difference over the largest finite value; infinite where shapes or what isn't finite differ."""
+    """The largest difference over the largest finite value; infinite if shapes or non-finite values differ."""
     if a is None or b is None:
         other = b if a is None else a
         return 0.0 if other is None or not other.any() else float("inf")

@@ -1,4 +1,4 @@
-"""The machine that figures are true for."""
+"""The machine that figures were measured on."""
 
 import os
 import platform
@@ -10,32 +10,32 @@ from threadpoolctl import threadpool_info
 
 
 def machine(threads: int, device: str = "") -> str:
-    """Processor (or the ``device`` that did the work), threads and versions."""
+    """Processor (or the ``device`` that computed), threads and versions."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "torch", "lightning"))
     unit = f"{threads} thread{'s' * (threads > 1)}"
     return f"{device or _processor()}, {unit}, {blas_kernel()}, Python {platform.python_version()}, {versions}"
 
 
 def blas_kernel() -> str:
-    """The kernel of NumPy's BLAS, which matrix products depend on: OpenBLAS chooses one for the processor."""
+    """The kernel of NumPy's BLAS, which decides the speed of matrix products: OpenBLAS chooses it by the processor."""
     found = [f"{each['internal_api']} {each.get('architecture', '')}".strip() for each in _blas()]
     kernel = ", ".join(dict.fromkeys(found)) or "unknown"
     return f"BLAS kernel {kernel}" + (" (forced)" if _is_forced() else "")
 
 
 FORCED = "OPENBLAS_CORETYPE"
-"""The variable that puts another kernel in the place of the one that OpenBLAS would choose."""
+"""The environment variable that replaces the kernel that OpenBLAS would choose."""
 
 
 def forced_kernel() -> str:
-    """One line where the kernel is forced, and figures are not those of this processor; otherwise empty."""
+    """One line if the kernel is forced, so that figures are not typical of this processor; otherwise empty."""
     if not _is_forced():
         return ""
     return f"{FORCED}={os.environ[FORCED]} forces the BLAS kernel: without it, OpenBLAS takes this processor's own"
 
 
 def _is_forced() -> bool:
-    """Whether the variable says anything, to an OpenBLAS."""
+    """Whether the variable is set and OpenBLAS reads it."""
     return bool(os.environ.get(FORCED)) and any(each["internal_api"] == "openblas" for each in _blas())
 
 

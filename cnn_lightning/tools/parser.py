@@ -1,4 +1,4 @@
-"""The parser every subcommand of our own starts from."""
+"""The argument parser of the commands in `cnn_lightning.tools`."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,22 +14,22 @@ class OneLineParser(OneLine, ArgumentParser):
     """An ArgumentParser whose errors are one line, raised as `UserError`."""
 
     def slip(self, message: str, ex: Exception | None) -> Slip | None:
-        """What is wrong; ``--data NAME`` is an option ``data.name`` here."""
+        """The mistake in the arguments; here ``--data NAME`` is the option ``data.name``."""
         found = super().slip(message, ex)
         return replace(found, key="data") if found is not None and found.key == "data.name" else found
 
 
 def make(command: str, doc: str | None) -> ArgumentParser:
-    """A parser for ``cnn-lightning command`` whose description is the module's docstring."""
+    """A parser for ``cnn-lightning command``, with the module's docstring as its description."""
     options: dict[str, Any] = {"prog": f"cnn-lightning {command}", "description": doc, "exit_on_error": True}
     return OneLineParser(**options)
 
 
 def expect_at_least_one(options: Namespace, *names: str) -> None:
-    """Nothing for counts that fit into what counts them.
+    """Check that counts are at least 1 and not absurdly large; None is allowed.
 
     Raises:
-        UserError: One that is below 1 or absurdly large; None is left alone.
+        UserError: A count is not.
     """
     for name in names:
         value = options[name]
@@ -40,17 +40,17 @@ def expect_at_least_one(options: Namespace, *names: str) -> None:
 
 
 def expect_seed(seed: int) -> None:
-    """Nothing for a seed that NumPy and torch take.
+    """Check that NumPy and torch accept the seed.
 
     Raises:
-        UserError: Another number.
+        UserError: They don't.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed: expected a whole number from 0 to {2**32 - 1}, got {seed}")
 
 
 def data_by_name(args: list[str]) -> list[str]:
-    """``--data NAME``, as the Trainer's commands have it, in the words of a parser that has ``--data.name``."""
+    """``--data NAME``, as in the Trainer's commands, replaced by ``--data.name NAME``."""
     return [
         "--data.name" + arg[len("--data") :] if arg == "--data" or arg.startswith("--data=") else arg for arg in args
     ]

@@ -1,1 +1,1 @@
-"""How fast each implementation is on this machine."""
+"""The speed and memory of each implementation on this machine."""

@@ -1,4 +1,4 @@
-"""``cnn-lightning benchmark``: step, layers, bridge, memory and the floor, measured on the reader's own machine."""
+"""``cnn-lightning benchmark``: step, layers, bridge, memory and the floor, measured on this machine."""
 
 import json
 from collections.abc import Iterator
@@ -36,23 +36,23 @@ from cnn_lightning.tools.machine import forced_kernel, machine
 def _parser() -> ArgumentParser:
     parser = parsers.make("benchmark", __doc__)
     parser.add_argument("--model.net", default="simple_cnn", help="simple_cnn or the name of a torchvision model")
-    parser.add_argument("--model.channels", type=tuple[int, ...], default=(16, 32), help="of SimpleCNN's convolutions")
-    parser.add_argument("--model.hidden", type=int, default=128, help="of SimpleCNN's first linear layer")
+    parser.add_argument(
+        "--model.channels", type=tuple[int, ...], default=(16, 32), help="channels of SimpleCNN's convolutions"
+    )
+    parser.add_argument("--model.hidden", type=int, default=128, help="units of SimpleCNN's first linear layer")
     parser.add_argument("--data.in_channels", type=int, default=1, help="1 for grey, 3 for colour")
     parser.add_argument("--data.image_size", type=int, default=28, help="height and width of the random pictures")
     parser.add_argument("--data.num_classes", type=int, default=10, help="number of classes")
     parser.add_argument("--data.batch_size", type=int, default=64, help="pictures in a batch")
-    parser.add_argument("--threads", type=int, default=1, help="threads of both libraries")
-    parser.add_argument("--rounds", type=int, default=15, help="bursts of each implementation")
+    parser.add_argument("--threads", type=int, default=1, help="threads of NumPy and torch")
+    parser.add_argument("--rounds", type=int, default=15, help="number of bursts of each implementation")
     parser.add_argument(
-        "--tune", action="store_true", help="print the tuned numbers and measure the most telling ones instead"
+        "--tune", action="store_true", help="only print the tuned numbers and measure the most important ones"
     )
     parser.add_argument("--compile", type=bool, default=False, help="measure torch.compile too")
-    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="where the tensors live")
-    parser.add_argument("--json", type=str | None, default=None, help="write every figure to this file")
-    parser.add_argument(
-        "--png", type=str | None, default=None, help="draw the layers' share of the step into this file"
-    )
+    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="device of the tensors")
+    parser.add_argument("--json", type=str | None, default=None, help="file for all figures")
+    parser.add_argument("--png", type=str | None, default=None, help="file for a picture of the layers' times")
     return parser
 
 
@@ -113,7 +113,7 @@ def _tune(threads: int, rounds: int, console: Console) -> int:
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Tick]:
-    """Bars for whoever watches, one for each name."""
+    """Progress bars, one for each name."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         tasks: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What a training step costs at the least on this machine: its arithmetic and its memory traffic at peak speed."""
+"""The least cost of a training step on this machine: its arithmetic and its memory traffic at peak speed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from cnn_lightning.tools.benchmark.timing import seconds_of
 
 @dataclass(frozen=True)
 class Floor:
-    """What a step costs at the least: its arithmetic at the matrix-product peak, its traffic at the copy bandwidth."""
+    """The least cost of a step: its arithmetic at the peak of matrix products, its traffic at the copy bandwidth."""
 
     flops: int
     bytes: int
@@ -24,14 +24,14 @@ class Floor:
 
     @property
     def seconds(self) -> float:
-        """The larger of both, were they to overlap perfectly."""
+        """The larger of both, as if arithmetic and traffic overlapped perfectly."""
         return max(self.flops / self.peak_flops, self.bytes / self.bandwidth)
 
 
 def measure_floor(setting: Setting) -> Floor:
     """FLOPs and bytes of a training step, and the peaks of this machine with NumPy on the setting's threads.
 
-    Bytes: every layer's input, output and weights once forward, and twice backward (their values and gradients).
+    Bytes: the input, output and weights of each layer, once forward and twice backward (values and gradients).
     """
     contender = Contender.make("torch", setting)
     traffic = 0

@@ -16,7 +16,7 @@ from cnn_lightning.tools.benchmark.timing import Tick, interleave
 
 @dataclass
 class LayerRow:
-    """One layer alone on its own input: median seconds of both passes in both implementations, and its work."""
+    """One layer alone on its own input: median seconds of both passes in both implementations, and its FLOPs."""
 
     name: str
     kind: str
@@ -28,12 +28,12 @@ class LayerRow:
 
     @property
     def gflops(self) -> float:
-        """Billions of floating-point operations a second, both passes together (a backward is counted by torch)."""
+        """Billions of floating-point operations a second over both passes, as torch counts them."""
         return self.flops / (self.forward + self.backward) / 1e9
 
 
 def measure_layers(setting: Setting, rounds: int, tick: Tick | None = None) -> list[LayerRow]:
-    """Each layer in isolation, on the input it gets inside the network, NumPy and native taking turns."""
+    """Time each layer alone, on the input that it gets inside the network; NumPy and native take turns."""
     net = setting.network()
     images, _ = setting.batch()
     seen: dict[str, tuple[torch.nn.Module, Tensor]] = {}
@@ -66,8 +66,8 @@ def _measure_layer(
     name: str, ours: torch.nn.Module, native: torch.nn.Module, x: Tensor, *, first: bool, rounds: int, cuda: bool
 ) -> LayerRow:
     def passes(module: torch.nn.Module) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        # The first layer's input is the picture, which no gradient is asked for. Multiplying by one gives the others
-        # a node of the graph, as inside the network, that an in-place layer may write to.
+        # The first layer's input is the picture, which needs no gradient. For the others, the product with 1 makes the
+        # input a node of the graph, as inside the network, that an in-place layer may write to.
         leaf = x.clone().requires_grad_(not first)
         wanted = [leaf] * (not first) + list(module.parameters())
 

@@ -16,7 +16,7 @@ from cnn_lightning.tools.benchmark.timing import threads
 
 
 def measure_memory(setting: Setting, implementations: Sequence[str]) -> dict[str, int]:
-    """Peak memory in bytes of five training steps above what imports take, each in a process of its own."""
+    """Peak memory in bytes of five training steps, without that of the imports; each in its own process."""
     peaks = {}
     for name in implementations:
         text = json.dumps({"implementation": name, "setting": asdict(setting)})
@@ -42,7 +42,7 @@ def _memory_of_steps(implementation: str, setting: Setting) -> int:
             torch.cuda.reset_peak_memory_stats()
         else:
             with open("/proc/self/clear_refs", "w") as refs:
-                refs.write("5")  # reset the peak, so that what importing took does not hide the steps
+                refs.write("5")  # reset the peak: that of the imports would hide that of the steps
         before = 0 if cuda else _peak_bytes()
         contender = Contender.make(implementation, setting)
         for _ in range(5):

@@ -17,7 +17,7 @@ IMPLEMENTATIONS = ("numpy", "numpy formulas", "torch", "torch channels_last", "t
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured: a network as `build_net` takes it, a batch, and the number of threads of both libraries."""
+    """What is measured: a network as for `build_net`, a batch, and the number of threads of NumPy and torch."""
 
     net: str = "simple_cnn"
     batch_size: int = 64
@@ -94,7 +94,7 @@ class Contender:
             self.loss(outputs[0] if isinstance(outputs, tuple) else outputs, self.labels).backward()
 
     def forward(self) -> None:
-        """The prediction alone, without a graph."""
+        """The prediction alone, without an autograd graph."""
         with torch.no_grad(), chooser.fast(self.fast):
             self.net(self.images)
 

@@ -1,4 +1,4 @@
-"""The tables of ``cnn-lightning benchmark``, which a terminal of 80 columns has room for."""
+"""The tables of ``cnn-lightning benchmark``, at most 80 columns wide."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -25,7 +25,7 @@ BELOW_TUNING = (
 
 
 def compact(title: str, texts: Sequence[str], figures: Sequence[str]) -> Table:
-    """An empty table without a frame: headings of columns of text, which are folded where they must, and of figures."""
+    """An empty table without a frame: columns of text, which are folded where necessary, and columns of figures."""
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for heading in texts:
         table.add_column(heading, overflow="fold")
@@ -69,7 +69,7 @@ def layer_table(rows: list[LayerRow]) -> Table:
     """The times of each layer, and its percentage of the sum."""
     total = sum(row.forward + row.backward for row in rows)
     title = "each layer alone on its own input, milliseconds (medians)"
-    columns = ["forward", "/ torch", "backward", "/ torch", "GFLOP/s", "share"]
+    columns = ["forward", "/ torch", "backward", "/ torch", "GFLOP/s", "of all"]
     table = compact(title, ["layer", "type"], columns)
     for row in rows:
         table.add_row(
@@ -118,7 +118,7 @@ def numbers_table() -> Table:
 
 
 def trial_table(found: Found) -> tuple[str, Table]:
-    """A heading, and the times of a number's candidates."""
+    """A heading, and a table of the times of a number's candidates."""
     trial = found.trial
     number = next(each for each in fields(TUNING) if each.name == trial.number)
     unit, here = number.metadata["unit"], getattr(TUNING, trial.number)
@@ -140,7 +140,7 @@ def trial_table(found: Found) -> tuple[str, Table]:
 
 
 def amount(value: int, unit: str) -> tuple[str, str]:
-    """A number and its unit, bytes in the largest that divides them."""
+    """A number and its unit; bytes in the largest unit that divides them."""
     for size, name in ((2**20, "MiB"), (2**10, "KiB")):
         if unit == "bytes" and value % size == 0:
             return f"{value // size:,}", name

@@ -19,7 +19,7 @@ from cnn_lightning.ops.fast import blocks
 
 UNTIMED = 2
 BURST_SECONDS = 0.1
-"""About how long the timed part of a burst takes; a burst has at least one step and at most twenty."""
+"""The timed part of a burst takes about this long; a burst has at least one call and at most twenty."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -29,29 +29,29 @@ Tick = Callable[[str, int, int], None]
 
 @dataclass
 class Timing:
-    """Seconds of one step, one figure a round."""
+    """Seconds of one call, one figure a round."""
 
     seconds: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
-        """The middle of the rounds, in seconds."""
+        """The median of the rounds, in seconds."""
         return statistics.median(self.seconds)
 
     @property
     def spread(self) -> float:
-        """Half the distance between the quartiles, as a share of the median."""
+        """Half the distance between the quartiles, relative to the median."""
         low, _, high = statistics.quantiles(self.seconds, n=4) if len(self.seconds) > 1 else (self.median,) * 3
         return (high - low) / 2 / self.median
 
     def ratio(self, other: "Timing") -> float:
-        """The median over the rounds of this time over the other's."""
+        """The median over the rounds of this time divided by the other's."""
         return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Both libraries on ``n`` threads for a while."""
+    """NumPy and torch on ``n`` threads inside the block."""
     before = torch.get_num_threads(), blocks.get_num_threads()
     torch.set_num_threads(n)
     blocks.set_num_threads(n)
@@ -88,9 +88,9 @@ def interleave(
     burst: float | None = None,
     limit: float = math.inf,
 ) -> dict[K, Timing]:
-    """Time functions that take turns, a burst of each a round.
+    """Time functions that take turns: a round is one burst of each.
 
-    A burst takes about ``burst`` seconds, `BURST_SECONDS` by default. After ``limit`` seconds no further round begins.
+    A burst takes about ``burst`` seconds, `BURST_SECONDS` by default. After ``limit`` seconds no new round begins.
     """
     end, length = time.perf_counter() + limit, BURST_SECONDS if burst is None else burst
     timings = {key: Timing() for key in functions}

@@ -1,6 +1,6 @@
-"""The most telling numbers of `cnn_lightning.ops.fast.tuning`, measured again on this machine. Nothing is changed.
+"""The most important numbers of `cnn_lightning.ops.fast.tuning`, measured again on this machine; none is changed.
 
-A *choice* does the same work with one value after the other. A *limit* does works of several sizes in two ways: as
+A *choice* measures the same work with each candidate value. A *limit* measures works of several sizes in two ways: as
 below the limit, and as above it.
 """
 
@@ -17,20 +17,20 @@ from cnn_lightning.ops.fast.tuning import tuned
 from cnn_lightning.tools.benchmark.timing import Tick, Timing, interleave, threads
 
 SECONDS = 36.0
-"""All measurements together take about this long at most; on a slow machine with fewer rounds."""
+"""All measurements together take at most about this long; a slow machine measures fewer rounds."""
 BURST_SECONDS = 0.02
-"""Short bursts, and so more rounds: a machine that is busy with other things at times is so for all candidates."""
+"""Short bursts give more rounds: then other work on the machine slows all candidates equally."""
 
 KIB, MIB = 2**10, 2**20
 NEVER, ALWAYS = 2**62, 0
-"""What puts every size below a limit, or above it."""
+"""Values of a limit with which every size is below it, or above it."""
 
 Work = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Way:
-    """One line of a measurement: its name, threads, and the numbers that it runs with."""
+    """One line of a measurement: its name, its threads, and the tuned numbers that it runs with."""
 
     name: str
     threads: int = 1
@@ -61,7 +61,7 @@ class Found:
         return min(self.trial.candidates, key=lambda candidate: self.times[way.name, candidate].median)
 
     def limit(self) -> int | None:
-        """Of a limit: the smallest candidate from which on, or the largest up to which, the second way is the faster.
+        """Of a limit: the smallest candidate from which on, or the largest up to which, the second way is faster.
 
         None where there is no such candidate.
         """
@@ -76,13 +76,13 @@ class Found:
 
 
 def more_threads(wanted: int) -> int:
-    """How many threads are compared with one: what is wanted, two by default, one where there is but one core."""
+    """The number of threads to compare with one: ``wanted``, or two by default, or one on a machine with one core."""
     return wanted if wanted > 1 else min(2, blocks.cores())
 
 
 def measure(trials: Sequence[Trial], rounds: int, tick: Tick | None = None) -> list[Found]:
-    """The times of each trial's candidates and ways, all of a trial taking turns."""
-    with threads(blocks.get_num_threads()):  # given back at the end
+    """The times of each trial's candidates and ways; those of one trial take turns."""
+    with threads(blocks.get_num_threads()):  # restored at the end
         return [_measured(trial, rounds, SECONDS / len(trials), tick) for trial in trials]
 
 
@@ -111,7 +111,7 @@ def _in_way(work: Work, count: int, numbers: dict[str, int]) -> None:
 
 
 def trials(many: int) -> list[Trial]:
-    """All trials, with one thread and with ``many``; without those about threads where that is one."""
+    """All trials, with one thread and with ``many``; without those about threads if ``many`` is 1."""
     one, both = Way("1 thread"), _choices(many)
     return [
         Trial(
@@ -185,14 +185,14 @@ def trials(many: int) -> list[Trial]:
 def _about_threads(many: int) -> list[Trial]:
     if many == 1:
         return []
-    names, spread = ("1 thread", f"{many} threads"), Way(f"{many} threads", many)
+    names, threaded = ("1 thread", f"{many} threads"), Way(f"{many} threads", many)
     return [
         Trial(
             "elementwise_spread_bytes",
             "choice",
             "ReLU and the gradient of hardswish, 2 million values",
             (128 * KIB, 256 * KIB, 512 * KIB, MIB),
-            (spread,),
+            (threaded,),
             lambda _: _elementwise(8 * MIB),
         ),
         _limit(
@@ -258,7 +258,7 @@ def _limit(
     count: int = 1,
     pinned: dict[str, int] | None = None,
 ) -> Trial:
-    """Two ways, of which the second is what the number allows from, or up to, its own size."""
+    """A trial of two ways; the number enables the second from its own size on, or up to its own size."""
     first, second = (NEVER, ALWAYS) if kind == "from" else (ALWAYS, NEVER)
     ways = tuple(
         Way(name, count, {**(pinned or {}), number: value}) for name, value in zip(names, (first, second), strict=True)

@@ -1,4 +1,4 @@
-"""Grade a layer of one's own: `check_layer`."""
+"""Grades a layer of your own: `check_layer`."""
 
 from cnn_lightning.tools.check.grading import check_layer as check_layer
 from cnn_lightning.tools.check.report import CheckReport as CheckReport

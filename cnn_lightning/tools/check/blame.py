@@ -1,4 +1,4 @@
-"""Who is wrong where a layer and its reference differ: neither is right by rank."""
+"""Which is wrong where a layer and its reference differ. Neither has priority."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from cnn_lightning.tools.check.where import backward_of, forward_of, operators_o
 from cnn_lightning.tools.elementary import Elementary
 
 TORCH_MENDS = (
-    "nothing in the layer: compute the same on contiguous tensors or by other operators, and tell the makers of torch"
+    "nothing in the layer: compute the same on contiguous tensors or by other operators, and report it to torch"
 )
 _MENDS = {
-    "reference": "mend the reference, or take another one; the layer need not change",
+    "reference": "mend the reference, or use another one; the layer need not change",
     "torch": TORCH_MENDS,
-    "both": "mend both: neither one's gradient is that of its own forward",
+    "both": "mend both: neither gradient is that of its own forward",
 }
 _OF_LAYER = "the layer is made of its operators"
 _OF_REFERENCE = "the reference is made of its operators"
@@ -41,17 +41,17 @@ def finding(
     words: tuple[str, str],
     mend: str,
 ) -> Finding:
-    """What differs between a layer and its reference (their ``runs``), and who is wrong there.
+    """What differs between a layer and its reference (their ``runs``), and which is wrong.
 
     Args:
         s: The layer and its reference.
-        rule: The rule that found it.
+        rule: The rule that found the difference.
         module: The copy of the layer that ran on ``inputs``, in float64.
-        inputs: Where they differ.
+        inputs: The inputs at which they differ.
         runs: Of the layer, of the reference.
         row: What differs and by how much, of `subject.differences`.
-        words: What stands before and after that in the message.
-        mend: What is said where the layer is wrong.
+        words: The text before and after ``row`` in the message.
+        mend: The advice if the layer is wrong.
     """
     what, off = row
     found, expected = runs
@@ -74,7 +74,7 @@ def finding(
 
 
 def _outputs(s: Subject, module: torch.nn.Module, inputs: Sequence[Any], runs: tuple[Run, Run]) -> tuple[str, str]:
-    """Who is wrong where outputs differ; nobody where they agree."""
+    """Which is wrong where outputs differ, and why; empty where they agree."""
     found, expected = runs
     pairs = list(zip(found.outputs, expected.outputs, strict=True))
     apart = [index for index, (a, b) in enumerate(pairs) if not distance(a, b) <= 1e-9]
@@ -85,21 +85,21 @@ def _outputs(s: Subject, module: torch.nn.Module, inputs: Sequence[Any], runs: t
         third = call(s.twin(module), inputs)[apart[0]]
     right = judge.of_forwards(theirs, mine, third) if elementary.is_second_opinion else "unclear"
     if right == "second":
-        return "torch", f"{_OF_REFERENCE}; computed elementarily, they give what the layer gives"
+        return "torch", f"{_OF_REFERENCE}; by elementary operations, these give the layer's output"
     with Elementary() as elementary:
         third = call(module, inputs)[apart[0]]
     if elementary.is_second_opinion and judge.of_forwards(theirs, mine, third) == "first":
-        return "torch", f"{_OF_LAYER}; computed elementarily, they give what the reference gives"
+        return "torch", f"{_OF_LAYER}; by elementary operations, these give the reference's output"
     base = _base(s)
     if base is not None:
         natives = _by(base, module, inputs)
         if len(natives) == len(pairs) and judge.of_forwards(theirs, mine, natives[apart[0]]) == "second":
-            return "reference", f"the layer gives what {base.__module__}.{base.__name__} gives, which it subclasses"
-    return ("layer", "") if right == "first" else ("undecided", "the reference is not made of torch's operators")
+            return "reference", f"the layer gives the output of {base.__module__}.{base.__name__}, which it subclasses"
+    return ("layer", "") if right == "first" else ("undecided", "the reference uses other operators than torch's")
 
 
 def _base(s: Subject) -> type[torch.nn.Module] | None:
-    """The class of torch that the layer subclasses, unless the reference is one, too."""
+    """The class of torch that the layer subclasses; None if the reference is of that class too."""
     same = (type(s.module).forward, torch.nn.Module.forward)
     for kind in type(s.module).__mro__[1:]:
         if kind.__module__.startswith("torch.nn.modules."):
@@ -109,35 +109,35 @@ def _base(s: Subject) -> type[torch.nn.Module] | None:
 
 
 def _by(kind: type[torch.nn.Module], module: torch.nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
-    """The outputs of the class ``kind`` with the module's state; none where it does not run with that."""
+    """The outputs of the class ``kind`` with the module's state; none if it does not run with that state."""
     native: torch.nn.Module = object.__new__(kind)
     native.__dict__ = module.__dict__
     try:
         return call(native, inputs)
-    except Exception:  # a subclass may have made anything of its state
+    except Exception:  # a subclass may have changed its state in any way
         return []
 
 
 def _gradient(s: Subject, module: torch.nn.Module, inputs: Sequence[Any], name: str, found: Run) -> tuple[str, str]:
-    """Who is wrong where a gradient differs though the outputs agree."""
-    right, beside = judge.of_backwards(party(s, s.twin(module), inputs), party(s, module, inputs), name)
+    """Which is wrong where a gradient differs and the outputs agree."""
+    right, nearby = judge.of_backwards(party(s, s.twin(module), inputs), party(s, module, inputs), name)
     if right == "second":
         with Elementary() as elementary:
             plain = propagate(s, s.twin(module), inputs).gradients.get(name)
         torchs = elementary.is_second_opinion and distance(plain, found.gradients.get(name)) <= 1e-9
         return ("torch", f"{_OF_REFERENCE}; {_DIFFERENCES}") if torchs else ("reference", _DIFFERENCES)
     if right == "first" and torchs_own(s, s.copy(), inputs, found, name):
-        return "torch", f"{_OF_LAYER}; its own forward, by central differences, has the reference's gradient"
+        return "torch", f"{_OF_LAYER}; central differences of its forward give the reference's gradient"
     if right == "neither":
         return "both", "central differences in float64"
     finite = all(torch.isfinite(value).all() for value in inputs if is_float(value))
-    if right == "first" or (beside and finite):
+    if right == "first" or (nearby and finite):
         return "layer", ""
-    return "undecided", "central differences don't settle"
+    return "undecided", "central differences are not precise enough"
 
 
 def torchs_own(s: Subject, module: torch.nn.Module, inputs: Sequence[Any], run: Run, name: str) -> bool:
-    """Whether a wrong gradient is torch's: computed elementarily, it is the forward's, or the forward is another."""
+    """Whether a wrong gradient is torch's: by elementary operations it is right, or the output is another one."""
     if not operators_of(run.outputs):
         return False
     with Elementary() as elementary:

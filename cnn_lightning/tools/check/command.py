@@ -1,4 +1,4 @@
-"""``cnn-lightning check``: grade a layer of your own, and say how each fault is usually mended."""
+"""``cnn-lightning check``: grade a layer of your own, and print how each fault is usually mended."""
 
 import ast
 import importlib
@@ -30,19 +30,21 @@ _COLORS = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 
 
 def main(args: list[str]) -> int:
-    """Load, construct, grade, print; 1 where something failed, be it the reference or torch."""
+    """Load, construct, grade, print; 1 if a rule failed, also if the reference or torch is at fault."""
     parser = parsers.make("check", __doc__)
     parser.add_argument("layer", help="my_file.py:MyLayer, or an import path such as my_package.layers.MyLayer")
-    parser.add_argument("--shape", default="2,3,8,8", help="of the input; several inputs: '2,3,8,8 2,3'")
-    parser.add_argument("--options", nargs="*", default=[], help="of the constructor: in_channels=3 kernel_size=[3,3]")
+    parser.add_argument("--shape", default="2,3,8,8", help="shape of the input; several inputs: '2,3,8,8 2,3'")
     parser.add_argument(
-        "--reference", type=str | None, default=None, help="what it should equal: torch.nn.ReLU, ref.py:f"
+        "--options", nargs="*", default=[], help="options of the constructor: in_channels=3 kernel_size=[3,3]"
     )
     parser.add_argument(
-        "--reference_options", nargs="*", default=None, help="of its constructor; by default those of the layer's"
+        "--reference", type=str | None, default=None, help="what the layer should equal: torch.nn.ReLU, ref.py:f"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the parameters and the input")
-    parser.add_argument("--eval", action="store_true", help="grade it in evaluation mode")
+    parser.add_argument(
+        "--reference_options", nargs="*", default=None, help="options of its constructor; by default those of the layer"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the parameters and the input")
+    parser.add_argument("--eval", action="store_true", help="grade the layer in evaluation mode")
     given = parser.parse_args(args)
     parsers.expect_seed(given.seed)
     shapes = _shapes(given.shape)
@@ -72,7 +74,7 @@ def _print(report: CheckReport, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("rule", no_wrap=True)
     table.add_column("result", no_wrap=True)
-    table.add_column("what it asks for", overflow="fold")
+    table.add_column("what it requires", overflow="fold")
     for grade in report.grades:
         asks = f"[dim]{escape(grade.skipped)}[/]" if grade.skipped else escape(grade.asks)
         table.add_row(grade.rule, f"[{_COLORS[grade.result]}]{grade.result}[/]", asks)
@@ -110,7 +112,7 @@ def _option(flag: str, text: str) -> tuple[str, Any]:
 
 
 def _construct(target: str, kind: Any, options: dict[str, Any], what: str, seed: int) -> torch.nn.Module:
-    """``what`` is "reference" or nothing."""
+    """An instance of ``kind``; ``what`` is "reference" or empty."""
     if not _is_module(kind):
         flag = f"--{what}" if what else "layer"
         raise UserError(f"{flag}: expected a subclass of torch.nn.Module, got {target}, which is {_kind(kind)}")
@@ -146,7 +148,7 @@ def _reference(target: str | None, options: dict[str, Any], seed: int) -> Callab
 
 
 def _find(flag: str, target: str) -> Any:
-    """What ``file.py:name`` or ``package.module.name`` names."""
+    """The object that ``file.py:name`` or ``package.module.name`` names."""
     place, colon, name = target.rpartition(":" if ":" in target else ".")
     if not place or not name or target.endswith(".py"):
         raise UserError(f"{flag}: expected my_file.py:MyLayer or my_package.MyLayer, got {target!r}")
@@ -166,10 +168,10 @@ def _find(flag: str, target: str) -> Any:
 
 
 def _load(flag: str, path: Path) -> ModuleType:
-    """Run a file as a module of its own name, its folder importable meanwhile, as ``python file.py`` would have it."""
+    """Run a file as a module of its own name; meanwhile its folder is importable, as with ``python file.py``."""
     if not path.is_file():
         raise UserError(f"{flag}: expected a Python file, found none at {path}")
-    # Pickle finds classes by the module's name. A name that is taken (a file called torch.py) stays with its owner.
+    # Pickle finds classes by the module's name. A name that is taken (a file called torch.py) is not replaced.
     free = path.stem.isidentifier() and importlib.util.find_spec(path.stem) is None
     name = path.stem if free else "_checked_" + re.sub(r"\W", "_", path.stem)
     spec = importlib.util.spec_from_file_location(name, path)

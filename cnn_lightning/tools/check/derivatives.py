@@ -1,4 +1,4 @@
-"""Gradients against numerical differences: anywhere, at ties, and once more."""
+"""Rules about derivatives, against numerical differences: gradients, gradients at ties, second derivatives."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -34,7 +34,7 @@ _STEP = 1e-6
 def gradient(s: Subject) -> list[Finding]:
     """Gradients equal numerical differences.
 
-    In float64, along random directions; where one differs, each of its entries is looked at.
+    In float64, along random directions; of a gradient that differs, up to 128 entries are compared.
     """
     module, inputs = s.copy(), s.inputs()
 
@@ -58,7 +58,7 @@ def gradient(s: Subject) -> list[Finding]:
         for _ in range(12):
             u = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
             slope, finer = (judge.central_difference(own, name, u, h) for h in (_STEP, _STEP / 4))
-            # The two agree unless a kink lies between the points: then this direction says nothing.
+            # The two agree unless there is a kink between the points: then this direction is not used.
             if abs(slope - finer) <= 1e-5 * max(abs(slope), gradient.norm().item(), 1e-4):
                 directions.append(u)
                 slopes.append(slope)
@@ -79,18 +79,20 @@ def gradient(s: Subject) -> list[Finding]:
                 where += f", which calls {', '.join(seen.called)}" if seen.called else ""
             else:
                 wrong = f"the gradient of {name} is missing: the output has no graph"
-                mend = "arrays belong into an autograd.Function, which Module.forward applies to the tensors"
+                mend = "use arrays only inside an autograd.Function, which Module.forward applies to the tensors"
                 where = forward_of(s)
             found.append(Finding("gradient", wrong, f"{where}{place}", mend, blames))
     if unsettled and not found:
-        raise Skip(f"numerical differences of {', '.join(unsettled)} don't settle: noise, or kinks everywhere")
+        raise Skip(
+            f"numerical differences of {', '.join(unsettled)} are not precise enough: noise, or kinks everywhere"
+        )
     return found
 
 
 def _diagnosis(
     name: str, gradient: Tensor, directions: list[Tensor], slopes: list[float], inputs: Sequence[Any]
 ) -> tuple[str, str]:
-    """What kind of mistake explains the numerical slopes."""
+    """The kind of mistake that explains the numerical slopes, and the advice."""
 
     def explains(candidate: Tensor) -> bool:
         return all(
@@ -109,7 +111,7 @@ def _diagnosis(
         )
     if factor and explains(gradient / factor):
         if abs(factor + 1) < 1e-4:
-            return f"the gradient of {name} has the wrong sign", "turn the sign of this gradient around"
+            return f"the gradient of {name} has the wrong sign", "change the sign of this gradient"
         mend = "look for a factor that the forward has and the backward forgot (or has twice)"
         if batch > 1 and min(abs(factor - batch), abs(factor * batch - 1)) < 1e-4 * factor:
             mend += (
@@ -121,16 +123,16 @@ def _diagnosis(
     if gradient.dim() > 1 and explains(gradient.flip(-1, -2)):
         return (
             f"the gradient of {name} is upside down in its last two axes",
-            "correlation and convolution are mixed up: the kernel is flipped in one of the two directions only",
+            "correlation and convolution are confused: only one of forward and backward flips the kernel",
         )
     return (
         f"the gradient of {name} differs from numerical differences",
-        "derive it again for one element; look for a term, a border or a branch that the backward leaves out",
+        "derive it again for one element; look for a term, a border or a branch that the backward lacks",
     )
 
 
 def _worst_entry(own: judge.Party, name: str, gradient: Tensor) -> str:
-    """The entry of the gradient that is furthest off, among at most 128 of them."""
+    """The entry of the gradient with the largest error, of at most 128 of them."""
     x = own.point[name]
     entries = torch.linspace(0, x.numel() - 1, min(x.numel(), 128)).round().long()
     expected = []
@@ -151,7 +153,7 @@ def _worst_entry(own: judge.Party, name: str, gradient: Tensor) -> str:
 def ties(s: Subject) -> list[Finding]:
     """At ties and kinks the gradient is a possible one.
 
-    Some nearby point has it; with a reference it is the reference's own.
+    Some nearby point has this gradient; with a reference it is the reference's own.
     """
     module = s.copy()
     generator = torch.Generator().manual_seed(17)
@@ -161,7 +163,7 @@ def ties(s: Subject) -> list[Finding]:
     def whole_numbers(x: Tensor, low: int) -> Tensor:
         return torch.randint(low, 2, x.shape, generator=generator).to(x)
 
-    # -1, 0 and 1 meet kinks at 0; of two numbers alone, more are equal.
+    # -1, 0 and 1 have kinks at 0; with 0 and 1 alone, more inputs are equal.
     for low in (-1, 0):
         inputs = s.like(partial(whole_numbers, low=low))
         found = (
@@ -190,9 +192,9 @@ def _unlike_reference_at_ties(
             Finding(
                 "ties",
                 f"where inputs are equal or 0, {name} {far(off)} from the reference's: the REFERENCE is wrong there, "
-                "not the layer (no point near by has such a gradient)",
+                "not the layer (no point nearby has such a gradient)",
                 f"the reference, {source_of(s.reference)}",
-                "mend the reference, or take another one; the layer need not change",
+                "mend the reference, or use another one; the layer need not change",
                 "reference",
             )
             for name, off in different
@@ -209,12 +211,12 @@ def _unlike_reference_at_ties(
 
 
 def _impossible_at_ties(s: Subject, module: Call, inputs: tuple[Any, ...], generator: torch.Generator) -> list[Finding]:
-    """Compare slopes at a tie with those of points around it: outside their range no choice of a winner is right."""
+    """Compare slopes at a tie with those around it: a slope outside their range is wrong for any choice."""
     place = next(i for i, value in enumerate(inputs) if is_float(value))
     x = inputs[place]
 
     def rows(point: Tensor) -> tuple[Tensor, Tensor]:
-        """A few outputs' gradients, one in a row."""
+        """The output, and the gradients of a few of its values, one a row."""
         leaf = point.clone().requires_grad_()
         seeded(0, inputs)
         y = tensors(module(*inputs[:place], leaf.clone(), *inputs[place + 1 :]))[0]
@@ -230,7 +232,7 @@ def _impossible_at_ties(s: Subject, module: Call, inputs: tuple[Any, ...], gener
     axes = torch.nn.functional.one_hot(tied.abs().argmax(1), x.numel()).to(x)
     signs = torch.randint(0, 2, (2, x.numel()), generator=generator).to(x) * 2 - 1
     directions = torch.cat([torch.ones_like(signs[:1]), signs, axes])
-    # The noise leaves no two inputs equal; the directions make sure that each winner wins somewhere.
+    # With the noise no two inputs are equal; with the directions each input is the largest at some point.
     shifts = torch.cat([torch.zeros(16, x.numel()).to(x), directions, -directions])
     shifts += 0.1 * torch.randn(shifts.shape, generator=generator).to(x)
     around = torch.stack([rows(x + 1e-4 * shift.reshape(x.shape))[1] for shift in shifts]) @ directions.T
@@ -243,16 +245,16 @@ def _impossible_at_ties(s: Subject, module: Call, inputs: tuple[Any, ...], gener
     return [
         Finding(
             "ties",
-            f"where inputs are equal or 0, the gradient of {s.name(place)} means a slope of {slopes[worst]:.4g}; all "
-            f"around that point it is from {low[worst]:.4g} to {high[worst]:.4g}",
+            f"where inputs are equal or 0, the gradient of {s.name(place)} means a slope of {slopes[worst]:.4g}; at "
+            f"all points around it the slope is from {low[worst]:.4g} to {high[worst]:.4g}",
             backward_of([y]),
-            "let one of the equal inputs have the gradient (torch: the first), or share it out among them",
+            "give the gradient to one of the equal inputs (torch: the first), or divide it among them",
         )
     ]
 
 
 def double_backward(s: Subject) -> list[Finding]:
-    """A second derivative is right, or refused."""
+    """A second derivative is right, or raises."""
     module, inputs = s.copy(), s.inputs()
     place = next(i for i, value in enumerate(inputs) if is_float(value))
     generator = torch.Generator().manual_seed(19)
@@ -260,7 +262,7 @@ def double_backward(s: Subject) -> list[Finding]:
 
     def first(x: Tensor, create_graph: bool) -> Tensor:
         seeded(0, inputs)
-        # x goes through a curve first: then the gradient has a graph even where the layer's own part of it is lost.
+        # The layer gets a curve of x: then the gradient has a graph even if the layer's own graph is lost.
         bent = x + 0.25 * x * x
         outputs = tensors(module(*inputs[:place], bent, *inputs[place + 1 :]))
         pairs = [(y, g) for y, g in zip(outputs, upstream_of(outputs), strict=True) if y.requires_grad]
@@ -288,7 +290,7 @@ def double_backward(s: Subject) -> list[Finding]:
                 "double backward",
                 f"the second derivative is silently wrong: it {far(distance(second, numeric[0]))}",
                 backward_of(propagate(s, module, inputs).outputs),
-                "bridge.call raises where it can't be right; once_differentiable alone does not",
+                "call the operation by bridge.call, which raises here; once_differentiable alone does not",
             )
         ]
     return []

@@ -1,4 +1,4 @@
-"""Grade a layer: every fault that a hand-written forward and backward commonly has, looked for and named."""
+"""Grades a layer: looks for the common faults of a hand-written forward and backward, and names them."""
 
 import warnings
 from collections.abc import Callable
@@ -33,18 +33,18 @@ Rule = Callable[[Subject], list[Finding]]
 def check_layer(module: torch.nn.Module, sample: Any, reference: Call | None = None) -> CheckReport:
     """Grade ``module`` by running copies of it on ``sample`` and on variations of it.
 
-    The gradient of every input and parameter is compared with numerical differences in float64; the other rules look at
-    dtypes, strides, memory, state and the special numbers. The module itself, its random state and the sample are left
-    as they were. It is graded in the mode (training or not) that it is in.
+    The gradient of every input and parameter is compared with numerical differences in float64. The other rules check
+    dtypes, strides, memory, state and special numbers. The module, its random state and the sample are not changed. The
+    module is graded in its present mode (training or not).
 
     Args:
         module: The layer.
         sample: Its input, or a tuple of its inputs; the first axis of each is the batch. Float inputs are moved a
-            little, so that none lies on a kink by accident.
-        reference: What it should equal: a function of the inputs, or a module with the same ``state_dict`` keys.
+            little, away from kinks.
+        reference: What the layer should equal: a function of the inputs, or a module with the same ``state_dict`` keys.
 
     Returns:
-        The report: ``passed``, ``findings`` and, printed, all of it.
+        The report: ``passed``, ``findings``; ``str(report)`` is the whole report.
 
     Raises:
         TypeError: ``module`` is no module, or ``sample`` holds no float tensor.
@@ -65,7 +65,7 @@ def check_layer(module: torch.nn.Module, sample: Any, reference: Call | None = N
         )
     devices = sorted({value.device for value in inputs if isinstance(value, Tensor) and value.is_cuda}, key=str)
     with torch.random.fork_rng(devices), torch.enable_grad(), warnings.catch_warnings():
-        # NumPy's, of the NaNs and empty batches that the rules put in.
+        # NumPy warns of the NaNs and empty batches that the rules use as inputs.
         warnings.simplefilter("ignore", RuntimeWarning)
         return CheckReport(type(module).__name__, _grades(Subject(module, inputs, reference)))
 
@@ -77,7 +77,7 @@ def _grades(subject: Subject) -> tuple[Grade, ...]:
         asks = (function.__doc__ or "").partition("\n")[0]
         skipped = reason or (of_torch if rule in _BY_GRADIENTS else "")
         grades[rule] = Grade(rule, (), skipped, asks) if skipped else _apply(rule, function, subject, asks)
-        # What comes after these rules needs copies, forward and backward.
+        # The later rules need copies, a forward and a backward that work.
         if rule == "copies" and any("deepcopy fails" in finding.wrong for finding in grades[rule].findings):
             reason = "the module can't be copied"
         if rule == "forward" and any(finding.wrong.startswith("raised") for finding in grades[rule].findings):
@@ -89,9 +89,9 @@ def _grades(subject: Subject) -> tuple[Grade, ...]:
         if rule == "reference" and any(
             finding.blames not in ("layer", "undecided") for finding in grades[rule].findings
         ):
-            subject = Subject(subject.module, subject.raw, None)  # a wrong reference is none
+            subject = Subject(subject.module, subject.raw, None)  # a wrong reference is not used
         if rule == "gradient" and any(finding.blames == "torch" for finding in grades[rule].findings):
-            of_torch = "torch's own gradient is wrong here, whatever it is compared with"
+            of_torch = "torch's own gradient is wrong here, so a comparison with it means nothing"
         if rule == "gradient" and any(finding.wrong.startswith("raised") for finding in grades[rule].findings):
             reason = "the backward does not run"
     return tuple(grades.values())
@@ -136,19 +136,19 @@ _RULES: dict[str, Rule] = {
 
 
 _BY_GRADIENTS = ("strides", "used twice", "in-place change", "frozen", "double backward")
-"""These compare gradients of the layer with each other."""
+"""The rules that compare gradients of the layer with each other."""
 
 _MEND_RAISED = dict.fromkeys(
-    _RULES, "mend what the message names: this rule's input is one that the layer will meet"
+    _RULES, "mend what the message names: the layer will get inputs like that of this rule"
 ) | {
-    "forward": "the layer must run on its sample in float32 and float64 before anything else can be graded",
-    "gradient": "return one gradient per argument of the forward, shaped as its argument, None where there is none",
+    "forward": "the layer must run on its sample in float32 and float64; the other rules need that",
+    "gradient": "return one gradient per argument of the forward, with the argument's shape, or None for no gradient",
     "half": "NumPy has no bfloat16: bridge.call computes such tensors in float32 and casts back",
-    "reference": "the reference, too, must run on the sample in float32 and float64",
+    "reference": "the reference must run on the sample in float32 and float64, too",
     "autocast": "under autocast inputs are bfloat16 beside float32 parameters: start Module.forward with "
     "x, weight = bridge.autocast('lower', x, self.weight)",
-    "strides": "any strides may come in: reshape instead of view, no assumption about contiguous memory",
+    "strides": "inputs may have any strides: use reshape instead of view, and don't assume contiguous memory",
     "empty batch": MEND_EMPTY,
     "copies": MEND_COPIES,
-    "frozen": "return None for what needs no gradient (ctx.needs_input_grad says what does)",
+    "frozen": "return None for arguments that need no gradient (see ctx.needs_input_grad)",
 }

@@ -1,4 +1,4 @@
-"""Memory and state: who writes where, what is shared, what is remembered."""
+"""Rules about memory and state: writes into arguments, memory that results share, state kept on the module."""
 
 import copy
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from cnn_lightning.tools.check.where import backward_of, forward_of, watched
 
 
 def _shares_memory_unseen(a: Tensor, b: Tensor) -> bool:
-    """Overlapping memory of two storages: torch follows views of one storage, and knows nothing of this."""
+    """Whether the memory of two storages overlaps: torch tracks views of one storage, but not this."""
     if a.device.type != "cpu" or b.device.type != "cpu" or not a.numel() or not b.numel():
         return False
     first, second = a.untyped_storage(), b.untyped_storage()
@@ -37,7 +37,7 @@ def _shares_memory_unseen(a: Tensor, b: Tensor) -> bool:
 
 
 def _collected(upstream: list[Tensor]) -> Callable[[Tensor], Tensor]:
-    """For ``propagate``: the very tensors that go into the backward, kept in ``upstream``."""
+    """For ``propagate``: appends the tensors that enter the backward to ``upstream``."""
 
     def collect(g: Tensor) -> Tensor:
         upstream.append(g.clone())
@@ -49,7 +49,7 @@ def _collected(upstream: list[Tensor]) -> Callable[[Tensor], Tensor]:
 def aliasing(s: Subject) -> list[Finding]:
     """Results have memory of their own.
 
-    Neither inputs nor each other share it, and no later call uses it again.
+    They share it neither with inputs nor with each other, and no later call uses it again.
     """
     found, module, inputs = [], s.copy(torch.float32), s.inputs(torch.float32)
     given: list[Any] = []
@@ -61,7 +61,7 @@ def aliasing(s: Subject) -> list[Finding]:
 
     with watched() as seen:
         run = propagate(s, module, inputs, after=keep, upstream_layout=_collected(upstream))
-    copied = "return x.copy() (or torch's own view: x.reshape on the tensor); a change of one would change the other"
+    copied = "return x.copy() (or torch's own view: x.reshape on the tensor): a change of one changes the other"
     for where, name in seen.aliased.items():
         found.append(Finding("aliasing", f"a result is a view of the argument {name!r}", where, copied))
     for y in run.outputs:
@@ -80,15 +80,15 @@ def aliasing(s: Subject) -> list[Finding]:
     call(module, tuple(value + 1 if is_float(value) else value for value in inputs))
     if any(distance(y, old) > 0 for y, old in zip(first, before, strict=True)):
         wrong = "a later call changes the output of an earlier one: both use the same buffer"
-        mend = "make a new output at every call (np.empty_like); reuse only what never leaves the operation"
+        mend = "allocate the output at every call (np.empty_like); reuse only buffers that are never returned"
         found.append(Finding("aliasing", wrong, forward_of(s), mend))
     return found
 
 
 def inputs_unwritten(s: Subject) -> list[Finding]:
-    """Inputs and upstream gradients stay as they were.
+    """Inputs and upstream gradients are not changed.
 
-    So do parameters, in both directions.
+    Parameters are not changed either, in both directions.
     """
     module, inputs = s.copy(), s.inputs()
     upstream: list[Tensor] = []
@@ -115,13 +115,13 @@ def inputs_unwritten(s: Subject) -> list[Finding]:
         found[name] = Finding("inputs unwritten", f"the operation writes into its argument {name!r}", where, mend)
     for name, now, old in [] if found else kept:
         if distance(now, old) > 0:
-            wrong = f"{name} holds other numbers after forward and backward"
+            wrong = f"{name} has other values after forward and backward"
             found[name] = Finding("inputs unwritten", wrong, f"{forward_of(s)} or its backward", mend)
     return list(found.values())
 
 
 def twice(s: Subject) -> list[Finding]:
-    """Used twice in a graph, its gradients add up."""
+    """If a graph uses it twice, its gradients add up."""
     module, inputs = s.copy(), s.inputs()
     other = tuple(value * 0.5 if is_float(value) else value for value in inputs)
     single = [propagate(s, copy.deepcopy(module), values) for values in (inputs, other)]
@@ -146,16 +146,16 @@ def twice(s: Subject) -> list[Finding]:
         weight = 0.5 if name.startswith("input") else 1.0
         terms = [g * w for g, w in zip(parts, (1.0, weight), strict=True) if g is not None]
         if terms and distance(gradient, sum(terms[1:], terms[0])) > 1e-9:
-            wrong = f"used at two places of one graph, the gradient of {name} is not the sum of the two"
-            mend = "keep what backward needs by ctx.save_for_backward, never on the module or in a global"
+            wrong = f"if one graph uses the layer twice, the gradient of {name} is not the sum of the two"
+            mend = "save what backward needs by ctx.save_for_backward, never on the module or in a global"
             findings.append(Finding("used twice", wrong, backward_of(outputs), mend))
     return findings
 
 
 def stateless(s: Subject) -> list[Finding]:
-    """The forward leaves nothing on the module.
+    """The forward stores nothing on the module.
 
-    Buffers aside, and what was there before.
+    Buffers, and attributes that were there before, may change.
     """
     module, inputs = s.copy(), s.inputs()
     before = {id(part): dict(vars(part)) for part in module.modules()}
@@ -168,16 +168,16 @@ def stateless(s: Subject) -> list[Finding]:
                 continue
             if name not in old or (isinstance(value, Tensor | np.ndarray | list | dict) and old[name] is not value):
                 where = f"self.{path}.{name}" if path else f"self.{name}"
-                wrong = f"the forward keeps {kind_of(value)} on the module"
-                mend = "hand it to backward by ctx.save_for_backward; what must survive belongs into register_buffer"
+                wrong = f"the forward stores {kind_of(value)} on the module"
+                mend = "pass it to backward by ctx.save_for_backward; use register_buffer for state that must stay"
                 found.append(Finding("stateless", wrong, where, mend))
     return found
 
 
 def changed_afterwards(s: Subject) -> list[Finding]:
-    """Later changes give no silently wrong gradient.
+    """In-place changes give no silently wrong gradient.
 
-    After an in-place change of output or input the gradient is right, or torch raises its own error.
+    After an in-place change of output or input the gradient is right, or torch raises an error.
     """
     module, inputs = s.copy(), s.inputs()
     expected = propagate(s, copy.deepcopy(module), inputs)
@@ -204,6 +204,6 @@ def changed_afterwards(s: Subject) -> list[Finding]:
             right = None if gradient is None else gradient * factor
             if distance(run.gradients.get(name), right) > 1e-9:
                 wrong = f"after an in-place change of the {what}, the gradient of {name} is silently wrong"
-                mend = "ctx.save_for_backward(tensor) notices such a change; ctx.x = x.numpy() does not"
+                mend = "use ctx.save_for_backward(tensor), which detects such a change; ctx.x = x.numpy() does not"
                 found.append(Finding("in-place change", wrong, backward_of(run.outputs), mend))
     return found

@@ -1,4 +1,4 @@
-"""What a grading found, and where."""
+"""The result of a grading: grades, findings and the verdict."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Finding:
     """One fault: the rule that found it, what is wrong, where, and how such a fault is usually mended.
 
-    ``blames`` says whose it is: ``layer``, ``reference``, ``torch`` (its own operators, in either), ``both`` layer and
-    reference, or ``undecided``.
+    ``blames`` names what is at fault: ``layer``, ``reference``, ``torch`` (its operators, in either of them), ``both``
+    layer and reference, or ``undecided``.
     """
 
     rule: str
@@ -23,7 +23,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Grade:
-    """What one rule found; ``asks`` says what it asks for, ``skipped`` why it was not applied."""
+    """The findings of one rule; ``asks`` is what the rule requires, ``skipped`` why it was not applied."""
 
     rule: str
     findings: tuple[Finding, ...] = ()
@@ -60,7 +60,7 @@ class CheckReport:
 
     @property
     def verdict(self) -> str:
-        """One line: how many rules passed, or which failed."""
+        """One line: the number of rules that passed, or the rules that failed."""
         skipped = sum(grade.result == "skipped" for grade in self.grades)
         applied = len(self.grades) - skipped
         beside = f", {skipped} skipped" if skipped else ""

@@ -1,4 +1,4 @@
-"""Results: dtypes, strides, empty batches, special numbers, copies."""
+"""Rules about results: the reference, dtypes, strides, empty batches, special numbers, copies."""
 
 import copy
 import io
@@ -24,12 +24,12 @@ from cnn_lightning.tools.check.subject import (
 )
 from cnn_lightning.tools.check.where import backward_of, forward_of, raw_gradients, watched
 
-MEND_EMPTY = "spell sizes out (reshape(0, -1) fails), and let sums run over no rows"
+MEND_EMPTY = "write sizes out (reshape(0, -1) fails), and allow sums over zero rows"
 MEND_COPIES = "define module and Functions at the top level of a file; keep no lambdas, locks or open files on self"
 
 
 def forward(s: Subject) -> list[Finding]:
-    """It runs, and gives the same for the same input.
+    """It runs, and equal inputs give equal outputs.
 
     In float32 and in float64, with equal random numbers.
     """
@@ -43,7 +43,7 @@ def forward(s: Subject) -> list[Finding]:
                     "forward",
                     f"a second call with the same {dtype} input and random state gives another output",
                     forward_of(s),
-                    "let the result depend on inputs, parameters and torch's random state alone; keep no state on self",
+                    "compute the result only from inputs, parameters and torch's random state; keep no state on self",
                 )
             )
     return found
@@ -52,13 +52,13 @@ def forward(s: Subject) -> list[Finding]:
 def reference(s: Subject) -> list[Finding]:
     """Outputs and gradients equal the reference's.
 
-    In float64 to the ninth digit; in float32 they are about as near to the truth as the reference's own.
+    In float64 to nine digits; in float32 with about the error of the reference in float32.
     """
     module, inputs = s.copy(), s.inputs()
     truth, found = propagate(s, s.twin(module), inputs), propagate(s, module, inputs)
     if len(found.outputs) != len(truth.outputs):
         wrong = f"{len(found.outputs)} outputs where the reference has {len(truth.outputs)}"
-        return [Finding("reference", wrong, forward_of(s), "return what the reference returns")]
+        return [Finding("reference", wrong, forward_of(s), "return as many outputs as the reference")]
     different = differences(found, truth, 1e-9)
     mend = "compare the formula with the reference's; try the smallest shape that still differs"
     kind = "float64"
@@ -69,7 +69,7 @@ def reference(s: Subject) -> list[Finding]:
         allowed = dict(differences(propagate(s, s.twin(module, torch.float32), inputs), truth, 0.0))
         different = differences(propagate(s, module, inputs), truth, 0.0)
         different = [(name, off) for name, off in different if off > max(4 * allowed.get(name, 0.0), 1e-5)]
-        mend = "rounding has grown: subtract the largest or the mean first, sum in pairs or in float64"
+        mend = "rounding is amplified: first subtract the largest value or the mean; sum in pairs or in float64"
         kind = "float32"
     if kind == "float64":
         runs = (found, truth)
@@ -89,7 +89,7 @@ def reference(s: Subject) -> list[Finding]:
 def dtype(s: Subject) -> list[Finding]:
     """float32 stays float32, float64 stays float64.
 
-    Nothing is wider in between, in either direction.
+    No intermediate result is wider, in either direction.
     """
     found: list[Finding] = []
     module, inputs = s.copy(torch.float32), s.inputs(torch.float32)
@@ -97,7 +97,7 @@ def dtype(s: Subject) -> list[Finding]:
         run = propagate(s, module, inputs)
         raw = raw_gradients(s, module, inputs, run)
     mend = (
-        "float64 creeps in by np.sqrt(2), np.zeros without dtype, mask / mask.sum() and integer arrays: "
+        "np.sqrt(2), np.zeros without dtype, mask / mask.sum() and integer arrays give float64: "
         "use math.sqrt and dtype=x.dtype"
     )
     wide = [y.dtype for y in run.outputs if y.is_floating_point() and y.dtype != torch.float32]
@@ -109,13 +109,13 @@ def dtype(s: Subject) -> list[Finding]:
         if y.is_floating_point() and y.dtype != torch.float64:
             found.append(Finding("dtype", f"float64 input gives {y.dtype} output", forward_of(s), "keep x.dtype"))
         elif narrow and np.unique(y.cpu()).size > max(8, y.numel() // 4):
-            wrong = "float64 input is computed in float32: every digit beyond float32's is lost"
-            found.append(Finding("dtype", wrong, forward_of(s), "keep x.dtype instead of naming float32"))
+            wrong = "float64 input is computed in float32: all further digits are lost"
+            found.append(Finding("dtype", wrong, forward_of(s), "use x.dtype instead of float32"))
     return found
 
 
 def half(s: Subject) -> list[Finding]:
-    """bfloat16 in, bfloat16 out, to its two digits."""
+    """bfloat16 inputs give bfloat16 outputs (2 digits)."""
     found = []
     exact, given = s.copy(torch.float32), s.inputs(torch.bfloat16)
     run = propagate(s, s.copy(torch.bfloat16), given)
@@ -128,7 +128,9 @@ def half(s: Subject) -> list[Finding]:
             continue
         if y.dtype != torch.bfloat16:
             wrong = f"bfloat16 input gives {y.dtype} output"
-            found.append(Finding("half", wrong, forward_of(s), "bridge.call casts each result back: call the op by it"))
+            found.append(
+                Finding("half", wrong, forward_of(s), "call the operation by bridge.call, which casts each result back")
+            )
         elif distance(y, right) > 0.05:
             wrong = f"the output for bfloat16 {far(distance(y, right))} from float32's"
             found.append(
@@ -138,7 +140,7 @@ def half(s: Subject) -> list[Finding]:
 
 
 def autocast(s: Subject) -> list[Finding]:
-    """bfloat16 inputs beside float32 weights (AMP)."""
+    """bfloat16 inputs work with float32 weights (AMP)."""
     module, inputs = s.copy(torch.float32), s.inputs(torch.bfloat16)
     device = next(value.device.type for value in inputs if is_float(value))
     with torch.autocast(device, torch.bfloat16):
@@ -149,7 +151,7 @@ def autocast(s: Subject) -> list[Finding]:
             "autocast",
             f"under autocast the output {far(distance(y, right))} from float32's",
             forward_of(s),
-            "bridge.autocast('lower', ...) for products, bridge.autocast('float32', ...) for what needs the digits",
+            "use bridge.autocast('lower', ...) for products, bridge.autocast('float32', ...) where precision matters",
         )
         for y, right in zip(outputs, expected, strict=True)
         if y.is_floating_point() and distance(y, right) > 0.05
@@ -172,12 +174,12 @@ _LAYOUTS = {"transposed": _turned, "every other element": _sparse_rows, "channel
 
 
 def strides(s: Subject) -> list[Finding]:
-    """Another order in memory gives the same result.
+    """Other strides give the same result.
 
-    That of the inputs, and that of the upstream gradient.
+    Those of the inputs, and those of the upstream gradient.
     """
     if s.is_random():
-        raise Skip("random numbers are drawn in the order of memory")
+        raise Skip("random numbers depend on the order in memory")
     module, inputs = s.copy(), s.inputs()
     expected = propagate(s, copy.deepcopy(module), inputs)
     for name, layout in _LAYOUTS.items():
@@ -193,16 +195,16 @@ def strides(s: Subject) -> list[Finding]:
                         "strides",
                         f"for an {side} whose memory is {name}, {what} {far(off)} from that for a contiguous one",
                         backward_of(expected.outputs) if "gradient" in what + side else forward_of(s),
-                        "index by axes, never by raw memory (ravel(order='K'), frombuffer, as_strided)",
+                        "index by axes, never by position in memory (ravel(order='K'), frombuffer, as_strided)",
                     )
                 ]
     return []
 
 
 def empty_batch(s: Subject) -> list[Finding]:
-    """Nothing in, nothing out, and no error.
+    """An empty batch gives an empty output, and no error.
 
-    The parameters' gradients are zeros, or none.
+    The parameters' gradients are zeros, or None.
     """
     module, inputs = s.copy(), s.inputs()
     if not inputs[0].dim():
@@ -224,14 +226,21 @@ def empty_batch(s: Subject) -> list[Finding]:
     for name, gradient in run.gradients.items():
         if name.startswith("parameter") and gradient is not None and gradient.any() and run.outputs[0].dim():
             wrong = f"the gradient of {name} is not 0"
-            found.append(Finding("empty batch", wrong, backward_of(run.outputs), "sum over the batch, which is then 0"))
+            found.append(
+                Finding(
+                    "empty batch",
+                    wrong,
+                    backward_of(run.outputs),
+                    "compute it as a sum over the batch, which is then 0",
+                )
+            )
     return found
 
 
 def frozen(s: Subject) -> list[Finding]:
-    """Any of them may be frozen, alone.
+    """Any input or parameter may be frozen alone.
 
-    Each input and parameter may do without a gradient; the others' stay the same.
+    The gradients of the others stay the same.
     """
     module, inputs = s.copy(), s.inputs()
     expected = propagate(s, copy.deepcopy(module), inputs)
@@ -242,14 +251,14 @@ def frozen(s: Subject) -> list[Finding]:
         run = propagate(s, part, inputs, frozen=name)
         for other, gradient in run.gradients.items():
             if distance(gradient, expected.gradients[other]) > 1e-9:
-                wrong = f"with {name} frozen, the gradient of {other} is another one"
-                mend = "return one value per argument of the forward, None for those that need no gradient"
+                wrong = f"with {name} frozen, the gradient of {other} changes"
+                mend = "return one value per argument of the forward, None for arguments that need no gradient"
                 return [Finding("frozen", wrong, backward_of(run.outputs), mend)]
     return []
 
 
 def copies(s: Subject) -> list[Finding]:
-    """deepcopy, pickle and state_dict hold all of it."""
+    """deepcopy, pickle and state_dict copy all of it."""
     found = []
 
     def by_file(module: torch.nn.Module) -> None:
@@ -274,15 +283,15 @@ def copies(s: Subject) -> list[Finding]:
         for name, value in vars(part).items():
             if is_float(value):
                 wrong = "a plain tensor is neither saved in the state_dict nor moved by .to()"
-                mend = "torch.nn.Parameter for what is learned, register_buffer for what is not"
+                mend = "use torch.nn.Parameter for what is trained, register_buffer for what is not"
                 found.append(Finding("copies", wrong, f"self.{path}.{name}" if path else f"self.{name}", mend))
     return found
 
 
 def nan(s: Subject) -> list[Finding]:
-    """A NaN in the input comes out again.
+    """A NaN in the input gives a NaN in the output.
 
-    With a reference, NaNs and infinities come out where it has them.
+    With a reference, NaNs and infinities are where the reference has them.
     """
     if s.reference is not None and not s.agrees():
         raise Skip("it differs from the reference elsewhere too")
@@ -301,7 +310,7 @@ def nan(s: Subject) -> list[Finding]:
         if s.reference is not None:
             expected = propagate(s, s.twin(module), given)
             different = differences(found, expected, 1e-9)
-            # At NaN torch's own gradients (ReLU6, ELU, Hardswish) depend on whether the vectorised code came to it.
+            # At NaN torch's own gradients (ReLU6, ELU, Hardswish) differ between its vectorised and its scalar code.
             different = [row for row in different if value == value or "gradient" not in row[0]]
             if different:
                 words = (f"for an input with {value}, ", ", unlike the reference's")

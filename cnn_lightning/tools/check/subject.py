@@ -1,4 +1,4 @@
-"""The layer under examination: copies of it, of its inputs, and one forward and backward."""
+"""The layer that is graded: copies of it and of its inputs, and one forward and backward."""
 
 import copy
 import inspect
@@ -15,7 +15,7 @@ Call = Callable[..., Any]
 
 
 class Skip(Exception):
-    """A rule does not apply; its text says why."""
+    """A rule does not apply; the message is the reason."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Run:
 
 
 class Subject:
-    """A layer under examination: what every rule takes its copies of module and inputs from."""
+    """The layer that is graded: every rule takes its copies of module and inputs from here."""
 
     def __init__(self, module: torch.nn.Module, inputs: tuple[Any, ...], reference: Call | None) -> None:
         self.module = module
@@ -52,7 +52,7 @@ class Subject:
         return twin
 
     def inputs(self, dtype: torch.dtype = torch.float64, *, moved: bool = True) -> tuple[Any, ...]:
-        """Fresh copies of the inputs, floats in ``dtype``, moved off kinks and ties where that leaves the domain."""
+        """New copies of the inputs, floats in ``dtype``, moved away from kinks and ties if the outputs stay finite."""
         generator = torch.Generator().manual_seed(7)
         plain = tuple(converted(value, dtype) for value in self.raw)
         if not moved:
@@ -62,7 +62,7 @@ class Subject:
         return result if all(torch.isfinite(output).all() for output in outputs) else plain
 
     def like(self, make: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
-        """Float inputs replaced by what ``make`` makes of them, in float64."""
+        """The inputs in float64, with ``make`` applied to the float tensors."""
         return tuple(make(value) if is_float(value) else value for value in self.inputs(moved=False))
 
     def agrees(self) -> bool:
@@ -77,7 +77,7 @@ class Subject:
         return any(distance(a, b) > 0 for a, b in zip(call(module, inputs), call(module, inputs, seed=1), strict=True))
 
     def name(self, index: int) -> str:
-        """How the forward calls its input ``index``."""
+        """The name that the forward gives its input ``index``."""
         names = [
             parameter.name
             for parameter in inspect.signature(self.module.forward).parameters.values()
@@ -92,7 +92,7 @@ def is_float(value: Any) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """For messages."""
+    """The type of ``value``, for messages."""
     return f"a value of type {type(value).__name__}"
 
 
@@ -104,14 +104,14 @@ def converted(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _moved(x: Tensor, generator: torch.Generator) -> Tensor:
-    """``x`` with one percent of noise."""
-    spread = x.std().item() if x.numel() > 1 else 0.0
+    """``x`` with noise of one percent of its standard deviation."""
+    deviation = x.std().item() if x.numel() > 1 else 0.0
     noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
-    return x + 0.01 * (spread or 1.0) * noise
+    return x + 0.01 * (deviation or 1.0) * noise
 
 
 def tensors(results: Any) -> list[Tensor]:
-    """What a forward returned, as a list."""
+    """The results of a forward, as a list."""
     found = list(results) if isinstance(results, tuple | list) else [results]
     for result in found:
         if not isinstance(result, Tensor):
@@ -120,14 +120,14 @@ def tensors(results: Any) -> list[Tensor]:
 
 
 def seeded(seed: int, inputs: Sequence[Any]) -> None:
-    """``torch.manual_seed`` where the inputs are; for each idle kind of device that notes the stack, 2 ms a call."""
+    """``torch.manual_seed`` for the inputs' devices alone: for others it records the stack, which takes 2 ms a call."""
     torch.default_generator.manual_seed(seed)
     if any(isinstance(value, Tensor) and value.is_cuda for value in inputs):
         torch.cuda.manual_seed_all(seed)
 
 
 def call(function: Call, inputs: Sequence[Any], seed: int = 0) -> list[Tensor]:
-    """The outputs without a graph, with the same random numbers at every call."""
+    """The outputs without an autograd graph, with the same random numbers at every call."""
     seeded(seed, inputs)
     with torch.no_grad():
         return tensors(function(*[value.clone() if isinstance(value, Tensor) else value for value in inputs]))
@@ -142,13 +142,13 @@ def propagate(
     upstream_layout: Callable[[Tensor], Tensor] = Tensor.clone,
     frozen: str = "",
 ) -> Run:
-    """Forward and backward. ``layout`` stands between leaf and input; ``after`` may change what the forward gave."""
+    """Forward and backward. ``layout`` is applied to each leaf, ``after`` to the outputs and inputs of the forward."""
     leaves = {
         subject.name(index): value.detach().clone().requires_grad_(subject.name(index) != frozen)
         for index, value in enumerate(inputs)
         if is_float(value)
     }
-    # A layer that works in place may not write into a leaf: it gets a node of the graph.
+    # An in-place layer must not write into a leaf: its input is a node of the graph.
     given = [layout(leaves[subject.name(i)]) if is_float(value) else value for i, value in enumerate(inputs)]
     seeded(0, inputs)
     outputs = after(tensors(function(*given)), given)
@@ -167,7 +167,7 @@ def propagate(
 
 
 def party(subject: Subject, function: Call, inputs: Sequence[Any]) -> judge.Party:
-    """A layer or reference for the judge, its inputs and parameters by the names that findings call them."""
+    """A layer or reference for the judge, with the names of inputs and parameters that findings use."""
     function = copy.deepcopy(function) if isinstance(function, torch.nn.Module) else function
     outputs = call(function, inputs)
     upstream = [g if is_float(y) else None for y, g in zip(outputs, upstream_of(outputs), strict=True)]
@@ -191,7 +191,7 @@ def party(subject: Subject, function: Call, inputs: Sequence[Any]) -> judge.Part
 
 
 def parameters(function: Call) -> dict[str, Tensor]:
-    """Parameters by the names that findings call them; none of a plain function."""
+    """Parameters by the names that findings use; none of a plain function."""
     if not isinstance(function, torch.nn.Module):
         return {}
     return {f"parameter {name!r}": parameter for name, parameter in function.named_parameters()}
@@ -207,7 +207,7 @@ def upstream_of(outputs: list[Tensor]) -> list[Tensor]:
 
 
 def distance(a: Tensor | None, b: Tensor | None) -> float:
-    """The largest difference over the largest value of ``b``; infinite where shapes or what is not finite differ."""
+    """The largest difference over the largest value of ``b``; infinite if shapes or non-finite values differ."""
     a, b = (torch.zeros_like(other) if x is None and other is not None else x for x, other in ((a, b), (b, a)))
     if a is None or b is None:
         return 0.0
@@ -237,5 +237,5 @@ def differences(found: Run, expected: Run, tolerance: float) -> list[tuple[str, 
 
 
 def far(distance: float) -> str:
-    """For messages: what a distance means."""
+    """A distance in words, for messages."""
     return "has another shape or other NaNs and infinities" if distance == float("inf") else f"is off by {distance:.2g}"

@@ -1,4 +1,4 @@
-"""Where a fault is, and what an operation does behind the bridge that torch can not see."""
+"""The place of a fault in the source; and what an operation does to its arrays, which torch can't see."""
 
 import inspect
 import traceback
@@ -17,7 +17,7 @@ from cnn_lightning.tools.check.subject import Call, Run, Subject, propagate
 
 
 def _nodes(outputs: list[Tensor]) -> Iterator[Any]:
-    """The graph of ``outputs``."""
+    """The nodes of the graph of ``outputs``."""
     todo: list[Any] = [output.grad_fn for output in outputs if output.grad_fn is not None]
     seen = set()
     while todo:
@@ -37,13 +37,13 @@ def _functions(outputs: list[Tensor]) -> list[type[Function]]:
 
 
 def operators_of(outputs: list[Tensor]) -> list[str]:
-    """The backwards in the graph of ``outputs``, where all are torch's own."""
+    """The names of the backwards in the graph of ``outputs``; none if one of them is hand-written."""
     names = [node.name() for node in _nodes(outputs) if "Accumulate" not in node.name()]
     return [] if _functions(outputs) else list(dict.fromkeys(names))
 
 
 def source_of(function: Any) -> str:
-    """A reference by its name, with file and line."""
+    """The name of a reference, with file and line."""
     kind: Any = type(function) if isinstance(function, torch.nn.Module) else function
     code = kind.forward if isinstance(function, torch.nn.Module) else kind
     name = getattr(kind, "__qualname__", repr(kind))
@@ -60,7 +60,7 @@ def _source(function: Any) -> str:
 
 
 def backward_of(outputs: list[Tensor]) -> str:
-    """The hand-written backwards that ``outputs`` came by, with file and line."""
+    """The hand-written backwards in the graph of ``outputs``, with file and line."""
     functions = [f"{f.__name__}.backward ({_source(f.backward)})" for f in _functions(outputs)]
     return ", ".join(functions) or f"the graph of the output ({', '.join(operators_of(outputs))})"
 
@@ -72,7 +72,7 @@ def forward_of(subject: Subject) -> str:
 
 
 def line_of(error: BaseException, subject: Subject) -> str:
-    """The innermost line that belongs neither to torch nor to this package."""
+    """The innermost line that belongs neither to torch nor to `cnn_lightning.tools.check`."""
     homes = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(homes)]

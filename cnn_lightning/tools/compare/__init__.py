@@ -1,1 +1,1 @@
-"""What NumPy and Lightning cost, from four trainings."""
+"""The cost of NumPy and of Lightning, measured by four trainings."""

@@ -1,4 +1,4 @@
-"""``cnn-lightning compare``: train the same network four ways and tabulate what each costs, as measured here."""
+"""``cnn-lightning compare``: train the same network four ways and print a table of the measured cost of each."""
 
 import json
 from dataclasses import asdict
@@ -17,22 +17,22 @@ from cnn_lightning.tools.compare.measure import Measured, RunError, measure
 from cnn_lightning.tools.compare.ways import PLAIN_TORCH, PROGRAMS, Setting
 from cnn_lightning.tools.machine import forced_kernel, machine
 
-HELP = "train four ways (plain or Lightning, NumPy or torch) and tabulate what each costs"
-
 
 def _parser() -> ArgumentParser:
     parser = parsers.make("compare", __doc__)
     parser.add_argument("--data.name", type=Literal["Digits", "MNIST"], default="Digits", help="--data NAME")
-    parser.add_argument("--data.root", type=str, default="data", help="where MNIST's files are")
+    parser.add_argument("--data.root", type=str, default="data", help="folder of MNIST's files")
     parser.add_argument("--data.batch_size", type=int, default=64, help="pictures in a step")
-    parser.add_argument("--epochs", type=int, default=5, help="of each run; the first is not timed")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each way, taking turns")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of each run; the first is not timed")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each way, in turns")
     parser.add_argument("--lr", type=float, default=3e-3, help="learning rate of Adam")
-    parser.add_argument("--seed", type=int, default=0, help="of the first weights and the order")
-    parser.add_argument("--threads", type=int | None, default=None, help="of each process; by default the cores")
-    parser.add_argument("--markdown", type=str | None, default=None, help="write the table to this file too")
-    parser.add_argument("--json", type=str | None, default=None, help="write every figure to this file")
-    parser.add_argument("--png", type=str | None, default=None, help="draw the figures into this file")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first weights and of the order")
+    parser.add_argument(
+        "--threads", type=int | None, default=None, help="threads of each process; by default one per core"
+    )
+    parser.add_argument("--markdown", type=str | None, default=None, help="file for the table")
+    parser.add_argument("--json", type=str | None, default=None, help="file for all figures")
+    parser.add_argument("--png", type=str | None, default=None, help="file for a picture of the figures")
     return parser
 
 
@@ -54,7 +54,7 @@ def main(args: list[str]) -> int:
     table = markdown(setting, found)
     print(table)
     if forced_kernel():
-        tell(forced_kernel())  # not on stdout, where the table may be on its way into a page
+        tell(forced_kernel())  # on stderr: stdout has the table alone, which may go into a page
     if options.markdown:
         with written("--markdown", options.markdown) as temporary:
             temporary.write_text(table + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Every way several times, taking turns, each time in a process of its own; and what the runs add up to."""
+"""Runs every way several times, in turns, each run in its own process; and the medians of the runs."""
 
 import json
 import os
@@ -15,12 +15,12 @@ from cnn_lightning.tools.compare.lines import count_lines
 from cnn_lightning.tools.compare.ways import PACKAGE, PLAIN_NUMPY, WAYS, Run, Setting
 
 Tick = Callable[[str, int, int], None]
-"""Told what runs next, how many runs are done, and how many there are."""
+"""Called with what runs next, the number of runs done, and the number of all runs."""
 
 
 @dataclass
 class Measured:
-    """The runs of one way, its lines of code by file, and what became of the attempt to use a GPU.
+    """The runs of one way, its lines of code by file, and the result of the attempt to use a GPU.
 
     ``lines`` counts whole files, ``called`` only the functions in them that were called.
     """
@@ -42,11 +42,11 @@ class Measured:
 
     @property
     def peak_bytes(self) -> float:
-        """The most memory that the process had, the median of the runs."""
+        """The peak memory of the process, the median of the runs."""
         return statistics.median(run.peak_bytes for run in self.runs)
 
     def ratio(self, other: "Measured") -> float:
-        """How many times an epoch of the other: the median over the runs that took turns."""
+        """The time of an epoch divided by the other's: the median over the runs that took turns."""
         return statistics.median(
             statistics.median(a.epochs[1:] or a.epochs) / statistics.median(b.epochs[1:] or b.epochs)
             for a, b in zip(self.runs, other.runs, strict=True)
@@ -54,14 +54,14 @@ class Measured:
 
 
 class RunError(RuntimeError):
-    """A process ended before it had measured anything; the message is its last line."""
+    """A process ended before it measured anything; the message is its last line."""
 
 
 def measure(setting: Setting, rounds: int, tick: Tick | None = None, ways: Sequence[str] = WAYS) -> dict[str, Measured]:
-    """Every way ``rounds`` times, taking turns; then once to see which functions work, and once on the GPU.
+    """Run every way ``rounds`` times, in turns; then once to see which functions are called, and once on the GPU.
 
     Raises:
-        RunError: A way that can't be run.
+        RunError: A way can't be run.
     """
     found = {way: Measured() for way in ways}
     total, done = len(ways) * (rounds + 2), 0
@@ -95,7 +95,7 @@ def _try_gpu(way: str, setting: Setting) -> str:
         run = _spawn(way, setting)
     except RunError as error:
         if way == PLAIN_NUMPY:
-            return "no"  # its refusal is about NumPy, whatever the machine has
+            return "no"  # NumPy refuses a GPU on any machine
         return f"no: {error}" if _sees_gpu() else "not tried: this machine has none"
     return f"yes, {run.epochs[-1]:.3g} s per epoch{run.gpu}"
 
@@ -107,7 +107,7 @@ def _sees_gpu() -> bool:
 
 
 def _spawn(way: str, setting: Setting) -> Run:
-    """Run a way in a process of its own; the empty way only writes the first weights."""
+    """Run a way in its own process; the empty way only writes the first weights."""
     text = json.dumps({"way": way, "setting": asdict(setting), "start": time.time()})
     n = str(setting.threads)
     threads = {"OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n, "MKL_NUM_THREADS": n, "CNN_LIGHTNING_NUM_THREADS": n}

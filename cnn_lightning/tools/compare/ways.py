@@ -31,12 +31,12 @@ PROGRAMS = {
     LIGHTNING_TORCH: "cnn_lightning/classifier/module.py",
     LIGHTNING_NUMPY: "cnn_lightning/classifier/module.py",
 }
-"""The file of each way that one would read first."""
+"""The main file of each way."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all four train, with Adam and from the same weights."""
+    """The training of all four ways, with Adam and from the same weights."""
 
     data: str = "digits"
     root: str = "data"
@@ -52,9 +52,9 @@ class Setting:
 
 @dataclass
 class Run:
-    """One process: when its first step was done, how long each epoch took, and what it left behind.
+    """One process: seconds to the end of its first step, seconds of each epoch, and its results.
 
-    ``functions`` has, for each of the package's files, the first lines of those functions that were called.
+    ``functions`` has, for each file of the package, the first lines of the functions that were called.
     """
 
     first_batch: float
@@ -68,7 +68,7 @@ class Run:
 
 
 class _Witness:
-    """Notes when steps and epochs end and, if asked to, which of the package's functions work."""
+    """Records when steps and epochs end and, with ``watch``, which of the package's functions are called."""
 
     def __init__(self, watch: bool) -> None:
         self.watch = watch
@@ -87,7 +87,7 @@ class _Witness:
         threading.setprofile(None)
 
     def _note(self, frame: FrameType, event: str, _: object) -> None:
-        # Only functions have optimized code: what a module or a class runs while it is imported is not its work.
+        # CO_OPTIMIZED leaves out the bodies of modules and classes, which run at import and are no part of the work.
         if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
             self.codes.add(frame.f_code)
 
@@ -101,7 +101,7 @@ class _Witness:
         self.epochs.append(time.perf_counter() - self._begin)
 
     def ours(self) -> dict[str, list[int]]:
-        """The package's files of which functions were called, and the first lines of those."""
+        """The package's files whose functions were called, each with the first lines of those functions."""
         home, me = PACKAGE, Path(__file__).resolve()
         found: dict[str, list[int]] = {}
         for code in self.codes:
@@ -167,7 +167,7 @@ def _lightning(way: str, setting: Setting, witness: _Witness) -> tuple[float, st
 
         def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
             witness.step_ends()
-            if trainer.is_last_batch:  # the validation that follows is none of the epoch's training
+            if trainer.is_last_batch:  # the validation after it is not part of the training
                 witness.epoch_ends()
 
     data: InMemory = Digits() if setting.data == "digits" else MNIST(setting.root)
@@ -216,7 +216,7 @@ def _write_weights(setting: Setting) -> None:
 def _peak_bytes() -> int:
     status = Path("/proc/self/status")
     if status.exists():
-        # getrusage would count the parent's memory too, which a new process on Linux starts with.
+        # On Linux a new process starts with its parent's memory, which getrusage would count.
         return next(int(line.split()[1]) * 1024 for line in status.open() if line.startswith("VmHWM"))
     import resource
 
@@ -225,11 +225,11 @@ def _peak_bytes() -> int:
 
 
 _AT_START = frozenset(sys.modules)
-"""What the interpreter itself, or a development install, loads in any process."""
+"""The modules that the interpreter, or a development install, loads in every process."""
 
 
 def _packages() -> list[str]:
-    """The installed packages that anything was imported from, other than this one."""
+    """The installed packages that modules were imported from, without this one."""
     from importlib.metadata import packages_distributions
 
     homes = packages_distributions()

@@ -1,1 +1,1 @@
-"""One page that shows how a network sees a picture: what each layer computes, and what flows back."""
+"""One page that shows how a network processes a picture: what each layer computes, and its gradients."""

@@ -1,7 +1,7 @@
-"""``cnn-lightning explain``: one page that shows how a trained network sees a picture, layer by layer, and learned to.
+"""``cnn-lightning explain``: one page that shows how a trained network processes a picture, layer by layer.
 
 The picture is number ``--index`` of the test split of the data that the checkpoint's run was trained on, or of
-``--data``, or a file (``--image``). The page needs no network and opens from disk.
+``--data``, or a file (``--image``). The page needs no internet and opens from disk.
 """
 
 import inspect
@@ -34,16 +34,18 @@ def _parser() -> ArgumentParser:
     parser = parsers.make("explain", __doc__)
     parser.add_argument("--ckpt_path", type=str | None, default=None, help="the trained network; last for the newest")
     parser.add_argument("--image", type=str | None, default=None, help="a picture file")
-    parser.add_argument("--label", type=str | None, default=None, help="the class of --image, where it is known")
+    parser.add_argument("--label", type=str | None, default=None, help="the class of --image, if it is known")
     parser.add_argument("--index", type=int | None, default=None, help="number of a test picture, from 0 (the default)")
-    parser.add_argument("--data.name", type=str | None, default=None, help="--data NAME: instead of the run's own data")
-    parser.add_argument("--data.root", type=str | None, default=None, help="where its files are")
-    parser.add_argument("--output", type=str, default="explain.html", help="the page")
+    parser.add_argument(
+        "--data.name", type=str | None, default=None, help="--data NAME: another data set than that of the run"
+    )
+    parser.add_argument("--data.root", type=str | None, default=None, help="folder of the data set's files")
+    parser.add_argument("--output", type=str, default="explain.html", help="file for the page")
     return parser
 
 
 def main(args: list[str]) -> int:
-    """Write the page and say where it is."""
+    """Write the page and print its path."""
     options = _parser().parse_args(parsers.data_by_name(args))
     expect_writable("--output", options.output)
     if options.image is not None and options.index is not None:
@@ -79,8 +81,8 @@ def main(args: list[str]) -> int:
     with written("--output", options.output) as temporary:
         temporary.write_text(text, encoding="utf-8")
     predicted = int(seen.probabilities.argmax())
-    share = float(seen.probabilities[predicted])
-    print(f"prediction: {model.class_names[predicted]} ({share:.1%})" + _truth(known, predicted, label, model))
+    probability = float(seen.probabilities[predicted])
+    print(f"prediction: {model.class_names[predicted]} ({probability:.1%})" + _truth(known, predicted, label, model))
     print(f"page: {options.output}")
     return 0
 
@@ -96,7 +98,7 @@ def _truth(known: bool, predicted: int, label: int, model: Classifier) -> str:
 
 @dataclass(frozen=True)
 class _Picture:
-    """A normalised picture (1, C, H, W), its class where that is known, and what to call it."""
+    """A normalised picture (1, C, H, W), its class if that is known, and its name."""
 
     image: Tensor
     label: int | None
@@ -157,7 +159,7 @@ def _from_data(options: Namespace, model: Classifier, path: Path) -> _Picture:
 
 
 def _data(options: Namespace, path: Path) -> tuple[Any, str]:
-    """The data that was asked for, or that the checkpoint's run was trained on."""
+    """The data of ``--data``, or that of the checkpoint's run."""
     given: dict[str, Any] = {}
     if options.data.name is not None:
         full = options.data.name
@@ -184,7 +186,7 @@ def _data(options: Namespace, path: Path) -> tuple[Any, str]:
 def _of_the_run(path: Path) -> tuple[str, dict[str, Any]]:
     """The name and the options of the data in the run's config.yaml.
 
-    The file merely lies beside the checkpoint. It may name this package's data alone, and their options are values.
+    The file beside the checkpoint is data: it may name only this package's data sets, and their options are values.
     """
     config = path.parent.parent / "config.yaml"
     try:
@@ -217,7 +219,7 @@ def _of_the_run(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _imported(full: str) -> Any:
-    """A DataModule of the user's own; None where there is none of that name."""
+    """A DataModule of the user's own; None if there is none of that name."""
     home, _, name = full.rpartition(".")
     try:
         return getattr(import_module(home), name, None) if home else None

@@ -12,7 +12,15 @@ _NONE = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, Permut
 """Layers that only copy or select values when they are evaluated."""
 _ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
-_PER_VALUE = {nn.BatchNorm1d: 2, nn.BatchNorm2d: 2, nn.LayerNorm: 7, nn.GroupNorm: 7, nn.Softmax: 4}
+_PER_VALUE = {
+    nn.BatchNorm1d: 2,
+    nn.BatchNorm2d: 2,
+    nn.LayerNorm: 7,
+    nn.GroupNorm: 7,
+    nn.InstanceNorm1d: 7,
+    nn.InstanceNorm2d: 7,
+    nn.Softmax: 4,
+}
 """Operations for each value of the output; 1 for any other layer."""
 
 

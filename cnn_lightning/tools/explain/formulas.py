@@ -1,7 +1,7 @@
-r"""Formulas of forward and backward, typeset as MathML, which browsers draw by themselves.
+r"""Formulas of forward and backward, typeset as MathML, which browsers display without help.
 
-They are written in a few words of TeX: ``_``, ``^``, braces, ``\frac``, ``\sqrt``, ``\sum``, ``\max``, ``\text``, names
-of Greek letters and symbols, and ``\d{x}`` for the derivative of the loss L by x. ``g`` is the gradient that arrives.
+They are written in a small part of TeX: ``_``, ``^``, braces, ``\frac``, ``\sqrt``, ``\sum``, ``\max``, ``\text``,
+names of Greek letters and symbols, and ``\d{x}`` for the derivative of the loss L by x. ``g`` is the upstream gradient.
 """
 
 import re
@@ -17,7 +17,7 @@ from cnn_lightning.swap import native_type
 
 
 class Formulas(NamedTuple):
-    """Of a layer: its forward, and each gradient of its backward."""
+    """The formulas of a layer: its forward, and each gradient of its backward."""
 
     forward: list[str]
     backward: list[str]
@@ -39,7 +39,7 @@ def of(module: nn.Module) -> Formulas | None:
 
 
 def _of_this(module: Any, text: str) -> str:
-    """A layer's formulas with the places of its own window, and without what it lacks."""
+    """The formulas with the layer's own stride, dilation and padding, and without terms that it does not have."""
     for axis, (word, letters) in enumerate((("ROW", "ui"), ("COLUMN", "vj"))):
         if word in text:
             text = text.replace(word, _place(module, axis, letters))
@@ -52,7 +52,7 @@ def _of_this(module: Any, text: str) -> str:
 
 
 def _place(module: Any, axis: int, letters: str) -> str:
-    """Where pixel ``i`` of the window for output ``u`` lies: ``stride u + dilation i - padding``."""
+    """The row or column of pixel ``i`` in the window of output ``u``: ``stride u + dilation i - padding``."""
 
     def number(value: Any) -> int:
         return int(value if isinstance(value, int) else value[axis])
@@ -73,14 +73,14 @@ _FUNCTIONS = {"\\max", "\\min", "\\ln", "\\exp", "\\tanh"}
 
 
 def mathml(text: str) -> str:
-    """The formula as a ``<math>`` element whose words are those of ``text``."""
+    """The formula as a ``<math>`` element."""
     tokens = _Tokens(_TOKEN.findall(text))
     body = "".join(_row(tokens))
     return f'<math display="block" aria-label="{escape(spoken(text))}"><mrow>{body}</mrow></math>'
 
 
 def spoken(text: str) -> str:
-    """The formula as plain text, for those who listen to the page."""
+    """The formula as plain text, for screen readers."""
     text = re.sub(r"\\d\{((?:[^{}]|\{[^{}]*\})*)\}", r"dL/d\1", text).replace("\\text", "")
     return " ".join(re.sub(r"[\\{}]", " ", text.replace("-", "−")).split())
 
@@ -97,7 +97,7 @@ class _Tokens:
         return self.tokens[self.place - 1]
 
     def group(self) -> str:
-        """The text inside the braces that come next."""
+        """The text inside the next braces."""
         depth, text = 0, ""
         while True:
             token = self.take()

@@ -1,4 +1,4 @@
-"""The page itself: one HTML file that needs nothing else."""
+"""The page: one HTML file that needs no other file."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from cnn_lightning.tools.explain.source import Listing
 from cnn_lightning.tools.explain.training import Frame
 
 DEEP = 24
-"""From this number of layers on they are folded, and their pictures smaller."""
+"""From this number of layers on, layers are folded and their pictures smaller."""
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -31,13 +31,13 @@ class Subject:
 
     Args:
         net: The network's name.
-        checkpoint: Where its weights are from.
-        picture: Where the picture is from.
+        checkpoint: The file of its weights.
+        picture: The name of the picture.
         image: The normalised picture (1, C, H, W).
         pixels: The same with values from 0 to 1 (C, H, W).
-        label: The true class, or the predicted one where nobody knows.
-        known: Whether the class is known.
-        names: Of the classes.
+        label: The true class, or the predicted one if that is unknown.
+        known: Whether the true class is known.
+        names: The names of the classes.
     """
 
     net: str
@@ -81,16 +81,20 @@ def render(subject: Subject, seen: Recording, shown: Sequence[Frame], captions: 
         frames=shown,
         captions=captions,
         sources=[{"number": number, "listing": listing} for listing, number in sources.items()],
-        data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),  # so that no tag can end in it
+        data=Markup(
+            json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+        ),  # so that the data can't close the script element
     )
 
 
 def _classes(subject: Subject, probabilities: Tensor) -> list[dict[str, Any]]:
-    """All classes, or the ten likeliest and the true one, with their probabilities."""
+    """All classes, or the ten most probable and the true one, with their probabilities."""
     order = probabilities.argsort(descending=True).tolist()
     chosen = order if len(order) <= 20 else [*order[:10], *(each for each in [subject.label] if each not in order[:10])]
     chosen = sorted(chosen) if len(order) <= 20 else chosen
-    return [{"index": index, "name": subject.names[index], "share": float(probabilities[index])} for index in chosen]
+    return [
+        {"index": index, "name": subject.names[index], "probability": float(probabilities[index])} for index in chosen
+    ]
 
 
 def _frame(frame: Frame) -> dict[str, Any]:
@@ -129,7 +133,6 @@ def _layer(index: int, layer: Layer, deep: bool, sources: dict[Listing, int]) ->
         "difference": "" if native else "0" if not details.difference else f"{details.difference:.0e}",
         "pictures": list(_pictures(layer, deep)),
         "histograms": draw.histograms(_arrays(layer)),
-        "spread": [(name, draw.summary(values)) for name, values in _arrays(layer).items()],
         "stands_in": _stands_in(layer),
         "sources": [
             {"pass": name, "main": listings[0], "others": [_number(sources, other) for other in listings[1:]]}
@@ -140,18 +143,18 @@ def _layer(index: int, layer: Layer, deep: bool, sources: dict[Listing, int]) ->
 
 
 def _stands_in(layer: Layer) -> str:
-    """What ran in the place of the formulas, in one sentence."""
+    """One sentence: what runs these formulas in training."""
     file = formula_file(layer.module)
     if not file:
         return ""
     why = chooser.why_formula(file)
     if why:
-        return f"These lines ran themselves (formula: {why})."
-    return f"On the CPU the faster functions of ops/fast/{file}.py, proven equal to these lines, stand in for them."
+        return f"In training these lines run themselves (formula: {why})."
+    return f"On the CPU the functions of ops/fast/{file}.py run instead: faster, and proven equal to these lines."
 
 
 def _number(sources: dict[Listing, int], listing: Listing) -> dict[str, Any]:
-    """A function that others call, too, stands once at the end of the page."""
+    """The reference to a called function, which is listed once at the end of the page."""
     return {"number": sources.setdefault(listing, len(sources) + 1), "name": listing.name}
 
 
@@ -193,10 +196,10 @@ def _arrays(layer: Layer) -> dict[str, draw.Floats]:
 
 def _pictures(layer: Layer, deep: bool) -> Any:
     options: dict[str, Any] = {"most": 16, "side": 28, "tile": 32} if deep else {"most": 64, "side": 112, "tile": 44}
-    yield "output", draw.grid(_maps(layer.y), f"Output of {layer.label}", **_room(layer.y, options))
+    yield "output", draw.grid(_maps(layer.y), f"Output of {layer.label}", **_tiles(layer.y, options))
     yield (
         "gradient of the output",
-        draw.grid(_maps(layer.grad_y), f"Gradient of the output of {layer.label}", **_room(layer.y, options)),
+        draw.grid(_maps(layer.grad_y), f"Gradient of the output of {layer.label}", **_tiles(layer.y, options)),
     )
     if "weight" in layer.parameters:
         for value, what in zip(layer.parameters["weight"], ("weight", "gradient of the weight"), strict=True):
@@ -210,7 +213,7 @@ def _weights(value: Tensor, what: str, deep: bool) -> Picture:
         return training.filters(value if not deep else value[:, :16], what, most=16 if deep else 64)
     array = value.numpy()
     maps = array.reshape(1, *array.shape) if array.ndim == 2 else array.reshape(-1, 1, 1)
-    options = _room(value[None] if value.dim() < 2 else value, {"most": 128})
+    options = _tiles(value[None] if value.dim() < 2 else value, {"most": 128})
     return draw.grid(maps, what, **{**options, "side": 256, "tile": 320 if array.ndim == 2 else 14})
 
 
@@ -222,8 +225,8 @@ def _maps(tensor: Tensor) -> draw.Floats:
     return np.asarray(array).reshape(-1, 1, 1)
 
 
-def _room(tensor: Tensor, options: dict[str, Any]) -> dict[str, Any]:
-    """Many small tiles for a vector, a few large ones for tokens."""
+def _tiles(tensor: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+    """Drawing options: many small tiles for a vector, a few large ones for tokens."""
     if tensor.dim() < 3:
         return {**options, "columns": 16, "most": 256, "tile": 18}
     if tensor.dim() == 3:

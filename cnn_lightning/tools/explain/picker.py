@@ -1,4 +1,4 @@
-"""The numbers that the page's reader can pick apart: one picture's input, weights and gradient of a layer."""
+"""The numbers for the interactive parts of the page: a layer's input, weights and gradient for one picture."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -11,9 +11,9 @@ from cnn_lightning.swap import native_type
 from cnn_lightning.tools.explain.record import Layer
 
 BUDGET = 300_000
-"""Numbers in a page, about; four bytes each."""
+"""About this many numbers are in a page, four bytes each."""
 FIRST = 200_000
-"""Numbers that the first convolution may take of it in any case: it sees the picture."""
+"""The first layer may always use this many of them: it sees the picture."""
 
 
 _PICKERS = {
@@ -22,19 +22,19 @@ _PICKERS = {
     nn.Linear: ("linear", 2),
     nn.CrossEntropyLoss: ("softmax", 2),
 }
-"""The layers that can be picked: the native type -> the picker, and the number of axes of the input."""
+"""The layers with an interactive part: the native type -> the picker, and the number of axes of the input."""
 
 
 def numbers(layers: Sequence[Layer]) -> dict[str, dict[str, Any]]:
-    """What the page needs to redo each layer that can be picked, by the layer's label; plain enough for JSON.
+    """The numbers with which the page recomputes a layer, by the layer's label, ready for JSON.
 
-    A layer too large for its share of `BUDGET` offers only its first output channels, or is left out.
+    Each layer may use an equal part of `BUDGET`. A larger layer has only its first output channels, or is left out.
     """
     pickable = [layer for layer in layers if _kind(layer) is not None]
-    share = BUDGET // max(1, len(pickable))
+    each = BUDGET // max(1, len(pickable))
     found: dict[str, dict[str, Any]] = {}
     for index, layer in enumerate(pickable):
-        entry = _entry(layer, _kind(layer), max(share, FIRST) if index == 0 else share)
+        entry = _entry(layer, _kind(layer), max(each, FIRST) if index == 0 else each)
         if entry is not None:
             found[layer.label] = entry
     return found
@@ -78,7 +78,7 @@ def _entry(layer: Layer, kind: str | None, budget: int) -> dict[str, Any] | None
 
 
 def _affordable(budget: int, once: int, each: int, n: int) -> Any:
-    """Output channels within the budget; None for none."""
+    """The number of output channels within the budget; None for none."""
     return max(0, min(n, (budget - once) // each)) or None
 
 

@@ -1,8 +1,8 @@
-"""One picture through a network and its gradient back, layer by layer, with times, torch's answer and the lines run.
+"""One picture forward and backward through a network, layer by layer: results, times, torch's results, the lines run.
 
-The network runs as it does on a new picture (``eval``): dropout rests and batch normalisation uses what it learned.
-First the whole network runs once, to learn what every layer saw and what gradient came back to it. Then each layer
-repeats its own part alone, which tells its NumPy operations, their time and their lines apart from all others.
+The network runs in evaluation mode, as on a new picture: dropout is off and batch normalisation uses its running
+statistics. First the whole network runs once, to record the inputs and the upstream gradient of every layer. Then each
+layer runs again alone, so that its NumPy operations, their time and their lines are separate from those of the others.
 """
 
 import copy
@@ -22,7 +22,7 @@ from cnn_lightning.tools.explain import source
 from cnn_lightning.tools.explain.flops import flops
 
 TIMED = 3
-"""Repetitions of each layer; the fastest counts, as everything else is another program's doing."""
+"""Repetitions of each layer; the fastest counts, because other programs slow the others."""
 
 
 @dataclass
@@ -54,18 +54,18 @@ class Layer:
 
     @property
     def label(self) -> str:
-        """The layer's name, with the number of the call where there are several."""
+        """The layer's name, with the number of the call from the second on."""
         return self.name if self.again == 1 else f"{self.name} (call {self.again})"
 
 
 @dataclass
 class Details:
-    """What is known of a layer besides its arrays."""
+    """What is known about a layer besides its arrays."""
 
     forward: float
     backward: float
     difference: float | None
-    """From torch's layer on the same input: the largest over output and gradients; None where torch itself ran."""
+    """The largest difference from torch's layer, over output and gradients; None if torch itself ran."""
     flops: int
     forward_source: list[source.Listing]
     backward_source: list[source.Listing]
@@ -73,7 +73,7 @@ class Details:
 
 @dataclass
 class Recording:
-    """A whole pass."""
+    """A whole forward and backward."""
 
     layers: list[Layer]
     logits: Tensor
@@ -83,11 +83,11 @@ class Recording:
 
 
 def record(net: nn.Module, loss: nn.Module, image: Tensor, label: int, *, details: bool = False) -> Recording:
-    """Run the picture (1, C, H, W) and the gradient of its loss.
+    """Run the picture (1, C, H, W) forward, and the gradient of its loss backward.
 
     Args:
-        net: The network; put into ``eval`` mode, its layers no longer in-place.
-        loss: Of logits and classes.
+        net: The network; it is put into ``eval`` mode, and its in-place layers are made to copy.
+        loss: The loss of logits and classes.
         image: The normalised picture.
         label: Its class.
         details: Whether each layer is timed, compared and traced too.
@@ -96,7 +96,7 @@ def record(net: nn.Module, loss: nn.Module, image: Tensor, label: int, *, detail
     loss.eval()
     for module in net.modules():
         if getattr(module, "inplace", False):
-            vars(module)["inplace"] = False  # what a layer saw must stay what it saw
+            vars(module)["inplace"] = False  # the recorded inputs must not change
     layers: list[Layer] = []
     leaf = image.detach().clone().requires_grad_()
     with _watched(net, loss, layers):
@@ -115,7 +115,7 @@ def record(net: nn.Module, loss: nn.Module, image: Tensor, label: int, *, detail
 
 @contextmanager
 def _watched(net: nn.Module, loss: nn.Module, layers: list[Layer]) -> Iterator[None]:
-    """Keep what goes into every leaf, what comes out, and the gradient that comes back."""
+    """Record the inputs, the output and the upstream gradient of every leaf module."""
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
@@ -148,7 +148,7 @@ def _set(place: Tensor, gradient: Tensor) -> None:
 
 
 def _gradients(layer: Layer, module: nn.Module) -> tuple[Tensor | None, dict[str, tuple[Tensor, Tensor]]]:
-    """The layer's own backward, from the gradient that came back to it."""
+    """The layer's own backward, from the recorded upstream gradient."""
     forward, backward = _passes(layer, module)
     found = backward(forward())
     parameters = list(module.named_parameters(recurse=False))
@@ -173,7 +173,7 @@ def _passes(layer: Layer, module: nn.Module) -> tuple[Callable[[], Tensor], Call
     return forward, backward
 
 
-# ---- what else there is to know of a layer
+# ---- details of a layer
 
 
 def _details(layer: Layer) -> Details:
@@ -200,7 +200,7 @@ def _details(layer: Layer) -> Details:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The tracer sees this thread only."""
+    """One thread: the tracer sees only this one."""
     before = blocks.get_num_threads()
     blocks.set_num_threads(1)
     try:

@@ -1,6 +1,6 @@
-"""The formulas of a layer: a call is traced with fast functions off, and each function listed with the lines that ran.
+"""The source of a layer's formulas: a call is traced with fast functions off, and each function listed with its lines.
 
-Where a fast function runs in training, it was proven equal to what is listed here.
+If a fast function runs in training, it was proven equal to the formula that is listed here.
 """
 
 import ast
@@ -18,7 +18,7 @@ from cnn_lightning.ops.fast import chooser
 
 OPS = Path(ops.__file__).parent
 MACHINERY = ("expect.py", "types.py")
-"""Files that hold no mathematics."""
+"""Files without mathematics."""
 
 _T = TypeVar("_T")
 
@@ -34,7 +34,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Listing:
-    """A function as it stands in its file, without its docstring."""
+    """A function as in its file, without its docstring."""
 
     name: str
     file: str
@@ -42,7 +42,7 @@ class Listing:
 
 
 def traced(call: Callable[[], _T]) -> tuple[_T, list[Listing]]:
-    """The result of ``call``, and the functions of `cnn_lightning.ops` it went through, in that order."""
+    """The result of ``call``, and the functions of `cnn_lightning.ops` that it called, in order."""
     ran: dict[str, dict[int, None]] = {}
     order: list[tuple[str, int]] = []
 
@@ -87,7 +87,7 @@ def _parsed(name: str) -> tuple[list[str], ast.Module]:
 
 
 def _enclosing(tree: ast.Module, line: int) -> ast.FunctionDef | None:
-    """The function of the module, or the method of a class, that the line belongs to."""
+    """The function of the module, or the method of a class, that contains the line."""
     bodies = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.ClassDef))]
     for body in bodies:
         for node in body:
@@ -115,7 +115,7 @@ def _listing(function: ast.FunctionDef, text: list[str], file: str, ran: set[int
 
 
 def _whole(node: ast.AST, ran: set[int]) -> range:
-    """All lines of a simple statement of which one ran: the tracer names only some lines of a long one."""
+    """All lines of a simple statement if one of them ran: the tracer reports only some lines of a long one."""
     compound = (ast.FunctionDef, ast.For, ast.While, ast.If, ast.With, ast.Try)
     if isinstance(node, ast.stmt) and not isinstance(node, compound):
         lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)

@@ -1,4 +1,4 @@
-"""The same picture through the network at several moments of its training."""
+"""The same picture through the network as it was at several moments of its training."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -16,16 +16,16 @@ from cnn_lightning.notices import tell
 from cnn_lightning.tools.explain.record import Recording, record
 
 MOST = 16
-"""Moments shown at most; evenly chosen where a run kept more."""
+"""The largest number of moments shown; of more, evenly spaced ones are chosen."""
 LAYERS = 4
-"""Convolutions whose filters and maps are shown."""
+"""The number of convolutions whose filters and maps are shown."""
 INPUTS = 32
-"""Input channels whose kernels are shown."""
+"""The number of input channels whose kernels are shown."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A file of weights: after how many optimizer steps and epochs it was written."""
+    """A file of weights, with the optimizer steps and epochs after which it was written."""
 
     path: Path
     step: int
@@ -34,7 +34,7 @@ class Moment:
 
     @property
     def title(self) -> str:
-        """What the slider says."""
+        """The text of the slider."""
         if self.step == 0:
             return "before training"
         return f"after epoch {self.epochs}, step {self.step}"
@@ -42,7 +42,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Frame:
-    """What the slider shows at one moment."""
+    """The content of the page at one position of the slider."""
 
     title: str
     loss: float
@@ -52,10 +52,10 @@ class Frame:
 
 
 def moments(checkpoint: Path, net: nn.Module) -> list[Moment]:
-    """The weights that the checkpoint's run kept and that fit the network, in the order of training.
+    """The weights that the checkpoint's run saved and that fit the network, in the order of training.
 
     They are the snapshots in the run's folder (`cnn_lightning.callbacks.Snapshots`) and the checkpoints beside the
-    given one. Those of another network are passed over, and so are, in a line each, those that can't be read.
+    given one. Those of another network are left out. Those that can't be read are left out with a message.
     """
     beside = sorted(checkpoint.parent.glob("*.ckpt"))
     snapshots = sorted((checkpoint.parent.parent / "snapshots").glob("*.pt"))
@@ -91,7 +91,7 @@ def _moment(path: Path) -> Moment | None:
 
 
 def captions(net: nn.Module) -> list[str]:
-    """What a frame's pictures are."""
+    """The captions of a frame's pictures."""
     names = [name for name, _ in _convolutions(net)]
     return [text for name in names for text in (f"filters of {name}", f"output of {name}")] + ["learning curves"]
 
@@ -102,7 +102,7 @@ def _convolutions(net: nn.Module) -> list[tuple[str, nn.Conv2d]]:
 
 
 def frames(kept: list[Moment], net: nn.Module, loss: nn.Module, image: Tensor, label: int) -> list[Frame]:
-    """Run the picture at every moment; ``net`` is left as it is."""
+    """Run the picture at every moment; ``net`` is not changed."""
     if len(kept) < 2:
         return []
     metrics_file = kept[-1].path.parent.parent / "metrics.csv"
@@ -133,7 +133,7 @@ def _pictures(net: nn.Module, seen: Recording) -> list[Picture]:
 
 
 def filters(weight: Tensor, what: str, *, most: int = 64) -> Picture:
-    """Kernels (O, C, h, w): a row for each output channel where they see several channels, else side by side."""
+    """Kernels (O, C, h, w): a row for each output channel if they have several input channels, else side by side."""
     values = weight.numpy()
     if weight.shape[1] == 1:
         return draw.grid(values[:, 0], what, columns=8, most=most, tile=36)

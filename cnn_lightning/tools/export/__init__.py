@@ -1,1 +1,1 @@
-"""A trained network as ONNX or as a torch.export program."""
+"""Writes a trained network as ONNX or as a torch.export program."""

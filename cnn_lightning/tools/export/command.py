@@ -18,20 +18,24 @@ from cnn_lightning.train.suggestions import did_you_mean
 
 def _parser() -> ArgumentParser:
     parser = parsers.make("export", __doc__)
-    parser.add_argument("--ckpt_path", type=str, required=True, help="the checkpoint, or 'last' for the newest run's")
+    parser.add_argument(
+        "--ckpt_path", type=str, required=True, help="the checkpoint, or 'last' for that of the newest run"
+    )
     parser.add_argument("--format", default="onnx", help="onnx or pt2 (torch.export)")
     parser.add_argument(
-        "--output", type=str | None, default=None, help="the file; by default beside the checkpoint, under its name"
+        "--output", type=str | None, default=None, help="the file; by default beside the checkpoint, with its name"
     )
-    parser.add_argument("--batch", default="dynamic", help="pictures in a batch: dynamic for any number, or this one")
     parser.add_argument(
-        "--tolerance", type=float, default=TOLERANCE, help="largest difference, as a share of the largest logit"
+        "--batch", default="dynamic", help="pictures in a batch: dynamic for any number, or a fixed number"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help="largest difference, relative to the largest logit"
     )
     return parser
 
 
 def main(args: list[str]) -> int:
-    """Export, prove, say where; 1 where the proof failed."""
+    """Export, check the file, print its path; 1 if the check failed."""
     options = _parser().parse_args(args)
     if options.format not in get_args(Format):
         known = get_args(Format)

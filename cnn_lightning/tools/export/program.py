@@ -1,7 +1,6 @@
 """A trained network for programs without this package: as ONNX, or as a program of ``torch.export``.
 
-What is written is native torch; that it computes what the NumPy layers compute is measured on the written file before
-it gets its name.
+The program is native torch. Before the written file gets its name, it is run and compared with the NumPy layers.
 """
 
 import json
@@ -24,7 +23,7 @@ from cnn_lightning.files import expect_writable, written
 Format = Literal["onnx", "pt2"]
 
 TOLERANCE = 1e-4
-"""The largest difference of logits that is rounding, as a share of the largest logit."""
+"""The largest difference of logits that rounding explains, relative to the largest logit."""
 
 EXTRA_FILE = "cnn_lightning.json"
 """The name under which a pt2 archive holds `metadata`: ``torch.export.load(path, extra_files={EXTRA_FILE: ""})``."""
@@ -36,37 +35,37 @@ _ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 class Unequal(Exception):
-    """The written program computes something else than the NumPy layers."""
+    """The written program computes other logits than the NumPy layers."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how it was held to the NumPy layers."""
+    """The written file, and its comparison with the NumPy layers."""
 
     path: Path
     difference: float
-    """The largest difference of a logit, as a share of the largest logit."""
+    """The largest difference of a logit, relative to the largest logit."""
     batches: tuple[int, ...]
     """The sizes of the batches that were compared."""
     by: str
-    """What ran the file."""
+    """The program that ran the file."""
 
 
 def export(
     model: Classifier, path: Path, kind: Format, *, batch: int | None = None, tolerance: float = TOLERANCE
 ) -> Exported:
-    """Write ``model``'s network to ``path``, whole or not at all, once it equals the NumPy-layer network.
+    """Write ``model``'s network to ``path``, whole or not at all, if it equals the network with NumPy layers.
 
     The program takes normalised images ``(N, C, H, W)`` in float32 and returns logits ``(N, num_classes)``. The
-    classes' names and the normalisation are in it (see `metadata`): ONNX's metadata_props, or `EXTRA_FILE` in the
-    archive. The model is left in evaluation mode with native layers.
+    classes' names and the normalisation are in the file (see `metadata`): in ONNX's metadata_props, or as `EXTRA_FILE`
+    in the archive. The model is left in evaluation mode with native layers.
 
     Args:
         model: On the CPU.
         path: The file; an existing one is replaced.
         kind: "onnx" or "pt2".
         batch: N; None for any.
-        tolerance: The largest difference of logits that passes, as a share of the largest logit.
+        tolerance: The largest difference of logits that passes, relative to the largest logit.
 
     Raises:
         UserError: ``path`` can't be written, a package is missing, or the network can't be exported.
@@ -99,7 +98,7 @@ def export(
 
 
 def metadata(model: Classifier) -> dict[str, str]:
-    """What a program that runs the network must know of its pictures and its answers, each value as JSON."""
+    """What a program that runs the network must know about its pictures and classes, each value as JSON."""
     known = model.hparams
     return {
         key: json.dumps(value, ensure_ascii=False)
@@ -117,7 +116,7 @@ def metadata(model: Classifier) -> dict[str, str]:
     }
 
 
-# ---- what can be said beforehand
+# ---- before the export
 
 
 def _require_onnx() -> None:
@@ -166,10 +165,10 @@ def _onnx(net: nn.Module, example: Tensor, any_batch: bool, known: dict[str, str
 
 
 def _tried(work: Callable[[], Any]) -> Any:
-    """The exporter's result; its errors, which can fill screens, in one line."""
+    """The exporter's result; its errors, which can be pages long, in one line."""
     try:
         with warnings.catch_warnings():
-            # torch's exporter uses what torch itself deprecates
+            # torch's exporter uses functions that torch itself deprecates
             for kind in (DeprecationWarning, FutureWarning, UserWarning):
                 warnings.simplefilter("ignore", kind)
             return work()
@@ -199,14 +198,14 @@ _RUNNERS = {"onnx": _run_onnx, "pt2": _run_pt2}
 
 
 def _probes(model: Classifier, batches: Sequence[int]) -> list[Tensor]:
-    """Images of normal numbers, as normalised pictures are."""
+    """Images of normally distributed numbers, like normalised pictures."""
     generator = torch.Generator().manual_seed(0)
     channels, size = model.hparams["in_channels"], model.hparams["image_size"]
     return [torch.randn(n, channels, size, size, generator=generator) for n in batches]
 
 
 def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference as a share of the largest value; infinite for other shapes and for what is no number."""
+    """The largest difference relative to the largest value; infinite for other shapes."""
     if any(a.shape != b.shape for a, b in zip(found, expected, strict=True)):
         return float("inf")
     largest = max(b.abs().max().item() for b in expected)
@@ -215,7 +214,7 @@ def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def _write(path: Path, content: bytes, prove: Callable[[Path], float]) -> float:
-    """Write under another name, prove that file, and give it its name."""
+    """Write under another name, check that file, and rename it."""
     with written("--output", path) as temporary:
         temporary.write_bytes(content)
         return prove(temporary)

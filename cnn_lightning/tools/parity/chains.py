@@ -31,10 +31,10 @@ _STAGE = 3
 
 @dataclass(frozen=True)
 class Difference:
-    """One result of a chain against that of its formulas, each with its own distance from torch.
+    """The error between a chain and its formulas in one result, and the error of each against torch.
 
-    ``verdict`` is ``equal``, ``flip`` (inputs of a ReLU or max-pool so nearly tied that rounding chose), ``fault`` or
-    ``follows`` (a fault of another stage); ``of`` says what is at fault: ``chain`` or ``formula``.
+    ``verdict`` is ``equal``, ``flip`` (rounding decided at nearly equal inputs of a ReLU or max-pool), ``fault`` or
+    ``follows`` (a fault of another stage); ``of`` is the one at fault: ``chain`` or ``formula``.
     """
 
     layer: str
@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Chain:
-    """Layers that are computed as one, with the input and the upstream gradient that they had."""
+    """Layers that are computed as one, with their input and their upstream gradient."""
 
     names: Sequence[str]
     modules: Sequence[nn.Module]
@@ -57,7 +57,7 @@ class Chain:
     upstream: Tensor | None = None
 
     def differences(self, floor: float) -> list[Difference]:
-        """Each result of the chain against that of the formulas; a fault is named by its stage."""
+        """The error of each result of the chain against the formulas; a fault has the name of its stage."""
         rows = self._rows(floor)
         if all(row.verdict == "equal" for row in rows):
             return rows
@@ -70,9 +70,9 @@ class Chain:
         return faults + [row for row in follow if (row.layer, row.what) not in named]
 
     def _faults(self, floor: float, wrongs: Container[tuple[str, str]]) -> list[Difference]:
-        """Of the first stage whose output is wrong, or else of the last that makes wrong gradients of right ones.
+        """The rows of the first stage whose output is wrong, else of the last that makes wrong gradients of right ones.
 
-        Only of results that are wrong in the whole chain, too, and of what goes from one stage to the next.
+        These are only results that are wrong in the whole chain too, and gradients that one stage passes to another.
         """
         ends = range(_STAGE, len(self.modules) + 1, _STAGE)
         for end in ends:
@@ -115,9 +115,9 @@ class Chain:
         return rows
 
     def _differ_by_ties_alone(self, floor: float) -> bool:
-        """Whether the tiers agree a little beside the point, and also where no sum is rounded, so that ties are ties.
+        """Whether the tiers agree at a point nearby, and at numbers whose sums are exact, so that ties are exact ties.
 
-        Between patches that are equal rounding alone chooses the larger, in each tier in its own way.
+        Of equal patches, rounding alone decides which is larger, and it does so differently in each tier.
         """
         if not torch.isfinite(self.x).all():
             return False
@@ -142,7 +142,7 @@ class Chain:
         return found
 
     def _forward(self, way: _Way) -> tuple[Tensor, dict[_Key, Tensor]]:
-        """The output, and the leaves of its graph from the last one to the input."""
+        """The output, and the leaves of its graph, from the last layer to the input."""
         copies, leaves = [], {(0, "input"): self.x.double().contiguous().clone().requires_grad_()}
         for place, module in enumerate(self.modules):
             own: dict[str, Tensor | None] = {}
@@ -155,7 +155,7 @@ class Chain:
 
 
 def chains_in(calls: Sequence[Call], groups: Sequence[Sequence[str]]) -> Iterator[Chain]:
-    """The chains of the calls of a network's layers (``name``, ``module``, ``arguments``, ``grad_outputs``)."""
+    """The chains among the calls of a network's layers; each of ``groups`` has the names of a chain's layers."""
     names = [call.name for call in calls]
     start = 0
     while start < len(calls):

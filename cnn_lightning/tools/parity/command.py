@@ -22,38 +22,42 @@ _DTYPES = {"32": torch.float32, "64": torch.float64, "16": torch.float16, "bf16"
 
 def _parser() -> ArgumentParser:
     parser = parsers.make("parity", __doc__)
-    parser.add_argument(
-        "--config", type=list[str], default=[], help="take model and data from a run's config, or several"
-    )
-    parser.add_argument("--ckpt_path", type=str | None, default=None, help="take network and weights from a checkpoint")
+    parser.add_argument("--config", type=list[str], default=[], help="a run's config, or several: model and data")
+    parser.add_argument("--ckpt_path", type=str | None, default=None, help="a checkpoint: network and weights")
     parser.add_argument("--model.net", type=str | None, default=None, help="simple_cnn or a torchvision model")
     parser.add_argument(
         "--model.layers",
         type=str | dict[str, str] | None,
         default=None,
-        help="what is compared with torch: numpy (default) or patterns of layer names",
+        help="the layers to compare with torch: numpy (default) or patterns of layer names",
     )
-    parser.add_argument("--model.channels", type=tuple[int, ...] | None, default=None, help="of SimpleCNN")
-    parser.add_argument("--model.hidden", type=int | None, default=None, help="of SimpleCNN")
-    parser.add_argument("--model.num_classes", type=int | None, default=None, help="of random data")
-    parser.add_argument("--model.in_channels", type=int | None, default=None, help="of random data")
-    parser.add_argument("--model.image_size", type=int | None, default=None, help="of random data")
-    parser.add_argument("--data.name", type=str | None, default=None, help="--data NAME: a data set instead of noise")
-    parser.add_argument("--data.root", type=str | None, default=None, help="where its files are")
+    parser.add_argument("--model.channels", type=tuple[int, ...] | None, default=None, help="channels of SimpleCNN")
+    parser.add_argument("--model.hidden", type=int | None, default=None, help="hidden units of SimpleCNN")
+    parser.add_argument("--model.num_classes", type=int | None, default=None, help="classes of random data")
+    parser.add_argument("--model.in_channels", type=int | None, default=None, help="channels of random data")
+    parser.add_argument("--model.image_size", type=int | None, default=None, help="height and width of random data")
+    parser.add_argument(
+        "--data.name", type=str | None, default=None, help="--data NAME: a data set instead of random pictures"
+    )
+    parser.add_argument("--data.root", type=str | None, default=None, help="folder of the data set's files")
     parser.add_argument("--data.batch_size", type=int, default=8, help="pictures in a batch")
     parser.add_argument("--steps", type=int, default=3, help="steps of the optimizer")
-    parser.add_argument("--lr", type=float, default=0.01, help="of gradient descent with momentum 0.9")
-    parser.add_argument("--precision", type=Literal["32", "64", "16", "bf16"], default="32", help="of both")
-    parser.add_argument("--tolerance", type=float | None, default=None, help="relative error that needs no explanation")
-    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="where the tensors live")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, random data and dropout")
-    parser.add_argument("--json", type=str | None, default=None, help="write every comparison to this file")
-    parser.add_argument("--png", type=str | None, default=None, help="draw the errors of all layers into this file")
+    parser.add_argument("--lr", type=float, default=0.01, help="learning rate of gradient descent with momentum 0.9")
+    parser.add_argument(
+        "--precision", type=Literal["32", "64", "16", "bf16"], default="32", help="floating-point format"
+    )
+    parser.add_argument(
+        "--tolerance", type=float | None, default=None, help="relative error up to which results are equal"
+    )
+    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="device of the tensors")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, random data and dropout")
+    parser.add_argument("--json", type=str | None, default=None, help="file for every comparison")
+    parser.add_argument("--png", type=str | None, default=None, help="file for a picture of the errors of all layers")
     return parser
 
 
 def main(args: list[str]) -> int:
-    """Compare and print; 0 if both agree, 1 if they don't, whichever is wrong."""
+    """Compare and print; 0 if both agree, 1 if they don't, whichever side is wrong."""
     options = _parser().parse_args(_repeatable(parsers.data_by_name(args)))
     parsers.expect_at_least_one(options, "steps", "data.batch_size")
     parsers.expect_seed(options.seed)
@@ -103,6 +107,6 @@ def main(args: list[str]) -> int:
 
 
 def _repeatable(args: list[str]) -> list[str]:
-    """``--config`` in the words of an option that is given more than once."""
+    """``--config`` as an option that may be given more than once."""
     parts = [arg.partition("=") for arg in args]
     return [f"{'--config+' if flag in ('--config', '-c') else flag}{equals}{value}" for flag, equals, value in parts]

@@ -56,19 +56,20 @@ def compare(
     """Train three copies of ``net``, a step on each batch, and compare everything.
 
     Args:
-        net: any network; it is left as it is.
-        layers: what runs its layers, as for `swap_layers`; the other copy runs them all in torch. The loss is ``loss``.
+        net: any network; it is not changed.
+        layers: what runs the layers, as for `swap_layers`; the other copy runs torch's layers. The loss is ``loss``.
         batches: images and targets, on the device of ``net``.
         loss: by default the cross entropy.
-        dtype: in which the two implementations compute.
+        dtype: of both implementations.
         tolerance: the relative error up to which results count as equal; see `TOLERANCE` for the default.
-        lr: the step of gradient descent. Its updates are linear in the gradients and so don't amplify rounding.
+        lr: the learning rate of gradient descent. Its updates are linear in the gradients, so they don't amplify
+            rounding.
         momentum: of gradient descent.
-        seed: of dropout's masks, the same for all copies.
-        tick: told what is done, for a progress bar; once per batch and copy, and once at the end.
+        seed: of the dropout masks, the same for all copies.
+        tick: called with what was done, for a progress bar: once per batch and copy, and once at the end.
 
     Raises:
-        ValueError: no batches, or what `swap_layers` refuses.
+        ValueError: no batches, or ``layers`` that `swap_layers` refuses.
     """
     if not batches:
         raise ValueError("batches: expected at least one, got none")
@@ -131,7 +132,7 @@ class _Comparison:
     # -- a step
 
     def step(self, step: int) -> None:
-        """Forward in the order of the calls, backward in the opposite one."""
+        """Compare the forward in the order of the calls, and the backward in reverse order."""
         self.rulings.clear()
         triples = list(zip(self.native.calls, self.other.calls, self.truth.calls, strict=True))
         gradients = [parameter.grad for parameter in self.truth.net.parameters() if parameter.grad is not None]
@@ -162,19 +163,19 @@ class _Comparison:
                     self._judge(step, (a, b), f"gradient of {key}", grads, ("parameter", key))
         for identity, grads in parameters.items():
             name, key = self.owners[identity]
-            self._judge(step, _nobody(name), f"gradient of {key}", grads, None)
+            self._judge(step, _no_calls(name), f"gradient of {key}", grads, None)
 
     def updated(self, step: int) -> None:
-        """The parameters after the optimizer's step."""
+        """Compare the parameters after the optimizer's step."""
         for native, other, truth in zip(*(runner.net.parameters() for runner in self._runners), strict=True):
             name, key = self.owners[id(other)]
-            # Beside the optimizer, which is torch's in both, who changes a parameter is at fault.
+            # The optimizer is torch's in both copies. A copy that changed a parameter outside of it is at fault.
             changed = (id(native) in self.native.changed, id(other) in self.other.changed)
             wrong = (changed[0] and not changed[1], changed[1] and not changed[0])
-            self._judge(step, _nobody(name), f"{key} after the step", (native, other, truth), None, wrong=wrong)
+            self._judge(step, _no_calls(name), f"{key} after the step", (native, other, truth), None, wrong=wrong)
 
     def chained(self, step: int) -> None:
-        """The chains against the formulas of their layers, from the inputs and upstream gradients of this step."""
+        """Compare the chains with the formulas of their layers, at the inputs and upstream gradients of this step."""
         for chain in chains_in(self.other.calls, self.chains):
             for row in chain.differences(self._exact_floor()):
                 verdict = "follows" if row.verdict == "fault" and self.faults() else row.verdict
@@ -188,13 +189,13 @@ class _Comparison:
         return 1e-5 * self.floor / torch.finfo(self.native.dtype).eps
 
     def whole(self, runner: Runner, watched: Callable[[], Runner]) -> None:
-        """The network as it trains, which no hook keeps from computing layers together, in float64.
+        """Compare the network as it trains in float64: without hooks, so that it computes chains of layers as one.
 
-        Where it is off by more than a well-conditioned network could be, the layers are judged one by one in float64;
-        if they are right, the distance that they reach in a row is how much this network amplifies rounding.
+        Where its error is larger than in any well-conditioned network, the layers are judged one by one in float64. If
+        they are right, the error of the network that runs them one by one is the rounding that this network amplifies.
         """
         floor = self._exact_floor()
-        in_a_row: list[nn.Parameter] = []
+        one_by_one: list[nn.Parameter] = []
         pairs = zip(runner.net.named_parameters(), self.truth.net.parameters(), strict=True)
         for index, ((name, ours), true) in enumerate(pairs):
             found, expected = ours.grad, true.grad
@@ -207,11 +208,11 @@ class _Comparison:
             error, where = relative_error(found, expected, floor)
             amplified, verdict = 0.0, "equal"
             if not error <= _WHOLE_TOLERANCE:
-                if not in_a_row:
+                if not one_by_one:
                     other = watched()
                     self._layers_in_float64(other)
-                    in_a_row = list(other.net.parameters())
-                gradient = in_a_row[index].grad
+                    one_by_one = list(other.net.parameters())
+                gradient = one_by_one[index].grad
                 amplified = 0.0 if gradient is None else relative_error(gradient, expected, floor)[0]
                 faulty = not error <= OWN_ROUNDING * amplified
                 verdict = "follows" if self.faults() else "fault" if faulty else "rounding"
@@ -235,54 +236,64 @@ class _Comparison:
         flips: int = 0,
         wrong: tuple[bool, bool] = (False, False),
     ) -> None:
-        """Compare what two calls gave. ``wrong``: which of them is known to be wrong, where there is no ``place``."""
-        floor = self.floor if "gradient" in what else 0.0
-        call = calls[1]
+        """Compare one result of two calls. ``wrong``: which of the two is known to be wrong, if ``place`` is None."""
         native, other, truth = values
         if native is None and other is None:
             return
+        floor = self.floor if "gradient" in what else 0.0
+        verdict, explained = "flip" if flips else "equal", "undecided"
         error, native_off, other_off = math.inf, math.nan, math.nan
         where: Where = ()
-        explained = "undecided"
         if native is not None and other is not None and truth is not None:
             error, where = relative_error(other, native, floor)
             native_off, other_off = (relative_error(value, truth, floor)[0] for value in (native, other))
             explained = "follows" if self.faults() else "flip" if self.flipped else "rounding"
-        kinds = {value.dtype for value in (native, other) if value is not None}
-        verdict, why, runs = "flip" if flips else "equal", "", ""
-        if not error <= self.tolerance or len(kinds) > 1:
-            found = [Examined(known) for known in wrong]
-            if place is not None:
-                parties = zip((self.native, self.other), calls, (native, other), strict=True)
-                found = [self.blame.examine(runner, each, value, place, floor) for runner, each, value in parties]
-            if len(kinds) > 1 and call.name in self.twins:  # the wrong dtype is a fault, whatever the numbers
-                pairs = zip(found, (native, other), strict=True)
-                found = [
-                    replace(each, wrong=each.wrong or (value is not None and value.dtype != self.other.dtype))
-                    for each, value in pairs
-                ]
-            verdict = self.blame.verdict(call, *(each.wrong for each in found)) or explained
-            if verdict in FAULTS and place is not None:
-                runs = _name(native_type(call.module))
-                why = next((each.why for each in found if each.why and each.wrong is not False), "")
-                native_off, other_off = (each.off for each in found)
-            if verdict == "follows" and self._torch_is_wrong():
-                native_off = other_off = math.nan  # float64, too, is torch's
+        row = Row(step, calls[1].name, calls[1].index, what, error, where, native_off, other_off, flips, verdict)
+        dtypes = {value.dtype for value in (native, other) if value is not None}
+        if not row.error <= self.tolerance or len(dtypes) > 1:
+            row = self._blamed(replace(row, verdict=explained), calls, (native, other), place, floor, wrong)
+        self.rows.append(self._with_tiers(row, calls[1], place))
+
+    def _blamed(
+        self,
+        row: Row,
+        calls: tuple[Call, Call],
+        values: tuple[Tensor | None, Tensor | None],
+        place: Place | None,
+        floor: float,
+        wrong: tuple[bool, bool],
+    ) -> Row:
+        """The row of two results that differ, with the verdict; that of ``row`` if neither copy is at fault."""
+        found = [Examined(known) for known in wrong]
+        if place is not None:
+            copies = zip((self.native, self.other), calls, values, strict=True)
+            found = [self.blame.examine(runner, call, value, place, floor) for runner, call, value in copies]
+        call = calls[1]
+        if len({value.dtype for value in values if value is not None}) > 1 and call.name in self.twins:
+            # The wrong dtype is a fault, even with the right numbers.
+            found = [
+                replace(each, wrong=each.wrong or (value is not None and value.dtype != self.other.dtype))
+                for each, value in zip(found, values, strict=True)
+            ]
+        row = replace(row, verdict=self.blame.verdict(call, *(each.wrong for each in found)) or row.verdict)
+        if row.verdict in FAULTS and place is not None:
+            why = next((each.why for each in found if each.why and each.wrong is not False), "")
+            return replace(row, native=found[0].off, other=found[1].off, why=why, runs=_name(native_type(call.module)))
+        if row.verdict == "follows" and self._torch_is_wrong():
+            return replace(row, native=math.nan, other=math.nan)  # the float64 copy runs torch's layers too
+        return row
+
+    def _with_tiers(self, row: Row, call: Call, place: Place | None) -> Row:
+        """The row with the tier of its layer, the error between the tiers, and which of them is at fault."""
         tier, apart = self.tiers.names.get(call.name, ""), self.tiers.apart(call, place)
-        of = apart.of
-        if of and verdict not in FAULTS:
-            verdict, why, error, where = "fault", apart.why, apart.error, apart.where
-            native_off, other_off = apart.of_formula, apart.of_fast
-        elif verdict in ("fault", "both at fault") and tier:
-            of = of or ("formula" if tier != "fast" else self.tiers.of_own_dtype(call, place, self.floor))
-        self.rows.append(
-            Row(
-                *(step, call.name, call.index, what, error, where, native_off, other_off, flips, verdict, why, runs),
-                tier=tier,
-                tiers=apart.error,
-                of=of,
-            )
-        )
+        row = replace(row, tier=tier, tiers=apart.error, of=apart.of)
+        if apart.of and row.verdict not in FAULTS:
+            row = replace(row, error=apart.error, where=apart.where, native=apart.of_formula, other=apart.of_fast)
+            return replace(row, verdict="fault", why=apart.why)
+        if tier and not apart.of and row.verdict in ("fault", "both at fault"):
+            of = "formula" if tier != "fast" else self.tiers.of_own_dtype(call, place, self.floor)
+            return replace(row, of=of)
+        return row
 
     def _torch_is_wrong(self) -> bool:
         return any(row.verdict in ("fault of torch", "both at fault") for row in self.rows)
@@ -298,7 +309,7 @@ class _Comparison:
         return self.native, self.other, self.truth
 
     def faults(self) -> list[Row]:
-        """The rows so far where one is wrong."""
+        """The rows so far in which one side is wrong."""
         return [row for row in self.rows if row.verdict in FAULTS]
 
 
@@ -307,14 +318,14 @@ def _name(kind: type[nn.Module]) -> str:
     return f"torch.nn.{kind.__name__}" if short else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _nobody(name: str) -> tuple[Call, Call]:
-    """Stands for a layer where no call is at stake."""
+def _no_calls(name: str) -> tuple[Call, Call]:
+    """Empty calls, for a result that belongs to a layer but to no call of it."""
     call = Call(name, 0, None, (), {}, {}, [], True)
     return call, call
 
 
 def _flips(a: Call, b: Call) -> int:
-    """How many signs of a ReLU-like layer, or choices of a max-pooling, differ between two calls."""
+    """The number of signs of a ReLU-like layer, or of choices of a max-pooling, that differ between two calls."""
     kind = native_type(b.module)
     entry = catalog.entries().get(kind)
     if entry is not None and entry.kinks:

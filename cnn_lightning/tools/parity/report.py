@@ -15,8 +15,8 @@ def summary(found: Parity) -> list[str]:
         lines.append(f"loss of step {step}: " + ", ".join(f"{name} {value:.9g}" for name, value in losses.items()))
     if found.flips:
         lines.append(
-            f"rounding flipped {found.flips} time{'s' * (found.flips > 1)} the sign at a ReLU or the choice of a "
-            "max-pooling, nearly tied inputs; what differs after that follows from it and is no fault"
+            f"rounding changed the sign at a ReLU or the choice of a max-pooling {found.flips} "
+            f"time{'s' * (found.flips > 1)}, at nearly equal inputs; later differences follow from this: no fault"
         )
     lines += _tiers(found)
     first = found.first
@@ -25,11 +25,11 @@ def summary(found: Parity) -> list[str]:
         line = f"parity: equal; {len(close)} of {len(found.rows)} comparisons are within {found.tolerance:.0e}"
         if close:
             worst = max(close, key=lambda row: row.error)
-            line += f", the largest error being {worst.error:.1e} ({worst}, step {worst.step + 1})"
+            line += f"; the largest error of these is {worst.error:.1e} ({worst}, step {worst.step + 1})"
         if len(close) < len(found.rows):
             line += (
-                "; in the others each layer gives what torch gives for the same inputs, which rounding"
-                f"{' and the flips' * bool(found.flips)} had changed"
+                "; in the others each layer gives torch's result for its inputs, which differ by rounding"
+                f"{' and the changed choices' * bool(found.flips)}"
             )
         lines.append(line)
     else:
@@ -43,7 +43,7 @@ def summary(found: Parity) -> list[str]:
 
 
 def _tiers(found: Parity) -> list[str]:
-    """What ran each NumPy layer of this package: a line for each tier."""
+    """A line for each tier, with the NumPy layers of this package that it ran."""
     names: dict[str, list[str]] = {}
     for row in found.layers.rows:
         if row.tier and row.name in found.tiers:
@@ -54,23 +54,19 @@ def _tiers(found: Parity) -> list[str]:
 
 
 def _blamed(row: Row) -> str:
-    """Who is at fault, and how that was judged."""
-    far = [
-        f"{who} is {off:.1e} away"
-        for who, off in (("torch", row.native), ("this layer", row.other))
-        if not math.isnan(off)
-    ]
+    """Which side is at fault, and how that was judged."""
+    far = [f"{who} {off:.1e}" for who, off in (("torch", row.native), ("this layer", row.other)) if not math.isnan(off)]
     if row.of.endswith("chain") or (row.of and row.tier == "fast" and row.error == row.tiers):
-        far = [f"the formula is {row.native:.1e} away", f"what stands in for it {row.other:.1e}"]
-    from_right = f"; from the right value {' and '.join(far)}" if far else ""
+        far = [f"the formula {row.native:.1e}", f"the fast code {row.other:.1e}"]
+    error = f"; error against the right value: {', '.join(far)}" if far else ""
     judged = f" ({row.why})" if row.why else ""
     blame = {
         "fault": f"this layer is wrong{_of(row)}",
         "fault of torch": f"TORCH IS WRONG here, not this layer: {row.runs}",
         "both at fault": "torch and this layer are BOTH WRONG",
-        "undecided": "one of them is wrong, UNDECIDED which",
+        "undecided": "one of the two is wrong, UNDECIDED which",
     }[row.verdict]
-    return f"{blame}{judged}{from_right}"
+    return f"{blame}{judged}{error}"
 
 
 def _of(row: Row) -> str:
@@ -78,11 +74,11 @@ def _of(row: Row) -> str:
     if row.of == "chain":
         return ": the chain differs from the formulas of its layers"
     if row.of == "formula" and row.tier != "fast":
-        return f": its formula, which runs itself {row.tier}"
+        return f": its formula, which is what runs {row.tier}"
     return {
         "": "",
         "fast function": ": its fast function, which differs from its formula",
-        "formula": ": its formula, not what stands in for it and runs",
+        "formula": ": its formula; the fast code that runs instead is right",
     }.get(row.of, f": its {row.of}, which differ")
 
 

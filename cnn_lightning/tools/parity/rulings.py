@@ -81,18 +81,18 @@ class Rulings:
         values = {"first": a, "second": b}
         forwards = [self.on(first.call, "outputs", index, 0.0) for index in range(len(first.alone.outputs))]
         lost = [ruling.right for ruling in forwards if ruling is not None and ruling.right != "both"]
-        right, beside = judge.of_backwards(first.party(), second.party(), key)
-        why = "central differences in float64 of each one's own forward"
+        right, nearby = judge.of_backwards(first.party(), second.party(), key)
+        why = "central differences in float64 of each side's own forward"
         if right == "both" and lost:  # each is the gradient of its own forward, and one of those is wrong
             right = lost[0]
-        elif right == "both" and beside and not all(torch.isfinite(x).all() for x in first.point.values()):
-            return Ruling(None, "unclear", "they differ at numbers alone that are not finite")
-        elif right == "both" and beside:
-            return Ruling(a, "first", "they differ at tied inputs alone, where torch's choice is the rule")
+        elif right == "both" and nearby and not all(torch.isfinite(x).all() for x in first.point.values()):
+            return Ruling(None, "unclear", "they differ only at numbers that are not finite")
+        elif right == "both" and nearby:
+            return Ruling(a, "first", "they differ only at tied inputs, where torch's choice is the rule")
         elif right in values and lost and right != lost[0]:
             right = "neither"
         if right not in values:
-            why += {"neither": " agree with neither", "both": " agree with both"}.get(right, " don't settle")
+            why += {"neither": " agree with neither", "both": " agree with both"}.get(right, " are not precise enough")
         return Ruling(values.get(right), "unclear" if right == "both" else right, why)
 
 
@@ -100,8 +100,10 @@ def _on_forward(first: Replay, a: Tensor, b: Tensor, kind: str, key: Any) -> Rul
     with torch.no_grad(), Elementary() as elementary:
         outputs, after = first.forward(first.point)
     if not elementary.is_second_opinion:
-        return Ruling(None, "unclear", "torch's side is not made of torch's operators, so there is no third")
+        return Ruling(
+            None, "unclear", "the native layer uses other operators than torch's, so there is no third result"
+        )
     right = judge.of_forwards(a, b, outputs[key] if kind == "outputs" else after[key])
-    why = "of three float64 results that by elementary tensor operations agrees with "
+    why = "of three float64 results the one by elementary tensor operations agrees with "
     why += {"first": "torch's", "second": "the layer's"}.get(right, "neither")
     return Ruling({"first": a, "second": b}.get(right), right, why)

@@ -37,7 +37,7 @@ class Subject:
 
 
 def chosen_config(names: list[str]) -> dict[str, Any]:
-    """The model and data of all configs; a later one wins."""
+    """The model and data of all configs; a later config overrides an earlier one."""
     merged: dict[str, Any] = {"model": {}, "data": None}
     for name in names:
         try:
@@ -51,7 +51,7 @@ def chosen_config(names: list[str]) -> dict[str, Any]:
 
 
 def chosen_subject(options: Namespace, config: dict[str, Any]) -> Subject:
-    """The network and its data: what a checkpoint holds is so, else flags win over the config, and both over data."""
+    """The network and its data. A checkpoint's values are fixed; flags override configs, and both override the data."""
     stated = {key: value for key, value in vars(options.model).items() if value is not None and key != "layers"}
     classifier = None if options.ckpt_path is None else _checkpoint(options.ckpt_path)
     module, shape, source = _data(options, config["data"])
@@ -98,7 +98,7 @@ def _checkpoint(path: str) -> Classifier:
 
 
 def _data(options: Namespace, stated: Any) -> tuple[Any, dict[str, int], str]:
-    """The data set, read, with its shape; None for random data, where only the config names a set that isn't here."""
+    """The data set, its shape and its name; None for random data, also where a config names a set that is not here."""
     given = dict(stated.get("init_args") or {}) if isinstance(stated, dict) else {}
     name = stated.get("class_path") if isinstance(stated, dict) else stated
     asked = options.data.name is not None or options.data.root is not None

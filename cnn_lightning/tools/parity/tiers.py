@@ -112,7 +112,7 @@ class Tiers:
         native = self.rulings.replays.get(call, native_type(call.module), torch.float64)
         third = None if native is None else native.alone.get(*place)
         if third is None:
-            return "formula or fast function", "torch has no third result", (math.nan, math.nan)
+            return "formula or fast function", "torch gives no third result", (math.nan, math.nan)
         of_formula, of_fast = (relative_error(value, third, floor)[0] for value in (formula, fast))
         of = wrong(of_fast, of_formula, "fast function")
         agrees = {"formula": "the fast function", "fast function": "the formula"}.get(of, "neither")

@@ -7,14 +7,14 @@ function element(name, options = {}, ...children) {
   return made;
 }
 
-// Four digits, with a real minus.
+// Four digits, with the minus character (U+2212).
 function text(value) {
   const magnitude = Math.abs(value);
   const shown = magnitude !== 0 && (magnitude < 1e-3 || magnitude >= 1e5) ? value.toExponential(2) : String(+value.toPrecision(4));
   return shown.replaceAll("-", "−");
 }
 
-// ---- arrays: {shape, values}, row by row
+// ---- arrays: {shape, values} in row-major order
 
 function unpack(packed) {
   if (!packed) return null;
@@ -50,7 +50,7 @@ function showMoment(index) {
 
 // ---- pickers
 
-// Draws map `channel` of an array (C, H, W), black to white, with rows and columns `box` = [r0, c0, r1, c1] framed.
+// Draws map `channel` of an array (C, H, W) from black to white, with a frame around `box` = [r0, c0, r1, c1].
 function draw(canvas, array, channel, box, crosses = []) {
   const [, height, width] = array.shape;
   const zoom = Math.max(1, Math.floor(224 / Math.max(height, width)));
@@ -98,7 +98,7 @@ function sum(values) {
   return values.reduce((a, b) => a + b, 0);
 }
 
-// Number inputs for what is picked, `show` called with their values now and at every change.
+// Number inputs for the place; `show` is called with their values at every change.
 function controls(root, limits, show) {
   const inputs = Object.entries(limits).map(([name, limit]) => {
     const input = element("input", { type: "number", name, min: 0, max: limit - 1, value: 0, inputMode: "numeric" });
@@ -115,7 +115,7 @@ function controls(root, limits, show) {
     get: () => inputs.map((input) => +input.value) };
 }
 
-// A map of the output that can be clicked, or walked with the arrow keys.
+// Makes a map of the output a control: a click or an arrow key chooses a pixel.
 function clickable(canvas, height, width, picked) {
   canvas.className = "clickable";
   canvas.tabIndex = 0;
@@ -135,7 +135,7 @@ function clickable(canvas, height, width, picked) {
   });
 }
 
-// Where window (row, column) begins and ends in the input, cut off at its borders.
+// The first pixel of window (row, column) in the input, and the window's box inside the borders of the input.
 function windowOf(layer, shape, row, column) {
   const places = [row, column].map((each, axis) => each * layer.stride[axis] - layer.padding[axis]);
   const ends = places.map((each, axis) => each + layer.dilation[axis] * (layer.kernel[axis] - 1) + 1);
@@ -157,29 +157,29 @@ function pickConv(root, layer) {
   result.setAttribute("aria-live", "polite");
   seen.setAttribute("role", "img");
   const picked = controls(root, { channel: channels, row: height, column: width }, show);
-  if (channels < layer.of) root.append(element("p", { textContent: `The first ${channels} of ${layer.of} output channels can be picked here.` }));
-  root.append(element("div", { className: "side" }, titled("input channel with the largest share, the patch framed", seen), titled("output channel, the lowest black, the highest white: click a pixel", output)), result);
+  if (channels < layer.of) root.append(element("p", { textContent: `The first ${channels} of ${layer.of} output channels can be chosen here.` }));
+  root.append(element("div", { className: "side" }, titled("input channel with the largest sum; the frame is the patch", seen), titled("output channel, lowest value black, highest white: click a pixel", output)), result);
   clickable(output, height, width, picked);
 
   function show(channel, row, column) {
     const { places, box } = windowOf(layer, x.shape, row, column);
     const first = Math.floor(channel / (layer.of / layer.groups)) * inputs;
-    const parts = Array.from({ length: inputs }, (_, index) => {
+    const terms = Array.from({ length: inputs }, (_, index) => {
       const patch = patchOf(layer, x, first + index, places);
       const kernel = patch.map((line, i) => line.map((_, j) => at(weight, channel, index, i, j)));
       const products = patch.map((line, i) => line.map((value, j) => (value ?? 0) * kernel[i][j]));
       return { index: first + index, patch, kernel, products, sum: sum(products.flat()) };
     }).sort((a, b) => Math.abs(b.sum) - Math.abs(a.sum));
-    const shown = parts.slice(0, 4), rest = parts.slice(4), b = bias ? at(bias, channel) : 0;
-    draw(seen, x, parts[0].index, box);
+    const shown = terms.slice(0, 4), rest = terms.slice(4), b = bias ? at(bias, channel) : 0;
+    draw(seen, x, terms[0].index, box);
     draw(output, y, channel, [row, column, row + 1, column + 1]);
-    seen.setAttribute("aria-label", `Input channel ${parts[0].index}, rows ${box[0]} to ${box[2] - 1}, columns ${box[1]} to ${box[3] - 1} framed`);
-    const total = b + sum(parts.map((part) => part.sum));
+    seen.setAttribute("aria-label", `Input channel ${terms[0].index}, rows ${box[0]} to ${box[2] - 1}, columns ${box[1]} to ${box[3] - 1} framed`);
+    const total = b + sum(terms.map((term) => term.sum));
     result.replaceChildren(
-      ...shown.map((part) => element("div", { className: "step" }, titled(`input channel ${part.index}: patch`, table(part.patch)), "×",
-        titled("kernel", table(part.kernel)), "=", titled("products", table(part.products)), "→", titled("their sum", text(part.sum)))),
-      ...(rest.length ? [element("p", { textContent: `The other ${rest.length} input channels add ${text(sum(rest.map((part) => part.sum)))}.` })] : []),
-      element("p", { className: "sum", textContent: `${parts.length > 1 ? "sums" : "sum"} ${text(total - b)} + bias ${text(b)} = ${text(total)}; the layer's output there is ${text(at(y, channel, row, column))}` }),
+      ...shown.map((term) => element("div", { className: "step" }, titled(`input channel ${term.index}: patch`, table(term.patch)), "×",
+        titled("kernel", table(term.kernel)), "=", titled("products", table(term.products)), "→", titled("their sum", text(term.sum)))),
+      ...(rest.length ? [element("p", { textContent: `The other ${rest.length} input channels add ${text(sum(rest.map((term) => term.sum)))}.` })] : []),
+      element("p", { className: "sum", textContent: `${terms.length > 1 ? "sums" : "sum"} ${text(total - b)} + bias ${text(b)} = ${text(total)}; the layer's output there is ${text(at(y, channel, row, column))}` }),
     );
   }
   picked.set(0, Math.floor(height / 2), Math.floor(width / 2));
@@ -188,28 +188,28 @@ function pickConv(root, layer) {
 function pickPool(root, layer) {
   const x = unpack(layer.x), grad = unpack(layer.grad);
   const [channels, height, width] = grad.shape;
-  const seen = element("canvas"), arrived = element("canvas"), result = element("div", { className: "result" });
+  const seen = element("canvas"), upstream = element("canvas"), result = element("div", { className: "result" });
   result.setAttribute("aria-live", "polite");
   seen.setAttribute("role", "img");
   const picked = controls(root, { channel: channels, row: height, column: width }, show);
-  root.append(element("div", { className: "side" }, titled("input, the window framed, the winner crossed", seen), titled("gradient that comes back, the lowest black, the highest white: click a pixel", arrived)), result);
-  clickable(arrived, height, width, picked);
+  root.append(element("div", { className: "side" }, titled("input; the frame is the window, the cross its largest value", seen), titled("upstream gradient, lowest value black, highest white: click a pixel", upstream)), result);
+  clickable(upstream, height, width, picked);
 
   function show(channel, row, column) {
     const { places, box } = windowOf(layer, x.shape, row, column);
     const patch = patchOf(layer, x, channel, places);
     let won = null;
     patch.forEach((line, i) => line.forEach((value, j) => {
-      if (value !== null && (won === null || value > patch[won[0]][won[1]])) won = [i, j];  // the first of equals
+      if (value !== null && (won === null || value > patch[won[0]][won[1]])) won = [i, j];  // of equal values the first
     }));
     const [r, c] = won.map((each, axis) => places[axis] + each * layer.dilation[axis]);
     draw(seen, x, channel, box, [[r, c]]);
-    draw(arrived, grad, channel, [row, column, row + 1, column + 1]);
+    draw(upstream, grad, channel, [row, column, row + 1, column + 1]);
     seen.setAttribute("aria-label", `Input channel ${channel}, rows ${box[0]} to ${box[2] - 1}, columns ${box[1]} to ${box[3] - 1} framed`);
     const g = at(grad, channel, row, column), others = patch.flat().filter((value) => value !== null).length - 1;
     result.replaceChildren(
       element("div", { className: "step" }, titled("window", table(patch, won)), "→", titled("the largest", text(patch[won[0]][won[1]]))),
-      element("p", { className: "sum", textContent: `input (${r}, ${c}) won; the gradient ${text(g)} goes to it alone, the other ${others} get 0 from this window` }),
+      element("p", { className: "sum", textContent: `input (${r}, ${c}) is the largest and gets the whole gradient ${text(g)}; the other ${others} get 0 from this window` }),
     );
   }
   picked.set(0, Math.floor(height / 2), Math.floor(width / 2));
@@ -220,7 +220,7 @@ function pickLinear(root, layer) {
   const result = element("div", { className: "result" });
   result.setAttribute("aria-live", "polite");
   const picked = controls(root, { output: y.shape[0] }, show);
-  if (y.shape[0] < layer.of) root.append(element("p", { textContent: `The first ${y.shape[0]} of ${layer.of} outputs can be picked here.` }));
+  if (y.shape[0] < layer.of) root.append(element("p", { textContent: `The first ${y.shape[0]} of ${layer.of} outputs can be chosen here.` }));
   root.append(result);
 
   function show(output) {
@@ -230,7 +230,7 @@ function pickLinear(root, layer) {
     const rows = element("table", { className: "cells" }, element("tr", {}, ...["input", "value", "weight", "product"].map((name) => element("th", { textContent: name, scope: "col" }))));
     terms.slice(0, 10).forEach((term) => rows.append(element("tr", {}, ...[term.index, text(term.value), text(term.weight), text(term.product)].map((each) => element("td", { textContent: each })))));
     result.replaceChildren(
-      titled("the terms that count most", rows),
+      titled("the largest terms", rows),
       ...(rest.length ? [element("p", { textContent: `The other ${rest.length} terms add ${text(sum(rest.map((term) => term.product)))}.` })] : []),
       element("p", { className: "sum", textContent: `sum ${text(total - b)} + bias ${text(b)} = ${text(total)}; the layer's output there is ${text(at(y, output))}` }),
     );
@@ -250,10 +250,10 @@ function pickSoftmax(root, layer) {
     const k = +choice.value, p = powers[k] / total, target = (k === layer.label ? 1 - layer.smoothing : 0) + layer.smoothing / n;
     const line = (words) => element("p", { textContent: words });
     result.replaceChildren(
-      line(`All ${n} inputs are taken less the largest, ${text(largest)}, which changes nothing and keeps the powers small.`),
-      line(`e^(${text(x.values[k])} − ${text(largest)}) = ${text(powers[k])}; over all classes these add up to ${text(total)}`),
-      element("p", { className: "sum", textContent: `p = ${text(powers[k])} / ${text(total)} = ${text(p)}; the gradient that starts here is p − ${text(target)} = ${text(p - target)}` }),
-      ...(k === layer.label ? [line(`This is the class of the picture: −ln p = ${text(-Math.log(p))}${layer.smoothing ? "; the loss also counts the others a little (label smoothing)" : ", the loss"}.`)] : []),
+      line(`The largest input, ${text(largest)}, is subtracted from all ${n} inputs: p is the same, and the powers stay small.`),
+      line(`e^(${text(x.values[k])} − ${text(largest)}) = ${text(powers[k])}; the sum of these over all classes is ${text(total)}`),
+      element("p", { className: "sum", textContent: `p = ${text(powers[k])} / ${text(total)} = ${text(p)}; the gradient of the loss by this input is p − ${text(target)} = ${text(p - target)}` }),
+      ...(k === layer.label ? [line(`This is the class of the picture: −ln p = ${text(-Math.log(p))}${layer.smoothing ? "; the loss also has small terms for the other classes (label smoothing)" : ", the loss"}.`)] : []),
     );
   }
   choice.addEventListener("change", show);
@@ -263,7 +263,7 @@ function pickSoftmax(root, layer) {
 
 const PICKERS = { conv: pickConv, pool: pickPool, linear: pickLinear, softmax: pickSoftmax };
 
-// A picker is made when its layer is open: the numbers of a deep network take a while to unpack.
+// A picker is made when its layer is opened: unpacking the numbers of a deep network takes time.
 document.querySelectorAll(".picker").forEach((picker) => {
   const layer = picker.closest("details");
   function begin() {
@@ -278,7 +278,7 @@ document.querySelectorAll(".picker").forEach((picker) => {
 const moment = document.getElementById("moment");
 if (moment) moment.addEventListener("input", () => showMoment(+moment.value));
 
-// A link to something folded opens it.
+// A link to a folded element opens it.
 function unfold() {
   const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
   for (let each = target; each; each = each.parentElement) if (each.tagName === "DETAILS") each.open = true;
