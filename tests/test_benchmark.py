@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_ratios_are_taken_round_by_round() -> None:
 def test_turns_are_taken_and_the_first_calls_of_a_burst_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "BURST_SECONDS", 0.0)
     calls: list[str] = []
-    found = measure.interleave({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2)
+    found = measure.interleave({name: partial(calls.append, name) for name in "ab"}, rounds=2)
     burst = measure.UNTIMED + 1
     assert "".join(calls) == ("a" * burst + "b" * burst) * 3
     assert [len(timing.seconds) for timing in found.values()] == [2, 2]

@@ -335,7 +335,12 @@ def test_cupy_takes_its_memory_from_torch_on_the_current_stream(
     cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(torch.cuda, "caching_allocator_alloc", lambda *args: asked.append(args) or 99)
+
+    def allocate(*args: Any) -> int:
+        asked.append(args)
+        return 99
+
+    monkeypatch.setattr(torch.cuda, "caching_allocator_alloc", allocate)
     monkeypatch.setattr(torch.cuda, "caching_allocator_delete", asked.append)
     malloc, free = on_cuda._allocator()
     assert malloc(64, 1) == 99

@@ -59,7 +59,7 @@ def build(*args: Any, **options: Any) -> SimpleCNN:
 
 def random_network() -> None:
     """That network, a checkpoint after every second step."""
-    cnn_lightning.classifier.module.build_net = build
+    pytest.MonkeyPatch().setattr(cnn_lightning.classifier.module, "build_net", build)
     cnn_lightning.train.command.Resumable = partial(Resumable, every_n_steps=2)  # type: ignore
 
 

@@ -13,8 +13,10 @@ import pytest
 from cnn_lightning.cli import main
 from cnn_lightning.errors import UserError
 from cnn_lightning.plain import weights
+from cnn_lightning.tools.benchmark import command as benchmark
 from cnn_lightning.tools.benchmark import measure
 from cnn_lightning.tools.compare import command as compare
+from cnn_lightning.tools.compare import ways
 from tests.full_disk import full_disk
 
 FIT = ["fit", "--data.batch_size", "256", "--trainer.enable_progress_bar", "false"]
@@ -94,8 +96,8 @@ def _layers() -> Any:
     ("name", "write"),
     [
         ("weights.npz", lambda path: weights.save(path, {"a": np.arange(1000.0)})),
-        ("benchmark.png", lambda path: measure._draw(measure.Setting(), _layers(), str(path))),
-        ("compare.png", lambda path: compare._draw(compare.Setting(), {"plain torch": _measured()}, str(path))),
+        ("benchmark.png", lambda path: benchmark._draw(measure.Setting(), _layers(), str(path))),
+        ("compare.png", lambda path: compare._draw(ways.Setting(), {"plain torch": _measured()}, str(path))),
     ],
 )
 def test_a_file_of_a_command_that_measures(name: str, write: Callable[[Path], None]) -> None:
