@@ -155,7 +155,7 @@ class Duck(NDArrayOperatorsMixin):
     def __bool__(self) -> bool:
         raise NotOnTheDevice("the truth of a device array waits for the device")
 
-    __float__ = __int__ = __index__ = __complex__ = __bool__  # type: ignore[assignment]
+    __float__ = __int__ = __index__ = __complex__ = __bool__
 
     def __iter__(self) -> Any:
         if self.array.ndim < 2:

@@ -29,4 +29,4 @@ class FillsUp(Callback):
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, most))
 
-    on_test_start = on_predict_start = on_train_start
+    on_test_start = on_predict_start = on_train_start  # type: ignore[assignment]

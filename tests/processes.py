@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 START = "forkserver"
-FORKS = multiprocessing.get_context(START)
+FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["cnn_lightning.train.command", "tests.processes"])
 
 Before = Callable[[], None]
@@ -92,7 +92,8 @@ def _run(args: list[str], folder: Path, screen: Path, before: Before | None, var
 
     from cnn_lightning.cli import main
 
-    rank_zero_only.rank = int(variables.get("LOCAL_RANK", 0))  # Lightning looks at the variable when it is imported
+    # Lightning looks at the variable when it is imported.
+    rank_zero_only.rank = int(variables.get("LOCAL_RANK", 0))  # type: ignore[attr-defined]
     torch.set_num_threads(1)
     if before is not None:
         before()

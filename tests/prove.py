@@ -104,7 +104,8 @@ def prove_chains() -> None:
 
 def one_by_one(x: Any, parameters: list[Any], paddings: list[int], grad_y: Any = None) -> tuple[Any, ...]:
     """Output, and with ``grad_y`` the gradients of x and the parameters, by formulas."""
-    seen, gradients = [], []
+    seen: list[Any] = []
+    gradients: list[Any] = []
     for weight, bias, padding in zip(parameters[::2], parameters[1::2], paddings, strict=True):
         convolved = conv.conv2d(x, weight, bias, padding=padding)
         active = activation.relu(convolved)

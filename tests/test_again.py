@@ -10,6 +10,7 @@ import cnn_lightning.classifier.module
 from cnn_lightning.callbacks.metrics import read_rows
 from cnn_lightning.cli import main
 from cnn_lightning.data import Digits
+from cnn_lightning.model import build_net
 
 BRIEF = ["--trainer.enable_progress_bar", "false", "--pictures", "false"]
 SHORT = ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "8"]
@@ -128,11 +129,9 @@ def test_random_weights_are_not_tested(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_pretrained_weights_need_no_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    build = cnn_lightning.classifier.module.build_net
-
     def without_a_download(net: str, **options: Any) -> Any:
         assert (net, options["weights"]) == ("resnet18", "DEFAULT")
-        return build("simple_cnn", **options | {"weights": None})
+        return build_net("simple_cnn", **options | {"weights": None})
 
     monkeypatch.setattr(cnn_lightning.classifier.module, "build_net", without_a_download)
     assert main(["test", *BRIEF[:2], "--model.net", "resnet18", "--model.weights", "DEFAULT"]) == 0

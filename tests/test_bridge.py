@@ -198,7 +198,7 @@ def test_nested_listeners_all_hear_and_the_same_one_may_listen_twice() -> None:
     expected += [(name, method, "double") for method in METHODS[2:] for name in reversed(order)]
     expected += [("outer", method, "total") for method in METHODS for _ in range(2)]
     assert both == expected + [("outer", method, "add") for method in METHODS]
-    assert listeners.current == ()
+    assert not listeners.current
 
 
 def test_listeners_may_stop_in_any_order() -> None:
@@ -509,7 +509,12 @@ def test_cupy_takes_its_memory_from_torch_on_the_current_stream(
     cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(torch.cuda, "caching_allocator_alloc", lambda *args: asked.append(args) or 99)
+
+    def allocate(*args: Any) -> int:
+        asked.append(args)
+        return 99
+
+    monkeypatch.setattr(torch.cuda, "caching_allocator_alloc", allocate)
     monkeypatch.setattr(torch.cuda, "caching_allocator_delete", asked.append)
     malloc, free = on_cuda._allocator()
     assert malloc(64, 1) == 99

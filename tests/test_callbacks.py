@@ -84,13 +84,22 @@ def test_tensorboard_gets_the_pictures_of_every_epoch(tmp_path: Path) -> None:
     assert not (tmp_path / "theirs/tensorboard").exists()
 
 
+def spied(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
+    """The first arguments of all calls of a function of `pictures`."""
+    seen: list[Any] = []
+    original = getattr(pictures, name)
+
+    def spy(first: Any, *rest: Any) -> Any:
+        seen.append(first)
+        return original(first, *rest)
+
+    monkeypatch.setattr(pictures, name, spy)
+    return seen
+
+
 def test_the_counts_are_those_of_the_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Any] = []
-    original = pictures.confusion
-    monkeypatch.setattr(pictures, "confusion", lambda counts, names: drawn.append(counts) or original(counts, names))
-    worst: list[Any] = []
-    draw = pictures.mistakes
-    monkeypatch.setattr(pictures, "mistakes", lambda facts, *rest: worst.append(facts) or draw(facts, *rest))
+    drawn = spied(monkeypatch, "confusion")
+    worst = spied(monkeypatch, "mistakes")
     model = trained(tmp_path, Pictures())
     data = Digits()
     data.setup()

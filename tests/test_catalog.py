@@ -18,9 +18,9 @@ from cnn_lightning.ops.fast import chooser
 from tests.cases import load
 
 FIELDS: dict[str, Any] = {
-    "native": nn.Hardshrink,
+    "native": nn.Tanhshrink,
     "formulas": "activation",
-    "functions": ("softsign",),
+    "functions": ("tanhshrink",),
     "kinks": (),
     "choices": None,
     "page": ("y = x", "g"),
@@ -37,11 +37,11 @@ def test_a_field_that_is_left_out_is_named(field: str) -> None:
 
 
 def test_a_class_of_another_native_type_and_a_second_class_are_refused() -> None:
-    with pytest.raises(TypeError, match="Identity: native: expected a base of the class, got Hardshrink"):
+    with pytest.raises(TypeError, match="Identity: native: expected a base of the class, got Tanhshrink"):
         catalog.layer(**FIELDS)(nn.Identity)
     with pytest.raises(TypeError, match="ReLU: native: ReLU has ReLU already"):
         catalog.layer(**FIELDS | {"native": nn.ReLU})(layers.ReLU)
-    assert nn.Hardshrink not in catalog.entries()
+    assert nn.Tanhshrink not in catalog.entries()
 
 
 def test_a_layer_that_is_not_entered_is_named_at_import(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_layer_that_is_not_entered_is_named_at_import(tmp_path: Path) -> None:
     shutil.copytree(Path(cnn_lightning.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     with (package / "layers/shape.py").open("a") as file:
         file.write(
-            "\n\nfrom cnn_lightning.layers.base import Layer\n\n\nclass Mine(Layer, torch.nn.Hardshrink):\n    pass\n"
+            "\n\nfrom cnn_lightning.layers.base import Layer\n\n\nclass Mine(Layer, torch.nn.Tanhshrink):\n    pass\n"
         )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", "import cnn_lightning.layers"]

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 CKPT = "runs/imagefolder/version_0/checkpoints/last.ckpt"
-SMALL = {"image_size": 8, "grey": True, "batch_size": 4}
+SMALL: dict[str, Any] = {"image_size": 8, "grey": True, "batch_size": 4}
 NET: dict[str, Any] = {"layers": "torch", "num_classes": 2, "image_size": 8, "channels": (2, 2), "hidden": 4}
 FLAGS = ["--data", "ImageFolder", "--data.image_size", "8", "--data.grey", "true", "--data.batch_size", "4"]
 NETWORK = ["--model.layers", "torch", "--model.channels", "[2,2]", "--model.hidden", "4"]
@@ -46,7 +46,7 @@ def picture(path: Path, value: int) -> None:
 
 
 def trainer(**options: Any) -> Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     return Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, **quiet, **options)
 
 

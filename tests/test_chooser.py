@@ -228,7 +228,9 @@ def test_a_helper_replaced_where_it_is_called_runs(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(conv, "padded", lambda x, pad, value=0: 2 * original(x, pad, value))
     assert chooser.why_formula("conv") == "replaced"
     assert chooser.why_formula("pool") == ""
-    torch.testing.assert_close(layer(x) - layer.bias[:, None, None], 2 * (expected - layer.bias[:, None, None]))
+    assert layer.bias is not None
+    bias = layer.bias[:, None, None]
+    torch.testing.assert_close(layer(x) - bias, 2 * (expected - bias))
 
 
 @pytest.mark.parametrize("home", [conv, taps])

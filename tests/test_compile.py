@@ -5,6 +5,7 @@ import functools
 import importlib
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
     for name, value in expected.items():
         scale = max(value.double().abs().max().item(), 1e-2)
         torch.testing.assert_close(
-            found[name], value, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
+            found[name], value, rtol=0, atol=tolerance * scale, msg=partial("{}: {}".format, name)
         )
 
 

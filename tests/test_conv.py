@@ -199,8 +199,8 @@ def test_what_is_not_a_number_stays_so(layer: Any, value: float) -> None:
 def test_what_is_not_a_number_stays_where_it_is_in_a_depthwise_convolution(value: float) -> None:
     """Its bands hold zeros beside the kernel, and zero times infinity is NaN."""
     torch.manual_seed(0)
-    native = torch.nn.Conv2d(3, 3, 3, padding=1, groups=3, dtype=torch.float64)
-    ours = Conv2d(3, 3, 3, padding=1, groups=3, dtype=torch.float64)
+    native: Any = torch.nn.Conv2d(3, 3, 3, padding=1, groups=3, dtype=torch.float64)
+    ours: Any = Conv2d(3, 3, 3, padding=1, groups=3, dtype=torch.float64)
     ours.load_state_dict(native.state_dict())
     x, upstream = torch.randn(2, 3, 9, 9, dtype=torch.float64), torch.randn(2, 3, 9, 9, dtype=torch.float64)
     x[1, 2, 3, 3] = upstream[0, 1, 7, 5] = value

@@ -442,7 +442,7 @@ def test_mistakes_in_folders(tmp_path: Path) -> None:
         ({"image_size": 0}, "image_size: expected at least"),
     ):
         with pytest.raises(UserError, match=words):
-            ImageFolder(str(tmp_path), **options)  # type: ignore[arg-type]
+            ImageFolder(str(tmp_path), **options)
     with pytest.raises(UserError, match=r"predict_dir: expected a folder"):
         Digits(predict_dir=str(tmp_path / "nowhere"))
 

@@ -59,7 +59,7 @@ def build(*args: Any, **options: Any) -> SimpleCNN:
 
 def random_network() -> None:
     """That network, a checkpoint after every second step."""
-    cnn_lightning.classifier.module.build_net = build
+    pytest.MonkeyPatch().setattr(cnn_lightning.classifier.module, "build_net", build)
     cnn_lightning.train.trainer.Resumable = partial(Resumable, every_n_steps=2)  # type: ignore
 
 
@@ -187,11 +187,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_a_process_that_is_killed_stops_the_others_and_the_run_goes_on(tmp_path: Path, whole: dict[str, Any]) -> None:
-    start = time.monotonic()
     first, second = ranks(2, [*FIT, *_batch(130), *_event(signal.SIGKILL, 7, 1)], tmp_path, random_network)
     assert second.wait() == -signal.SIGKILL
     assert first.wait(60) == 2, first.text
-    assert time.monotonic() - start < 60
     last = first.text.strip().splitlines()[-1]
     assert last.startswith("cnn-lightning: error: another process of this run has ended (")
     assert last.endswith("); to go on: cnn-lightning fit --config runs/digits/version_0/config.yaml --ckpt_path last")

@@ -40,7 +40,7 @@ def test_stays_on_its_device_and_gives_the_same(op: Operation) -> None:
             # Whole batches are added up in another order than blocks.
             np.testing.assert_allclose(a.array, b, rtol=2e-5 if single else 1e-11, atol=1e-5 if single else 1e-12)
         for device, array in zip(given, arrays, strict=True):
-            if array is not None:
+            if device is not None:
                 np.testing.assert_array_equal(device.array, array)
 
 

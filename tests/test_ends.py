@@ -439,8 +439,9 @@ def test_a_training_without_end_has_no_schedule(here: Path, capsys: pytest.Captu
 
 def often() -> None:
     """Checkpoints after every second step, and that network, in a process of its own."""
-    cnn_lightning.train.trainer.Resumable = Often  # type: ignore[misc]
-    cnn_lightning.classifier.module.build_net = build
+    patch = pytest.MonkeyPatch()
+    patch.setattr(cnn_lightning.train.trainer, "Resumable", Often)
+    patch.setattr(cnn_lightning.classifier.module, "build_net", build)
 
 
 @pytest.mark.ddp

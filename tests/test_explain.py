@@ -1,6 +1,7 @@
 """The page that explains: what it records, how it is built, and that a browser does with it what it says."""
 
 import base64
+import functools
 import io
 import json
 import re
@@ -130,7 +131,7 @@ def test_the_lines_are_those_of_the_file_and_those_that_ran() -> None:
 def test_a_line_that_did_not_run_is_not_marked() -> None:
     x, statistics = np.ones((4, 2)), (np.ones(2), np.ones(2), np.ones(2))
     passes = (
-        source.traced(lambda training=training: ops.norm.batch_norm_backward(x, x, *statistics, training=training))
+        source.traced(functools.partial(ops.norm.batch_norm_backward, x, x, *statistics, training=training))
         for training in (False, True)
     )
     ran = [{line.number for line in listings[0].lines if line.ran} for _, listings in passes]

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +173,7 @@ def test_a_mistake_is_one_line(args: list[str], line: str, here: Path, capsys: p
 def test_missing_packages_name_the_extra(
     name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    find = exporting.find_spec
-    monkeypatch.setattr(exporting, "find_spec", lambda other: None if other == name else find(other))
+    monkeypatch.setattr(exporting, "find_spec", lambda other: None if other == name else find_spec(other))
     assert main(["export", "--ckpt_path", "best.ckpt"]) == 2
     err = capsys.readouterr().err.strip()
     assert f"{name} not found; pip install 'cnn-lightning[onnx]'" in err

@@ -58,7 +58,7 @@ class Summarised(LightningModule):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The network's output."""
-        return self.net(x)  # type: ignore[no-any-return]
+        return self.net(x)
 
 
 def test_lightnings_summary_counts_each_numpy_layer_as_its_native_one() -> None:

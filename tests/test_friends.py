@@ -99,7 +99,8 @@ def test_activation_checkpointing(use_reentrant: bool) -> None:
     # Batch normalisation takes the batch into its statistics again, with native layers too.
     parameters = len(list(plain.parameters())) + 1
     assert_equal(found[0][:parameters], gradients(plain, plain)[:parameters])
-    assert_equal(*found)
+    first, second = found
+    assert_equal(first, second)
 
 
 # ---- through the Trainer
@@ -173,7 +174,8 @@ def test_averaged_model_and_its_batch_statistics() -> None:
         kinds = {type(module).__module__.split(".")[0] for module in average.modules() if not list(module.children())}
         assert kinds == {"cnn_lightning" if spec == "numpy" else "torch"}
         averages.append([*average.parameters(), *average.buffers()])
-    assert_equal(*averages)
+    first, second = averages
+    assert_equal(first, second)
 
 
 # ---- workers
@@ -221,7 +223,8 @@ def test_training_on_what_workers_load() -> None:
             optimizer.step()
             losses.append(loss.detach())
         curves.append(losses)
-    assert_equal(*curves)
+    first, second = curves
+    assert_equal(first, second)
 
 
 # ---- modes
@@ -252,7 +255,8 @@ def test_functional_call() -> None:
         torch.manual_seed(4)
         output = torch.func.functional_call(net, state, (images(),))
         found.append([output, *torch.autograd.grad(output.square().sum(), list(state.values()))])
-    assert_equal(*found)
+    first, second = found
+    assert_equal(first, second)
 
 
 TRANSFORMS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
@@ -346,7 +350,8 @@ def test_replicas_in_threads_as_data_parallel_makes_them() -> None:
             thread.join()
         torch.cat(outputs).square().sum().backward()
         found.append([*outputs, *(parameter.grad for parameter in net.parameters())])
-    assert_equal(*found)
+    first, second = found
+    assert_equal(first, second)
 
 
 def _replica(net: nn.Module) -> nn.Module:

@@ -17,6 +17,7 @@ from cnn_lightning.tools.benchmark.layers import LayerRow
 from cnn_lightning.tools.benchmark.picture import draw
 from cnn_lightning.tools.benchmark.steps import Setting
 from cnn_lightning.tools.compare import command as compare
+from cnn_lightning.tools.compare import ways
 from tests.full_disk import full_disk
 
 FIT = ["fit", "--data.batch_size", "256", "--trainer.enable_progress_bar", "false"]
@@ -97,7 +98,7 @@ def _layers() -> Any:
     [
         ("weights.npz", lambda path: weights.save(path, {"a": np.arange(1000.0)})),
         ("benchmark.png", lambda path: draw(Setting(), _layers(), str(path))),
-        ("compare.png", lambda path: compare._draw(compare.Setting(), {"plain torch": _measured()}, str(path))),
+        ("compare.png", lambda path: compare._draw(ways.Setting(), {"plain torch": _measured()}, str(path))),
     ],
 )
 def test_a_file_of_a_command_that_measures(name: str, write: Callable[[Path], None]) -> None:

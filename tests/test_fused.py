@@ -23,8 +23,8 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> T
 
 
 def ours(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, upstream: Tensor) -> list[np.ndarray]:
-    arrays = [None if value is None else value.detach().numpy() for value in (x, weight, bias)]
-    y, *kept = fused.conv_relu_pool(*arrays, paddings=[padding])  # type: ignore[arg-type]
+    arrays: list[Any] = [None if value is None else value.detach().numpy() for value in (x, weight, bias)]
+    y, *kept = fused.conv_relu_pool(*arrays, paddings=[padding])
     back = fused.conv_relu_pool_backward(
         upstream.numpy(), *arrays, *kept, paddings=[padding], needs=(True, True, bias is not None)
     )
@@ -103,8 +103,9 @@ def test_a_chain_of_stages_equals_torch(
     for channels, kernel, padding in stages:
         assume(min(y.shape[2:]) + 2 * padding - kernel >= 1)
         weight = torch.randn(channels, y.shape[1], kernel, kernel, generator=generator, dtype=torch.float64)
-        parameters += [weight, torch.randn(channels, generator=generator, dtype=torch.float64)]
-        y = reference(y, *[value.requires_grad_() for value in parameters[-2:]], padding)
+        bias = torch.randn(channels, generator=generator, dtype=torch.float64)
+        parameters += [weight, bias]
+        y = reference(y, weight.requires_grad_(), bias.requires_grad_(), padding)
     leaves = [x, *parameters]
     wanted = [bool(needs >> bit & 1) for bit in range(len(leaves))]
     upstream = torch.randn(y.shape, generator=generator, dtype=torch.float64)
@@ -172,7 +173,8 @@ def test_only_what_is_needed_gets_a_gradient(needs_x: bool, frozen: tuple[str, .
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_a_hook_sees_its_own_layers_output(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, modules, seen = count(monkeypatch), stage(), []
+    calls, modules = count(monkeypatch), stage()
+    seen: list[Any] = []
     handle = modules[index].register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     x = torch.randn(3, 2, 8, 8)
     fused_layers.run(modules, x)
@@ -216,9 +218,15 @@ def test_paddings_that_fuse(padding: Any, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_replaced_operation_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     from cnn_lightning.ops import activation
 
-    calls, modules, seen = count(monkeypatch), stage(), []
-    relu = activation.relu
-    monkeypatch.setattr(activation, "relu", lambda x: seen.append(x.shape) or relu(x))
+    calls, modules = count(monkeypatch), stage()
+    seen: list[Any] = []
+    original = activation.relu
+
+    def relu(x: Any) -> Any:
+        seen.append(x.shape)
+        return original(x)
+
+    monkeypatch.setattr(activation, "relu", relu)
     fused_layers.run(modules, torch.randn(3, 2, 8, 8))
     assert calls == [0]
     assert seen
@@ -257,8 +265,14 @@ def test_neighbouring_stages_become_one_chain(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_without_gradients_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, op = [], fused.conv_relu_pool
-    monkeypatch.setattr(fused, "conv_relu_pool", lambda *a, **k: seen.append(k["keep"]) or op(*a, **k))
+    seen: list[bool] = []
+    op = fused.conv_relu_pool
+
+    def spy(*arrays: Any, **options: Any) -> Any:
+        seen.append(options["keep"])
+        return op(*arrays, **options)
+
+    monkeypatch.setattr(fused, "conv_relu_pool", spy)
     modules, x = stage(), torch.randn(3, 2, 8, 8)
     with torch.no_grad():
         found = fused_layers.run(modules, x)

@@ -50,7 +50,7 @@ def moved(values: Any) -> Any:
 def network(implementation: str, name: str = "simple_cnn", size: int = 28) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     net = build_net(name, num_classes=10, in_channels=1 if name == "simple_cnn" else 3, image_size=size)
-    swap_layers(net, implementation)  # type: ignore[arg-type]
+    swap_layers(net, implementation)
     return net.cuda(), layers.CrossEntropyLoss() if implementation == "numpy" else nn.CrossEntropyLoss()
 
 
@@ -71,7 +71,7 @@ class Steps:
     def step(self) -> Tensor:
         self.optimizer.zero_grad()
         loss: Tensor = self.loss(self.net(self.images), self.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         return loss.detach()
 

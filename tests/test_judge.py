@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,10 @@ def cosine(x: Tensor, g: Tensor) -> Tensor:
     return g * torch.cos(x)
 
 
+def scaled(factor: float, x: Tensor, g: Tensor) -> Tensor:
+    return factor * cosine(x, g)
+
+
 @pytest.mark.parametrize("shape", [(1,), (7, 5), (64, 64)])
 @pytest.mark.parametrize("factor", [1.001, 0.5, -1.0, 1 + 1e-7])
 @pytest.mark.parametrize("swapped", [False, True])
@@ -112,7 +117,7 @@ def test_one_entry_of_many_is_enough() -> None:
 
 def test_both_may_be_wrong_or_right() -> None:
     x = numbers(4, 4)
-    half, third = (party(torch.sin, lambda x, g, f=f: f * cosine(x, g), x) for f in (0.5, 0.3))
+    half, third = (party(torch.sin, partial(scaled, factor), x) for factor in (0.5, 0.3))
     assert judge.of_backwards(half, third, "x")[0] == "neither"
     # Two functions, each with its own gradient: no matter for the judge of backwards.
     other = party(torch.exp, lambda x, g: g * torch.exp(x), x)

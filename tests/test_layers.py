@@ -4,6 +4,7 @@ import copy
 import itertools
 import pickle
 from collections.abc import Callable, Sequence, Set
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,12 @@ SAMPLES = [
 ]
 FIRST = [pytest.param(case, case.samples[0], id=case.name) for case in CASES]
 BAD = [pytest.param(case, bad, id=f"{case.name}-{index}") for case in CASES for index, bad in enumerate(case.bad)]
+DIFFERENTIABLE = [
+    pytest.param(case, sample, id=f"{case.name}-{index}")
+    for case in CASES
+    for index, sample in enumerate(case.samples)
+    if sample.gradcheck
+]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 Run = tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -68,7 +75,7 @@ def assert_equal(ours: Run, native: Run, tolerance: float) -> None:
             assert a.shape == b.shape, f"{name} {index}: {tuple(a.shape)} for {tuple(b.shape)}"
             scale = max(1.0, b.double().abs().nan_to_num(0, 0, 0).max().item()) if b.numel() else 1.0
             torch.testing.assert_close(
-                a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}"
+                a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True, msg=partial("{}: {}".format, name)
             )
 
 
@@ -97,7 +104,7 @@ def test_autocast_gives_the_native_dtypes(case: Case, sample: Sample) -> None:
     assert_equal(found, expected, TOLERANCE[torch.bfloat16])
 
 
-@pytest.mark.parametrize(("case", "sample"), [row for row in SAMPLES if row.values[1].gradcheck])
+@pytest.mark.parametrize(("case", "sample"), DIFFERENTIABLE)
 def test_gradcheck(case: Case, sample: Sample) -> None:
     ours, _ = build(case, sample, torch.float64)
     inputs = [
@@ -223,7 +230,7 @@ def assert_same_fate(
             for a, b in zip(found, expected, strict=True) if not isinstance(expected, str) else ():
                 assert (a is None) == (b is None), what
                 if b is not None:
-                    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=lambda m, w=what: f"{w}: {m}")
+                    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=partial("{}: {}".format, what))
     return seen
 
 
@@ -233,17 +240,18 @@ def test_a_change_in_place_before_the_backward_is_taken_as_torch_takes_it(case: 
     assert_same_fate(*build(case, sample, torch.float64), sample.inputs(torch.float64))
 
 
-def _kind(case: Case, sample: Sample) -> Any:
+def _kind(case: Case, sample: Sample) -> str:
     """What torch may decide by which tensors it keeps."""
     options = sample.options
     dtypes = tuple(value.dtype for value in sample.inputs() if isinstance(value, Tensor))
-    return case.name, dtypes, options.get("padding_mode"), options.get("label_smoothing", 0) > 0, len(options)
+    return str((case.name, dtypes, options.get("padding_mode"), options.get("label_smoothing", 0) > 0, len(options)))
 
 
 KINDS = {
-    str(_kind(*row.values)): row  # type: ignore[arg-type]
-    for row in SAMPLES
-    if not row.values[1].options.get("inplace")  # which needs the gradient of its input, or is nothing
+    _kind(case, sample): pytest.param(case, sample, id=f"{case.name}-{index}")
+    for case in CASES
+    for index, sample in enumerate(case.samples)
+    if not sample.options.get("inplace")  # which needs the gradient of its input, or is nothing
 }
 
 
@@ -265,7 +273,7 @@ def test_running_statistics_may_change_before_the_backward(layer: type[torch.nn.
     Ours keeps what it normalised by, and its gradient is right after either.
     """
     torch.manual_seed(0)
-    module = layer(3).double().train(train)
+    module: Any = layer(3).double().train(train)
     x = torch.randn((4, 3, 2, 2)[: 4 if layer is layers.BatchNorm2d else 3], dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(module(x).square().sum(), x)
     y = module(x)

@@ -119,7 +119,7 @@ def test_targets_of_other_types_and_shapes(reduction: str) -> None:
     for ours, native in ((layers.CrossEntropyLoss, nn.CrossEntropyLoss), (layers.NLLLoss, nn.NLLLoss)):
         found, expected = (layer(reduction=reduction)(row, torch.tensor([3])) for layer in (ours, native))
         torch.testing.assert_close(found, expected)
-    ignoring = {"reduction": reduction, "ignore_index": 255}
+    ignoring: dict[str, Any] = {"reduction": reduction, "ignore_index": 255}
     target = torch.tensor([0, 255, 2, 255], dtype=torch.uint8)
     both(layers.CrossEntropyLoss(**ignoring), nn.CrossEntropyLoss(**ignoring), x, target)
 

@@ -72,7 +72,7 @@ CLASSES: list[tuple[str, str, str, Any, str]] = [
     ("optimizer", "SGD", "momentum", "x", "a number"),
     ("lr_scheduler", "StepLR", "step_size", "x", "a whole number"),
 ]
-REQUIRED = {
+REQUIRED: dict[str, dict[str, Any]] = {
     "ImageFolder": {"root": "pictures"},
     "EarlyStopping": {"monitor": "val_acc"},
     "CSVLogger": {"save_dir": "logs"},
@@ -125,7 +125,7 @@ def test_a_slip_inside_an_option_that_takes_a_class(
     assert ", got 'torch.nn.ReLU'" + ("" if text else ", which is no ") in line
 
     slip = option[:-2] + option[-1]
-    assert error(**needed, **{slip: 1}) == f"{key}.{slip}: expected an option of {kind}; did you mean {key}.{option}?"
+    assert error(**{**needed, slip: 1}) == f"{key}.{slip}: expected an option of {kind}; did you mean {key}.{option}?"
     line = error(**needed, another_classes=1)
     assert line.startswith(f"{key}.another_classes: expected an option of {kind}")
     line = error(**{**needed, option: wrong})

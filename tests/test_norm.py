@@ -196,12 +196,13 @@ def test_results_are_bit_equal_for_any_number_of_threads() -> None:
     def everything(n: int) -> list[Any]:
         blocks.set_num_threads(n)
         found: list[Any] = []
-        for forward, backward, options in (
+        ops: list[tuple[Any, Any, dict[str, int]]] = [
             (norm.batch_norm, norm.batch_norm_backward, {}),
             (norm.group_norm, norm.group_norm_backward, {"groups": 8}),
-        ):
-            y, *statistics = forward(x, weight, weight, **options)  # type: ignore[operator]
-            gradients = backward(g, x, weight, *statistics, **options)  # type: ignore[operator]
+        ]
+        for forward, backward, options in ops:
+            y, *statistics = forward(x, weight, weight, **options)
+            gradients = backward(g, x, weight, *statistics, **options)
             found += [y.copy(), *statistics, *(gradient.copy() for gradient in gradients)]
         return found
 

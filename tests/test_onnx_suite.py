@@ -7,6 +7,7 @@ NumPy's generator) is left out by `Elsewhere`, with the reason.
 import importlib
 import pkgutil
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def loaded(layer: torch.nn.Module, **parameters: Tensor | None) -> torch.nn.Modu
 
 def conv(a: Attributes, given: Inputs) -> Outputs:
     x, weight, *bias = given
-    kind = (layers.Conv1d, layers.Conv2d)[plane(x) - 1]
+    kind: Any = (layers.Conv1d, layers.Conv2d)[plane(x) - 1]
     x, padding = padded(x, a, list(weight.shape[2:]), 0)
     group = a.get("group", 1)
     layer = kind(
@@ -108,7 +109,8 @@ def conv_transpose(a: Attributes, given: Inputs) -> Outputs:
         raise Elsewhere("one or three spatial axes, or a padding that follows from the output's shape")
     x, padding = padded(x, a, list(weight.shape[2:]), None)
     group = a.get("group", 1)
-    layer = layers.ConvTranspose2d(
+    kind: Any = layers.ConvTranspose2d
+    layer = kind(
         weight.shape[0],
         weight.shape[1] * group,
         tuple(weight.shape[2:]),
@@ -151,7 +153,8 @@ def average_pool(a: Attributes, given: Inputs) -> Outputs:
         raise Elsewhere("an average with dilation")
     fill = 0 if a.get("count_include_pad") and not a.get("ceil_mode") else None
     x, padding = padded(x, a, a["kernel_shape"], fill, pool=True)
-    layer = (layers.AvgPool1d, layers.AvgPool2d)[axes - 1](
+    kind: Any = (layers.AvgPool1d, layers.AvgPool2d)[axes - 1]
+    layer = kind(
         tuple(a["kernel_shape"]),
         stride=tuple(a.get("strides", [1] * axes)),
         padding=padding,
@@ -312,6 +315,6 @@ def test_layer_gives_the_numbers_of_the_specification(operator: str) -> None:
                 numbers = torch.from_numpy(np.array(wanted))
                 assert ours.shape == numbers.shape, label
                 torch.testing.assert_close(
-                    ours.detach(), numbers, rtol=tolerance, atol=1e-6, msg=lambda text, label=label: label + text
+                    ours.detach(), numbers, rtol=tolerance, atol=1e-6, msg=partial("{}{}".format, label)
                 )
     assert tried, f"no case of {operator} was tried"

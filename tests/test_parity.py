@@ -294,7 +294,7 @@ def test_the_wrong_dtype_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- torch is wrong
 
 
-def tokens() -> nn.Module:
+def tokens() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), Tokens(), nn.Flatten(), nn.Linear(144, 10))
 
@@ -596,13 +596,15 @@ def test_a_bug_in_float64_alone_is_named_with_its_layer(monkeypatch: pytest.Monk
 def test_a_step_may_amplify_a_difference_of_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights are half a step away from 0: after it they are as far away on the other side, twice as wrong."""
     lr = 1e-3
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    linear_layer = nn.Linear(64, 10)
+    net = nn.Sequential(nn.Flatten(), linear_layer)
     with torch.no_grad():
-        net[1].weight.zero_()
+        linear_layer.weight.zero_()
     ((images, target),) = batches()
     nn.functional.cross_entropy(net(images), target).backward()
     with torch.no_grad():
-        net[1].weight.copy_(net[1].weight.grad * lr / 2)
+        assert linear_layer.weight.grad is not None
+        linear_layer.weight.copy_(linear_layer.weight.grad * lr / 2)
     plant(monkeypatch, linear, "linear_backward", 1, 1 + 8e-5, np.float32)
     found = compare(net, batches=[(images, target)], lr=lr)
     errors = {row.what: row.error for row in found.rows if row.layer == "1"}

@@ -131,7 +131,7 @@ def test_a_bug_in_a_chains_backward_is_named_by_its_layers(
     original = fused.conv_relu_pool_backward
 
     def wrong(*arrays: Any, **options: Any) -> Any:
-        results = list(original(*arrays, **options))
+        results: list[Any] = list(original(*arrays, **options))
         place = index if len(results) == 5 else index - 2  # in what lies behind the first stage
         if place > 0 or (place == 0 and len(results) == 5):
             results[place] = None if results[place] is None else results[place] * 1.001
@@ -247,7 +247,7 @@ def test_parity_names_layer_and_pass_of_a_replaced_formula(
     home: Any, name: str, change: Any, layer: str, what: str, found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(home, name, change(getattr(home, name)))
-    net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.MaxPool2d(2), Head())
+    net: Any = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.MaxPool2d(2), Head())
     net[0].weight.data.fill_(1)  # so that whole numbers stay whole, and are tied
     ((images, target),) = batches()
     first = compare(net, batches=[(images.round(), target)]).first

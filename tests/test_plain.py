@@ -28,7 +28,7 @@ class Losses(Callback):
         self.values.append(float(outputs["loss"]))
 
 
-def lightning(layers: str, optimizer: str, lr: float, start: Path, end: Path) -> list[float]:
+def lightning(layers: Any, optimizer: Any, lr: float, start: Path, end: Path) -> list[float]:
     model = Classifier(
         layers=layers, image_size=8, optimizer=optimizer, lr=lr, weight_decay=0.0, schedule="none"
     ).double()
@@ -54,7 +54,8 @@ def lightning(layers: str, optimizer: str, lr: float, start: Path, end: Path) ->
 @pytest.mark.parametrize(("optimizer", "lr"), [("adam", 0.01), ("sgd", 0.05)])
 def test_four_ways_are_one(optimizer: str, lr: float, tmp_path: Path) -> None:
     start = tmp_path / "init.npz"
-    np.savez(start, **train_numpy.SimpleCNN(image_size=8, seed=5).state_dict())
+    start_state: dict[str, Any] = train_numpy.SimpleCNN(image_size=8, seed=5).state_dict()
+    np.savez(start, **start_state)
     ends = {way: tmp_path / f"{way}.npz" for way in ("numpy", "torch", "lightning torch", "lightning numpy")}
     options = ["--epochs", "2", "--batch_size", "64", "--lr", str(lr), "--seed", "3", "--dtype", "float64"]
     options += ["--optimizer", optimizer, "--weights", str(start)]
@@ -126,9 +127,11 @@ def test_each_layer_is_torchs(ours: Any, native: torch.nn.Module, shape: tuple[i
     grad = random.standard_normal(y.shape).astype(np.float32)
     expected.backward(torch.from_numpy(grad))
     np.testing.assert_allclose(y, expected.detach(), rtol=1e-5, atol=1e-6)
+    assert there.grad is not None
     np.testing.assert_allclose(ours.backward(grad), there.grad, rtol=1e-5, atol=1e-6)
     for name, parameter in native.named_parameters():
         found = ours.grad_weights if name == "weight" else ours.grad_bias
+        assert parameter.grad is not None
         np.testing.assert_allclose(found, parameter.grad, rtol=1e-5, atol=1e-6)
 
 
@@ -216,7 +219,9 @@ def test_a_mistake_is_one_line_and_exit_2(
     Path("cut.npz").write_bytes(whole[: len(whole) // 2])
     whole[150] ^= 255
     Path("flipped.npz").write_bytes(whole)
-    large = {name: np.zeros((2, *value.shape)) for name, value in train_numpy.SimpleCNN().state_dict().items()}
+    large: dict[str, Any] = {
+        name: np.zeros((2, *value.shape)) for name, value in train_numpy.SimpleCNN().state_dict().items()
+    }
     np.savez("large.npz", **large)
     with pytest.raises(SystemExit) as stop:
         flags.run(program.train, args)

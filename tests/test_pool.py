@@ -139,9 +139,12 @@ def test_an_infinite_gradient_goes_to_the_winner_alone() -> None:
     torch.testing.assert_close(found, expected, equal_nan=True, rtol=0, atol=0)
 
 
+OPTIONS: list[dict[str, Any]] = [{"kernel_size": 2}, {"kernel_size": 3, "padding": 1, "return_indices": True}]
+
+
 def test_whole_numbers_are_max_pooled_as_torch_does() -> None:
     x = torch.randint(-5, 5, (2, 3, 6, 6))
-    for options in ({"kernel_size": 2}, {"kernel_size": 3, "padding": 1, "return_indices": True}):
+    for options in OPTIONS:
         for a, b in zip(layers.MaxPool2d(**options)(x), nn.MaxPool2d(**options)(x), strict=True):
             assert torch.equal(a, b)
 
@@ -160,11 +163,11 @@ def test_large_images_in_several_blocks(shape: tuple[int, ...]) -> None:
 def test_the_mean_of_a_window_is_as_near_to_the_truth_as_torchs(op: str) -> None:
     x = torch.randn(4, 8, 56, 56, generator=torch.Generator().manual_seed(0)) + 100
     if op == "avg_pool2d":
-        found, native = pool.avg_pool2d(x.numpy(), kernel_size=56), nn.functional.avg_pool2d
-        theirs, truth = native(x, 56), native(x.double(), 56)
+        found = pool.avg_pool2d(x.numpy(), kernel_size=56)
+        theirs, truth = (nn.functional.avg_pool2d(given, 56) for given in (x, x.double()))
     else:
-        found, native = pool.adaptive_avg_pool2d(x.numpy(), output_size=(1, 1)), nn.functional.adaptive_avg_pool2d
-        theirs, truth = native(x, 1), native(x.double(), 1)
+        found = pool.adaptive_avg_pool2d(x.numpy(), output_size=(1, 1))
+        theirs, truth = (nn.functional.adaptive_avg_pool2d(given, 1) for given in (x, x.double()))
     distance = (torch.from_numpy(found).double() - truth).abs().max().item()
     assert distance <= max(1.5 * (theirs.double() - truth).abs().max().item(), 2**-24 * 100)
 

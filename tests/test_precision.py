@@ -63,7 +63,7 @@ def dtypes(module: nn.Module, inputs: tuple[Any, ...], autocast: torch.dtype | N
         found = torch.autograd.grad(floats, wanted, upstream, allow_unused=True) if floats else ()
     except (RuntimeError, NotImplementedError) as error:
         return NotImplementedError if isinstance(error, NotImplementedError) else RuntimeError
-    return [output.dtype for output in outputs] + [None if each is None else each.dtype for each in found]
+    return [None if each is None else each.dtype for each in [*outputs, *found]]
 
 
 HALVES = [torch.bfloat16, torch.float16]

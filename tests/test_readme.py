@@ -214,7 +214,7 @@ def test_the_readmes_layer_passes_every_rule(my_relu: Any) -> None:
 
 def test_the_readmes_layer_swaps_compiles_and_trains_in_mixed_precision(my_relu: Any) -> None:
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    net: Any = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
     x = torch.randn(3, 4)
     expected = net(x)
     assert swap_layers(net, {torch.nn.ReLU: my_relu}).swapped == ["1"]

@@ -33,19 +33,19 @@ LAST, BEST, METRICS = (
 STEPS_BETWEEN = 2
 
 
-def build(*args: Any, **options: Any) -> SimpleCNN:
+def build(*args: Any, **options: Any) -> Any:
     """SimpleCNN with layers that draw random numbers and keep running statistics."""
     options.pop("weights")
-    net = SimpleCNN(**options)
-    net.conv1 = nn.Sequential(net.conv1, nn.BatchNorm2d(net.conv1.out_channels))  # type: ignore[assignment]
-    net.linear2 = nn.Sequential(nn.Dropout(0.3), net.linear2)  # type: ignore[assignment]
+    net: Any = SimpleCNN(**options)
+    net.conv1 = nn.Sequential(net.conv1, nn.BatchNorm2d(net.conv1.out_channels))
+    net.linear2 = nn.Sequential(nn.Dropout(0.3), net.linear2)
     return net
 
 
 def prepare(every_n_steps: int = STEPS_BETWEEN) -> None:
     """Checkpoints after every second step, and that network."""
     cnn_lightning.train.trainer.Resumable = partial(Resumable, every_n_steps=every_n_steps)  # type: ignore
-    cnn_lightning.classifier.module.build_net = build
+    pytest.MonkeyPatch().setattr(cnn_lightning.classifier.module, "build_net", build)
 
 
 @pytest.fixture(autouse=True)

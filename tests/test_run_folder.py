@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +111,8 @@ def test_all_processes_of_a_refused_run_end(here: Path) -> None:
     folder = RunFolder()
     folder.take(RUN)
     before = LAST.read_bytes(), (RUN / "metrics.csv").read_bytes()
-    started = time.monotonic()
     runs = ranks(2, [*FIT, "--ckpt_path", "last"], here)
     assert [run.wait(100) for run in runs] == [2, 2]
-    assert time.monotonic() - started < 100
     text = "".join(run.text for run in runs)
     assert text.count("expected a run that no other process writes to") == 1
     assert (LAST.read_bytes(), (RUN / "metrics.csv").read_bytes()) == before

@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "unlabelled").mkdir()
     data = Digits()
     data.setup()
-    images, _ = data._splits["test"]
+    images: Any = data._splits["test"][0]
     for index, name in enumerate(NAMES):
         pixels = images[index].numpy()[0]
         Image.fromarray(pixels).save(folder / "unlabelled" / f"{name}.png")

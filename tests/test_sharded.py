@@ -9,6 +9,7 @@ import torch
 from torch import distributed, multiprocessing, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.multiprocessing.spawn import start_processes
 
 from cnn_lightning import build_net, layers, swap_layers
 from tests.processes import START
@@ -37,7 +38,7 @@ def losses(wrap: Any, implementation: str, rank: int, of: int) -> list[float]:
     """The mean losses of a few steps on this process's share of fixed batches."""
     torch.manual_seed(0)
     net = build_net("simple_cnn", in_channels=1, image_size=16, channels=(4, 8), hidden=16)
-    swap_layers(net, implementation)  # type: ignore[arg-type]
+    swap_layers(net, implementation)
     loss = layers.CrossEntropyLoss() if implementation == "numpy" else nn.CrossEntropyLoss()
     net = wrap(net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -73,7 +74,7 @@ def test_fsdp_trains_numpy_layers_as_whole_native_ones() -> None:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     results = multiprocessing.get_context(START).SimpleQueue()
-    multiprocessing.start_processes(process, (port, results), nprocs=PROCESSES, start_method=START)
+    start_processes(process, (port, results), nprocs=PROCESSES, start_method=START)
     expected, found = results.get()
     for curve in found:
         assert curve == pytest.approx(expected, rel=1e-4)

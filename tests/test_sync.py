@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import start_processes
 from torch.utils.data import DataLoader, TensorDataset
 
 from cnn_lightning import layers, swap_layers
@@ -68,7 +69,7 @@ def test_two_processes_normalise_as_one(tmp_path: Any) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    multiprocessing.start_processes(process, (port, tmp_path), nprocs=2, start_method=START)
+    start_processes(process, (port, tmp_path), nprocs=2, start_method=START)
     expected = steps(network(), None)
     count = len(list(network().parameters())) + 2
     for implementation in ("numpy", "torch"):
@@ -117,7 +118,7 @@ def fit(**options: Any) -> Model:
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice
 def test_trainer_with_two_processes_ends_with_the_weights_of_one() -> None:
     alone = fit(devices=1)
-    both = fit(devices=2, strategy="ddp_spawn", sync_batchnorm=True, plugins=[SyncBatchNorm()])
+    both: Any = fit(devices=2, strategy="ddp_spawn", sync_batchnorm=True, plugins=[SyncBatchNorm()])
     assert type(both.net[1]) is layers.BatchNorm2d
     for a, b in zip(both.state_dict().values(), alone.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
@@ -153,7 +154,7 @@ def test_layers_are_changed_for_the_time_of_training_only() -> None:
 def test_native_layers_become_torchs_own_on_gpus_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_backend", lambda: "nccl")
-    net = nn.Sequential(layers.BatchNorm2d(2), nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm3d(2)))
+    net: Any = nn.Sequential(layers.BatchNorm2d(2), nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm3d(2)))
     native, weight, mean = net[1][0], net[1][0].weight, net[1][0].running_mean
     plugin = SyncBatchNorm()
     plugin.apply(net)

@@ -244,10 +244,13 @@ def test_the_first_operation_takes_no_more_threads_than_torch() -> None:
 
 
 def test_torchs_workers_sleep_while_blocks_run() -> None:
-    """A worker that spins takes a core from the blocks: the process burns time with nothing to do."""
+    """A worker that spins takes a core from the blocks: the process uses processor time with nothing to do.
+
+    Other work on the machine adds nothing to the processor time of this process.
+    """
     x, two = torch.ones(10**6), [slice(0, 1), slice(1, 2)]
 
-    def burnt() -> float:
+    def used() -> float:
         assert x.add(1).sum() == 2 * 10**6, "torch has its workers whenever it asks for them"
         blocks.run(lambda part: None, two)
         start = time.process_time()
@@ -258,9 +261,9 @@ def test_torchs_workers_sleep_while_blocks_run() -> None:
     torch.set_num_threads(2)
     blocks.set_num_threads(2)
     try:
-        burnt()
+        used()
         if not blocks._blas.pauses:
             pytest.skip("torch's threads here are not OpenMP 5's")
-        assert max(burnt() for _ in range(15)) < 0.002
+        assert max(used() for _ in range(15)) < 0.002
     finally:
         torch.set_num_threads(before)

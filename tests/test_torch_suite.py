@@ -4,6 +4,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,7 +94,8 @@ def compare(native: type[nn.Module], make: Make, args: Any, kwargs: Any = None) 
         return
     if isinstance(found, Exception):
         raise found
-    for name, ours, theirs in zip(("output", "gradient", "buffer"), found, expected, strict=True):
+    for name, index in zip(("output", "gradient", "buffer"), range(3), strict=True):
+        ours, theirs = found[index], expected[index]
         assert len(ours) == len(theirs)
         for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             label = f"{name} {index}"
@@ -106,7 +108,7 @@ def compare(native: type[nn.Module], make: Make, args: Any, kwargs: Any = None) 
             tolerance = TOLERANCE.get(b.dtype, 0.0)
             scale = max(1.0, b.detach().double().abs().nan_to_num(0, 0, 0).max().item()) if b.numel() else 1.0
             torch.testing.assert_close(
-                a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True, msg=lambda m, n=label: f"{n}: {m}"
+                a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True, msg=partial("{}: {}".format, label)
             )
 
 

@@ -39,6 +39,7 @@ def test_each_number_says_unit_decision_and_reason() -> None:
         assert number.metadata["unit"]
         assert number.metadata["decides"]
         assert number.name.endswith("_bytes") == (number.metadata["unit"] == "bytes"), "memory is in bytes"
+        assert isinstance(number.default, int)
         assert number.default > 0
 
 

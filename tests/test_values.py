@@ -77,7 +77,9 @@ def write_packed(path: Path, values: NDArray[Any]) -> None:
 
 def numbers(dtype: str, low: float, high: float, channels: int = 1) -> NDArray[Any]:
     shape = (8, 8) if channels == 1 else (8, 8, channels)
-    values = RNG.uniform(low, high, shape) if np.dtype(dtype).kind == "f" else RNG.integers(low, high + 1, shape)
+    values = (
+        RNG.uniform(low, high, shape) if np.dtype(dtype).kind == "f" else RNG.integers(int(low), int(high) + 1, shape)
+    )
     return values.astype(dtype)
 
 
@@ -177,7 +179,7 @@ def write_set(root: Path, *, high: int = 200, n: int = 12, first: int = 0, low: 
 
 
 def trainer(**options: Any) -> Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     return Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, **quiet, **options)
 
 
@@ -250,7 +252,7 @@ def test_a_checkpoint_of_version_0_1_sees_what_it_saw(here: Path) -> None:
     assert data.value_range is None
     with Image.open(here / "root/dark/0.png") as file:  # in train: found by its pixels
         expected = torch.from_numpy(np.asarray(file).astype(np.int64) >> 8)
-    images = torch.cat([data._splits[name][0] for name in ("train", "val", "test")])  # type: ignore[arg-type,list-item]
+    images = torch.cat([torch.as_tensor(data._splits[name][0]) for name in ("train", "val", "test")])
     assert (images.long() == expected).flatten(1).all(1).any()
 
 

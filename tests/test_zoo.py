@@ -57,8 +57,11 @@ def build(name: str, *, narrow: bool) -> nn.Module:
     net = net.double()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
+            mean, variance = module.running_mean, module.running_var
+            assert mean is not None
+            assert variance is not None
+            mean.normal_(0, 0.1)
+            variance.uniform_(0.5, 1.5)
     return net
 
 
@@ -68,8 +71,10 @@ def narrowed(name: str) -> nn.Module:
         net = torchvision.models.get_model(name, weights=None, num_classes=CLASSES)
         for key, module in list(net.named_modules()):
             if isinstance(module, nn.Linear):
-                width = [NARROW if size == WIDE else size for size in (module.in_features, module.out_features)]
-                net.set_submodule(key, nn.Linear(*width))
+                inside, outside = (
+                    NARROW if size == WIDE else size for size in (module.in_features, module.out_features)
+                )
+                net.set_submodule(key, nn.Linear(inside, outside))
     net.to_empty(device="cpu")
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
@@ -96,13 +101,14 @@ def run(net: nn.Module, x: Tensor, found: Found, stage: str) -> None:
         assert all(p.grad is not None for p in net.parameters())
     for index, output in enumerate([outputs] if isinstance(outputs, Tensor) else outputs):
         found[f"{stage} output {index}"] = output.detach()
+    assert x.grad is not None
     found[f"{stage} gradient of the images"] = x.grad
     found.update(
         {f"{stage} gradient of {key}": digest(p.grad) for key, p in net.named_parameters() if p.grad is not None}
     )
 
 
-def record(net: nn.Module, x: Tensor) -> Found:
+def record(net: Any, x: Tensor) -> Found:
     """A training pass, and one in evaluation mode with the statistics it left behind."""
     found: Found = {}
     net.auxiliary_weights = (0.3, 0.3)

@@ -10,7 +10,7 @@ from tests.cases import Arguments, Bad, Case, Sample
 from tests.trials import Draw, Trial, rarely, trial
 
 
-def _options(features: int, out: int, **more: Any) -> dict[str, Any]:
+def _options(features: float, out: int, **more: Any) -> dict[str, Any]:
     return {"in_features": features, "out_features": out, **more}
 
 
