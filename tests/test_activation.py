@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cnn_lightning.layers import activation as layers
-from cnn_lightning.layers import catalog
 from cnn_lightning.layers import softmax as softmax_layers
+from cnn_lightning.layers.bridge import layout
 from cnn_lightning.ops import activation, softmax
 from cnn_lightning.ops import activation as formula_activation
 from cnn_lightning.ops import softmax as formula_softmax
@@ -255,7 +255,7 @@ def test_layout_threads_and_device_arrays(name: str, native: Native, options: di
     x = np.random.default_rng(0).standard_normal((9, 8, 6, 7)).astype(np.float32).transpose(0, 3, 1, 2)
     plain = forward(name)(x, **options), backward(name)(x, x, **options)
     for formula, result in zip((name, f"{name}_backward"), plain, strict=True):
-        assert result.strides == x.strides or (not catalog.memory_of(formula) and result.flags.c_contiguous)
+        assert result.strides == x.strides or (not layout.MEMORY.get(formula) and result.flags.c_contiguous)
     threads = blocks.get_num_threads()
     try:
         blocks.set_num_threads(3)

@@ -14,6 +14,7 @@ from torch import nn
 import cnn_lightning
 from cnn_lightning import layers
 from cnn_lightning.layers import catalog
+from cnn_lightning.layers.bridge import layout
 from cnn_lightning.ops.fast import chooser
 from tests.cases import load
 
@@ -80,5 +81,5 @@ def test_what_is_entered_is_there(entry: catalog.Entry) -> None:
 def test_layers_that_share_a_formula_agree_on_its_memory() -> None:
     every = [pair for entry in catalog.entries().values() for pair in entry.memory.items()]
     assert dict(every) == dict(reversed(every))
-    assert all(catalog.memory_of(name) == memory for name, memory in every)
-    assert catalog.memory_of("linear") is None
+    assert all(layout.MEMORY.get(name) == memory for name, memory in every)
+    assert "linear" not in layout.MEMORY

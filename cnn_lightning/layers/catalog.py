@@ -21,32 +21,17 @@ is an error when the layer is imported.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional
+
+from cnn_lightning.layers.bridge.layout import MEMORY, Memory
 
 Choices = Callable[[Any, Tensor], Tensor]
 """From a native module and its input: the pixel that each output is, for layers that choose one."""
 Flops = Callable[[Sequence[int], Sequence[int], Sequence[int]], int]
 """From the shapes of input, weight and output: multiplications and additions of the forward."""
-
-
-class Memory(NamedTuple):
-    """The memory layout of a formula's results, as torch's own layers give it.
-
-    Attributes:
-        argument: The positional argument whose layout they take.
-        same_order: True: the axes of a result have the same order in memory as those of the argument. False: a result
-            is channels_last if the argument is, and contiguous otherwise.
-        image_by_image: The argument counts as channels_last only if its images follow one another in memory.
-        results: How many results, from the first, have this layout; the others are contiguous.
-    """
-
-    argument: int
-    same_order: bool
-    image_by_image: bool = False
-    results: int = 1
 
 
 @dataclass(frozen=True)
@@ -81,7 +66,6 @@ class Entry:
 
 
 _entries: dict[type[nn.Module], Entry] = {}
-_memory: dict[str, Memory] = {}
 _Class = TypeVar("_Class", bound=type[nn.Module])
 
 
@@ -108,7 +92,7 @@ def layer(
         if native in _entries:
             raise TypeError(f"{cls.__name__}: native: {native.__name__} has {_entries[native].layer.__name__} already")
         _entries[native] = Entry(cls, native, formulas, functions, kinks, choices, page, memory, flops)
-        _memory.update(memory)
+        MEMORY.update(memory)
         return cls
 
     return enter
@@ -117,11 +101,6 @@ def layer(
 def entries() -> dict[type[nn.Module], Entry]:
     """Every layer, by its native class."""
     return _entries
-
-
-def memory_of(formula: str) -> Memory | None:
-    """The memory layout of the results of the formula of this name; None if they are contiguous."""
-    return _memory.get(formula)
 
 
 # ---- values of fields for several layers

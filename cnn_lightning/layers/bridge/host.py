@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnn_lightning.layers import layout
-from cnn_lightning.layers.bridge import checks, cuda, listeners
+from cnn_lightning.layers.bridge import checks, cuda, layout, listeners
 from cnn_lightning.layers.bridge.checks import Operation, label
 from cnn_lightning.layers.bridge.tracers import PLAIN
 from cnn_lightning.ops.fast import blocks, chooser

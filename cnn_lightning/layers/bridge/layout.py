@@ -1,18 +1,37 @@
 """The memory layout that torch's own layers give to their results, for formulas, which give none.
 
-`catalog` has the layout of each formula, at the layer that calls it.
+Each layer names the layouts of its formulas where it enters the list of layers, `layers.catalog`.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnn_lightning.layers import catalog
+
+class Memory(NamedTuple):
+    """The memory layout of a formula's results, as torch's own layers give it.
+
+    Attributes:
+        argument: The positional argument whose layout they take.
+        same_order: True: the axes of a result have the same order in memory as those of the argument. False: a result
+            is channels_last if the argument is, and contiguous otherwise.
+        image_by_image: The argument counts as channels_last only if its images follow one another in memory.
+        results: How many results, from the first, have this layout; the others are contiguous.
+    """
+
+    argument: int
+    same_order: bool
+    image_by_image: bool = False
+    results: int = 1
+
+
+MEMORY: dict[str, Memory] = {}
+"""The memory layout of the results of a formula, by its name; those of any other formula are contiguous."""
 
 
 def as_torch(name: str, results: Any, arrays: Any) -> Any:
     """The results of the formula ``name`` for the arguments ``arrays``, copied if they are not in torch's layout."""
-    memory = catalog.memory_of(name)
+    memory = MEMORY.get(name)
     many = results if isinstance(results, tuple) else (results,)
     arranged = [
         _in_order(result, _order(memory, arrays, result) if memory and index < memory.results else range(result.ndim))
@@ -21,7 +40,7 @@ def as_torch(name: str, results: Any, arrays: Any) -> Any:
     return tuple(arranged) if isinstance(results, tuple) else arranged[0]
 
 
-def _order(memory: catalog.Memory, arrays: Any, result: Any) -> Any:
+def _order(memory: Memory, arrays: Any, result: Any) -> Any:
     """The axes of the result from the outermost in memory to the innermost."""
     axes, source = range(result.ndim), arrays[memory.argument]
     if memory.same_order:
