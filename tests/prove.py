@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_lightning.layers import layout
+from cnn_lightning.layers.bridge import layout
 from cnn_lightning.ops import activation, conv, pool
 from cnn_lightning.ops.fast import chooser, fused, proof
 from tests.calls import OPERATIONS, Operation, name_of, recorded, results

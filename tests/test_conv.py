@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cnn_lightning.layers import layout
+from cnn_lightning.layers.bridge import layout
 from cnn_lightning.layers.conv import Conv1d, Conv2d, ConvTranspose2d
 from cnn_lightning.layers.linear import Linear
 from cnn_lightning.ops import conv, conv_transpose, padding

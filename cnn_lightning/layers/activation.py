@@ -32,18 +32,18 @@ __all__ = [
     "Threshold",
 ]
 
-# Each keeps for backward what torch's keeps, so that a change in place is allowed and refused alike: relu, sigmoid and
-# tanh their output, the others their input. Where inplace=True overwrites that, leaky_relu and elu keep their output,
-# the others a copy of their input.
+# Each Function saves the tensor that torch saves, so that the same in-place changes are allowed: ReLU, Sigmoid and Tanh
+# save their output, the others their input. If inplace=True overwrites the input, LeakyReLU, ELU, SELU and CELU save
+# their output, the others a copy of the input.
 
 
 def _before(ctx: Any, x: Tensor, inplace: bool) -> Tensor:
-    """The input, or a copy of it where ``inplace=True`` is about to overwrite what backward will ask for."""
+    """The input, or a copy of it if backward needs it and ``inplace=True`` will overwrite it."""
     return x.clone() if inplace and ctx.needs_input_grad[0] else x
 
 
 def _written(ctx: Any, x: Tensor, y: Tensor, inplace: bool) -> Tensor:
-    """``y``, moved into ``x`` for ``inplace=True``."""
+    """``y``; with ``inplace=True`` it is written into ``x``, which is returned."""
     if inplace:
         ctx.mark_dirty(x)
         return bridge.write(x, y)
@@ -55,7 +55,7 @@ class ReLUFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
-        """Keep the output alone."""
+        """Save the output."""
         y = _written(ctx, x, bridge.call(activation.relu, x), inplace)
         ctx.save_for_backward(y)
         return y
@@ -93,7 +93,7 @@ class ReLU6Function(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
-        """Keep the input, or a copy of it."""
+        """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
         return _written(ctx, x, bridge.call(activation.relu6, x), inplace)
 
@@ -130,7 +130,7 @@ class HardtanhFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, min_val: float, max_val: float, inplace: bool) -> Any:
-        """Keep the input, or a copy of it."""
+        """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
         ctx.limits = {"min_val": min_val, "max_val": max_val}
         return _written(ctx, x, bridge.call(activation.hardtanh, x, **ctx.limits), inplace)
@@ -170,7 +170,7 @@ class ThresholdFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, threshold: float, value: float, inplace: bool) -> Any:
-        """Keep the input, or a copy of it."""
+        """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
         ctx.options = {"threshold": threshold, "value": value}
         return _written(ctx, x, bridge.call(activation.threshold, x, **ctx.options), inplace)
@@ -210,7 +210,7 @@ class LeakyReLUFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, negative_slope: float, inplace: bool) -> Any:
-        """Keep the input, or the output that took its place."""
+        """Save the input, or the output that overwrites it."""
         ctx.negative_slope, ctx.inplace = negative_slope, inplace
         y = _written(ctx, x, bridge.call(activation.leaky_relu, x, negative_slope=negative_slope), inplace)
         ctx.save_for_backward(y if inplace else x)
@@ -218,7 +218,7 @@ class LeakyReLUFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
-        """From either; an output tells no signs apart where negative_slope is negative."""
+        """From either. If negative_slope is negative, the sign of the output is not that of the input."""
         if ctx.inplace and ctx.negative_slope < 0:
             raise RuntimeError(
                 f"negative_slope: expected none below 0 for a gradient with inplace=True, got {ctx.negative_slope}"
@@ -256,7 +256,7 @@ class PReLUFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Any:
-        """Keep the arguments."""
+        """Save the arguments."""
         ctx.save_for_backward(x, weight)
         return bridge.call(activation.prelu, x, weight)
 
@@ -295,7 +295,7 @@ class ELUFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: float, inplace: bool) -> Any:
-        """Keep the input, or the output that took its place."""
+        """Save the input, or the output that overwrites it."""
         ctx.alpha, ctx.inplace = alpha, inplace
         y = _written(ctx, x, bridge.call(activation.elu, x, alpha=alpha), inplace)
         ctx.save_for_backward(y if inplace else x)
@@ -303,7 +303,7 @@ class ELUFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
-        """From either; an output tells no signs apart where alpha is negative."""
+        """From either. If alpha is negative, the sign of the output is not that of the input."""
         if ctx.inplace and ctx.alpha < 0:
             raise RuntimeError(f"alpha: expected none below 0 for a gradient with inplace=True, got {ctx.alpha}")
         backward = activation.elu_backward_from_output if ctx.inplace else activation.elu_backward
@@ -337,7 +337,7 @@ class SELUFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
-        """Keep the input, or the output that took its place."""
+        """Save the input, or the output that overwrites it."""
         ctx.inplace = inplace
         y = _written(ctx, x, bridge.call(activation.selu, x), inplace)
         ctx.save_for_backward(y if inplace else x)
@@ -377,7 +377,7 @@ class CELUFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: float, inplace: bool) -> Any:
-        """Keep the input, or the output that took its place."""
+        """Save the input, or the output that overwrites it."""
         ctx.alpha, ctx.inplace = alpha, inplace
         y = _written(ctx, x, bridge.call(activation.celu, x, alpha=alpha), inplace)
         ctx.save_for_backward(y if inplace else x)
@@ -385,7 +385,7 @@ class CELUFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
-        """From either; an output tells no signs apart where alpha is negative."""
+        """From either. If alpha is negative, the sign of the output is not that of the input."""
         if ctx.inplace and ctx.alpha < 0:
             raise RuntimeError(f"alpha: expected none below 0 for a gradient with inplace=True, got {ctx.alpha}")
         backward = activation.celu_backward_from_output if ctx.inplace else activation.celu_backward
@@ -419,7 +419,7 @@ class GELUFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, approximate: str) -> Any:
-        """Keep the input."""
+        """Save the input."""
         ctx.save_for_backward(x)
         ctx.approximate = approximate
         return bridge.call(activation.gelu, x, approximate=approximate)
@@ -457,7 +457,7 @@ class SiLUFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
-        """Keep the input, or a copy of it."""
+        """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
         return _written(ctx, x, bridge.call(activation.silu, x), inplace)
 
@@ -496,7 +496,7 @@ class MishFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
-        """Keep the input, or a copy of it."""
+        """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
         return _written(ctx, x, bridge.call(activation.mish, x), inplace)
 
@@ -533,7 +533,7 @@ class SoftplusFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, beta: float, threshold: float) -> Any:
-        """Keep the input."""
+        """Save the input."""
         ctx.save_for_backward(x)
         ctx.beta = beta
         ctx.threshold = threshold
@@ -578,7 +578,7 @@ class HardswishFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
-        """Keep the input, or a copy of it."""
+        """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
         return _written(ctx, x, bridge.call(activation.hardswish, x), inplace)
 
@@ -615,7 +615,7 @@ class HardsigmoidFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
-        """Keep the input, or a copy of it."""
+        """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
         return _written(ctx, x, bridge.call(activation.hardsigmoid, x), inplace)
 
@@ -652,7 +652,7 @@ class SigmoidFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Any:
-        """Keep the output alone."""
+        """Save the output."""
         y = bridge.call(activation.sigmoid, x)
         ctx.save_for_backward(y)
         return y
@@ -690,7 +690,7 @@ class LogSigmoidFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Any:
-        """Keep the input."""
+        """Save the input."""
         ctx.save_for_backward(x)
         return bridge.call(activation.logsigmoid, x)
 
@@ -727,7 +727,7 @@ class SoftsignFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Any:
-        """Keep the input."""
+        """Save the input."""
         ctx.save_for_backward(x)
         return bridge.call(activation.softsign, x)
 
@@ -767,7 +767,7 @@ class TanhFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Any:
-        """Keep the output alone."""
+        """Save the output."""
         y = bridge.call(activation.tanh, x)
         ctx.save_for_backward(y)
         return y
@@ -805,7 +805,7 @@ class GLUFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int) -> Any:
-        """Keep the input."""
+        """Save the input."""
         ctx.save_for_backward(x)
         ctx.dim = dim
         return bridge.call(activation.glu, x, dim=dim)

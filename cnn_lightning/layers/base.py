@@ -22,7 +22,7 @@ def _is_non_linear_for_captum(layer: torch.nn.Module) -> bool:
 
 
 _NON_LINEAR = {"ReLU", "LeakyReLU", "ELU", "Softplus", "Sigmoid", "Tanh", "Softmax", "MaxPool1d", "MaxPool2d"}
-"""The layers for which captum's DeepLift has a rule, found by their native type."""
+"""The layers for which captum's DeepLift has a rule, by their native type."""
 _VISITORS = {
     "captum.attr._core.deep_lift": (
         _is_non_linear_for_captum,

@@ -34,7 +34,7 @@ class DropoutFunction(torch.autograd.Function):
 
 
 PAGE = (
-    r"y = x \text{ (it rests when nothing is learned)}",
+    r"y = x \text{ (dropout is off outside training)}",
     r"\d{x} = g",
 )
 """The explain page shows a network that does not train, in which dropout changes nothing."""

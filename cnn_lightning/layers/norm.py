@@ -36,11 +36,11 @@ class BatchNormFunction(torch.autograd.Function):
 
 
 class SyncBatchNormFunction(torch.autograd.Function):
-    """`BatchNormFunction` for one process's part of a batch, given the whole batch's statistics and size."""
+    """`BatchNormFunction` for one process's slice of a batch, by the statistics and size of the whole batch."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, count: int, eps: float) -> Any:
-        """The normalised part."""
+        """The normalised slice."""
         y, *_ = bridge.call(norm.batch_norm, x, weight, bias, mean, var, eps=eps, mixed=True, like=(x, mean, var))
         ctx.save_for_backward(x, weight, mean, var)
         ctx.count, ctx.eps = count, eps
@@ -48,21 +48,21 @@ class SyncBatchNormFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, by the sums over all processes, and this process's share of those of weight and bias."""
+        """Gradients of x, by the sums over all processes, and what this process adds to those of weight and bias."""
         x, weight, mean, var = ctx.saved_tensors
         needs_x, *needs, _, _, _, _ = ctx.needs_input_grad
         given = (grad_y, x, weight, mean, var)
         options = {"mixed": True, "eps": ctx.eps}
-        _, *shares = bridge.call(
+        _, *own = bridge.call(
             norm.batch_norm_backward, *given, needs=(False, True, True), like=(x, mean, mean), **options
         )
         grad_x = None
         if needs_x:
-            sums = torch.stack(shares)
+            sums = torch.stack(own)
             distributed.all_reduce(sums)
             grad_x = bridge.call(norm.batch_norm_backward_part, *given, *sums, count=max(1, ctx.count), **options)
         dtype = x.dtype if weight is None else weight.dtype
-        gradients = (share.to(dtype) if need else None for share, need in zip(shares, needs, strict=True))
+        gradients = (gradient.to(dtype) if need else None for gradient, need in zip(own, needs, strict=True))
         return grad_x, *gradients, None, None, None, None
 
 
@@ -71,7 +71,7 @@ class LayerNormFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Any, bias: Any, axes: int, eps: float) -> Tensor:
-        """The normalised input. The bias is kept because torch keeps it: its changes are refused alike."""
+        """The normalised input. The bias is saved because torch saves it: an in-place change raises the same error."""
         ctx.options = {"axes": axes, "eps": eps}
         y, *statistics = _forward(ctx, norm.layer_norm, x, weight, bias)
         ctx.save_for_backward(x, weight, bias, *statistics)
@@ -132,7 +132,7 @@ def _gradients(ctx: Any, op: bridge.Operation, grad_y: Tensor, x: Tensor, weight
 
 
 def _statistics_like(x: Tensor) -> Tensor:
-    """Statistics are float64, but on Apple's GPUs, which don't have it."""
+    """Statistics are float64, or float32 on Apple's GPUs, which have no float64."""
     return x.new_empty(0, dtype=torch.float32 if x.device.type == "mps" else torch.float64)
 
 
@@ -192,18 +192,18 @@ class BatchNorm2d(Layer, torch.nn.BatchNorm2d):
 
 
 class SyncBatchNorm1d(BatchNorm1d):
-    """`BatchNorm1d` by the statistics of all processes' batches, on any device; of its own batch where it is alone."""
+    """`BatchNorm1d` by the statistics over the batches of all processes, on any device."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise the channels of this process's part, (N, C) or (N, C, L)."""
+        """Normalise the channels of this process's slice, (N, C) or (N, C, L)."""
         return _batch_norm(self, input, _is_distributed())
 
 
 class SyncBatchNorm2d(BatchNorm2d):
-    """`BatchNorm2d` by the statistics of all processes' batches, on any device; of its own batch where it is alone."""
+    """`BatchNorm2d` by the statistics over the batches of all processes, on any device."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise the channels of this process's part, (N, C, H, W)."""
+        """Normalise the channels of this process's slice, (N, C, H, W)."""
         return _batch_norm(self, input, _is_distributed())
 
 
@@ -212,7 +212,7 @@ def _is_distributed() -> bool:
 
 
 def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor, together: bool = False) -> Tensor:
-    """Normalise by the batch's statistics or the running ones, and keep these as torch does.
+    """Normalise by the statistics of the batch or by the running ones, and update the running ones as torch does.
 
     The batch's are those of all processes' batches if ``together``.
     """
@@ -264,9 +264,9 @@ def _whole_batch(input: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
         parts = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
         distributed.all_gather(parts, mine)
         means, variances, counts = torch.split(torch.stack(parts), [len(mean), len(var), 1], dim=1)
-        share = counts / counts.sum().clamp(min=1)
-        mean = (share * means).sum(0)
-        var = (share * (variances + (means - mean) ** 2)).sum(0)
+        weights = counts / counts.sum().clamp(min=1)
+        mean = (weights * means).sum(0)
+        var = (weights * (variances + (means - mean) ** 2)).sum(0)
         return mean, var, int(counts.sum())
 
 

@@ -1,4 +1,4 @@
-"""Types shared by the operations."""
+"""Types of arguments of the operations."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias

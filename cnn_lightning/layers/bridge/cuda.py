@@ -66,7 +66,7 @@ def tensor(result: Any, op: str) -> Tensor:
     """The CuPy array's memory as a tensor.
 
     Raises:
-        TypeError: The result of ``op`` is on the host. A copy to the device would be slow, and nobody would notice.
+        TypeError: The result of ``op`` is on the host. A copy to the device would be slow and hidden.
     """
     if not hasattr(result, "__dlpack_device__") or result.__dlpack_device__()[0] == _CPU:
         raise TypeError(

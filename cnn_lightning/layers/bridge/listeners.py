@@ -13,7 +13,7 @@ from cnn_lightning.ops.types import Array
 
 
 class Listener:
-    """Is notified of calls while `watch` has it; each method does nothing until a subclass overrides it.
+    """Base of the listeners of `watch`; each method does nothing unless a subclass overrides it.
 
     The methods of one call run in the thread of the call, in the order ``begin``, ``enter``, ``leave``, ``end``. If the
     operation raises, ``leave`` is left out. If the call is refused or computes only shapes, ``enter`` is left out too.
@@ -23,7 +23,7 @@ class Listener:
         """A call of ``op`` with these tensors begins."""
 
     def enter(self, op: Operation, arrays: Sequence[Array | None], options: dict[str, Any]) -> None:
-        """The computation on arrays begins, by ``op`` itself or by the fast function that stands in for it."""
+        """The computation on arrays begins, by ``op`` itself or by the fast function that replaces it."""
 
     def leave(self, op: Operation, arrays: Sequence[Array | None], results: Any, dtypes: Sequence[torch.dtype]) -> None:
         """The computation has returned ``results``.

@@ -200,7 +200,7 @@ def adaptive_max_pool2d_backward(grad_y: Array, x: Array, indices: Array, *, out
 
 
 def _windows_of(g: Windows) -> Iterator[tuple[slice, slice, slice, slice]]:
-    """Where each pixel of the window lies, for all windows at once."""
+    """For each pixel of the window, its places for all windows."""
     for i in range(g.kernel[0]):
         for j in range(g.kernel[1]):
             rows, columns = (

@@ -31,12 +31,12 @@ class Tuning:
     """Rows shorter than NumPy's buffer of 8,192 values are copied into it if an operand is broadcast. Casts through a
     buffer of that size are slower, too. With 8,192, 1,024 and 256: 64 rows of 1,024 times one number each
     20.5, 8.2 and 8.7 us; whole numbers times flags 27, 21 and 29 us."""
-    recycled_bytes: int = _number(64 * 2**10, "bytes", "outputs from this size on use memory again")
+    recycled_bytes: int = _number(64 * 2**10, "bytes", "outputs from this size on use recycled memory")
     """A new large array costs a page fault every 4 KiB, which is a sixth of a training step of SimpleCNN. Below this
     size, malloc itself reuses memory. The limit itself was not measured."""
-    idle_allocations: int = _number(512, "allocations", "free memory unused for so many goes back")
+    idle_allocations: int = _number(512, "allocations", "after so many, unused memory is released")
     """So that the next training step uses the memory of this one. Not measured."""
-    kept_rooms: int = _number(256, "rooms", "views of scratch memory that a thread keeps")
+    kept_rooms: int = _number(256, "sets", "sets of views of scratch memory that a thread keeps")
     """One for each stage of a chain and size of a block; this limits the memory of a thread. Not measured."""
 
     # ---- activation: blocks of elementwise operations
@@ -53,10 +53,10 @@ class Tuning:
 
     # ---- conv
 
-    conv_columns: int = _number(512, "columns", "from which a lone block is halved for threads")
+    conv_columns: int = _number(512, "columns", "from which a single block is halved for two threads")
     """With fewer columns, reading the weight twice costs more than two threads save: at 128 columns of 2,304 rows for
     256 channels, two blocks take 1.17 times a single product, whose halves on two threads take 0.7."""
-    conv_apart_blocks: int = _number(2, "blocks", "up to which gradients run a thread each")
+    conv_apart_blocks: int = _number(2, "blocks", "up to which each gradient runs on its own thread")
     """Up to this number of blocks, it is faster to compute the gradients of input and weight on one thread each, over
     the whole batch: this has fewer calls into NumPy, in which threads wait for each other at begin and end. With two
     threads, 8 images: 64 channels of 16x16 2.13 -> 1.93 ms, 256 of 4x4 1.95 -> 1.62; with one thread 3.4 -> 3.3 and
@@ -65,13 +65,13 @@ class Tuning:
     """From this number of pixels on, one matrix product per image (which copies nothing) is faster than one for all
     images of a block: at 256 pixels 1.6 times faster, at 16 it is 3 times slower, because the weight is read again for
     every few pixels."""
-    conv_small_weight: int = _number(2**16, "values", "weights below it get gradients turned")
+    conv_small_weight: int = _number(2**16, "values", "weights smaller than this get a transposed gradient")
     """OpenBLAS on (32, P) by (144, P): 98 GFLOP/s as columns @ upstream^T, 70 as upstream @ columns^T. For a large
     weight, it is faster to write the gradient in the order of the weight than to transpose it."""
 
     # ---- depthwise
 
-    depthwise_pixels: int = _number(96, "pixels", "the longest row that is a band's product")
+    depthwise_pixels: int = _number(96, "pixels", "the longest row that is computed with a band")
     """Longer rows are faster as columns: a band has a zero for each pixel that is not under the kernel, and these are
     multiplied, too. 3x3, 8 images, forward and backward, over columns: 32 channels of 32x32 2.2 times faster, 144 of
     16x16 2.3, 384 of 4x4 1.2."""
@@ -87,7 +87,7 @@ class Tuning:
     9.4, 9.3, 9.2 ms and 54.9, 51.6, 51.0, 55.3 ms; two threads: 12.3, 8.1, 6.7 and 36.5, 31.8, 28.2 ms."""
     chain_block_bytes: int = _number(16 * 2**20, "bytes", "columns and phases of a chain's block, at most")
     """A block should stay in cache. This limits the memory of large images, too. Not measured separately."""
-    chain_threads_bytes: int = _number(2 * 2**20, "bytes", "a batch's, from which blocks are even in number")
+    chain_threads_bytes: int = _number(2 * 2**20, "bytes", "of a batch, from which the number of blocks is even")
     """Columns and phases of a batch. With fewer, to wake another thread costs as much as it saves."""
     chain_piece_shortest: int = _number(96, "columns", "in a piece of a chain's product, at least")
     """So that a call of OpenBLAS has enough work. Not measured separately."""
@@ -99,22 +99,22 @@ class Tuning:
 
     # ---- matmul
 
-    product_multiplications: int = _number(1_000_000, "multiplications", "products up to it aren't copied first")
+    product_multiplications: int = _number(1_000_000, "multiplications", "products up to this are not copied first")
     """The limit of OpenBLAS for the kernels that do not copy the factors; the table is in `matmul`."""
     product_longest: int = _number(1024, "columns", "in a piece of a long product, at most")
     """A power of two, halved until a piece has no more than ``product_multiplications``; see the table in `matmul`."""
     product_shortest: int = _number(256, "columns", "in a piece of a long product, at least")
     """32 x 145 would need pieces of 128 columns: 92 GFLOP/s whole, 87 in pieces; see the table in `matmul`."""
-    product_half: int = _number(64, "rows or columns", "each thread's of a lone product, at least")
+    product_half: int = _number(64, "rows or columns", "of a single product for each thread, at least")
     """So that a half is not too small. Not measured separately."""
-    product_threads: int = _number(15_000_000, "multiplications", "from which a lone product is worth two threads")
+    product_threads: int = _number(15_000_000, "multiplications", "from which two threads pay for a single product")
     """About 300 microseconds. For less it does not pay to wake a thread, which takes about 150."""
 
     # ---- norm
 
-    norm_run: int = _number(64, "values", "runs from which NumPy adds one by one")
+    norm_run: int = _number(64, "values", "length from which runs are summed one by one")
     """From this length of the runs of a channel on, NumPy adds fastest run by run."""
-    norm_long_run: int = _number(256, "values", "runs from which NumPy multiplies one by one")
+    norm_long_run: int = _number(256, "values", "length from which runs are multiplied one by one")
     """From this length of the runs of a channel on, NumPy multiplies by a number fastest run by run."""
     norm_neighbours: int = _number(64, "channels", "kept in one block in channels_last memory")
     """A few cache lines. Not measured separately."""
