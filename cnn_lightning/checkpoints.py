@@ -74,7 +74,7 @@ def load(path: Path) -> Any:
     except Unreadable:
         raise
     except OSError as error:
-        raise Unreadable(f"can't be read: {error.strerror or error}") from None
+        raise Unreadable(f"can't be read: {one_line(error)}") from None
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)|REDUCE call on (\S+)|got <class '(\S+)'>", str(error))
         name = next(filter(None, found.groups()), "") if found else ""

@@ -26,6 +26,10 @@ class Stopped(Exception):
 
 
 def one_line(error: BaseException | str, most: int | None = None) -> str:
-    """The text of an error on one line, at most ``most`` letters; the name of its type if it has no text."""
-    text = " ".join(str(error).split())
+    """The text of an error on one line, at most ``most`` letters; the name of its type if it has no text.
+
+    Of an `OSError` the system's reason alone: the messages name the file themselves.
+    """
+    reason = error.strerror if isinstance(error, OSError) else None
+    text = " ".join((reason or str(error)).split())
     return text[:most] or ("" if isinstance(error, str) else type(error).__name__)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import UserError, one_line
 
 PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 """The suffixes of the formats that Matplotlib writes without further programs."""
@@ -99,7 +99,7 @@ def write_or_warn(path: str | Path, writer: Callable[[Path], object]) -> None:
             writer(temporary)
         unwritten.pop(place.resolve(), None)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = one_line(error)
         unwritten[place.resolve()] = reason
         kept = "; the one before stays" if place.is_file() else ""
         warnings.warn(f"{place}: not written: {reason}{kept}", stacklevel=2)
@@ -150,7 +150,7 @@ def expect_writable(flag: str, path: str | Path | None, suffixes: tuple[str, ...
         with tempfile.TemporaryFile(dir=place.resolve().parent):
             pass
     except OSError as error:
-        raise UserError(f"{flag}: can't write to {path}: {error.strerror or error}") from None
+        raise UserError(f"{flag}: can't write to {path}: {one_line(error)}") from None
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def written(flag: str, path: str | Path) -> Iterator[Path]:
         with whole(path) as temporary:
             yield temporary
     except OSError as error:
-        raise UserError(f"{flag}: can't write to {path}: {error.strerror or error}") from error
+        raise UserError(f"{flag}: can't write to {path}: {one_line(error)}") from error
 
 
 # ---- reading

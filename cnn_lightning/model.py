@@ -149,6 +149,13 @@ def total_loss(
     return total, logits
 
 
+def net_of(module: nn.Module) -> nn.Module:
+    """The network of a LightningModule, its attribute ``net`` or itself, by whose names messages name the layers."""
+    net = getattr(module, "net", module)
+    assert isinstance(net, nn.Module)
+    return net
+
+
 @cache
 def least_image_size(name: str) -> int:
     """The size of the smallest square images on which the network can be trained, by trying sizes."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import cnn_lightning.classifier.module
-from cnn_lightning.callbacks.metrics import read_rows
+from cnn_lightning.callbacks.tables import read_rows
 from cnn_lightning.cli import main
 from cnn_lightning.data import Digits
 from cnn_lightning.model import build_net

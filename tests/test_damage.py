@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cnn_lightning import digest
-from cnn_lightning.callbacks.metrics import read_rows
+from cnn_lightning.callbacks.tables import read_rows
 from cnn_lightning.checkpoints import FOR_FIT, Unreadable, WholeFiles, load, read_checkpoint
 from cnn_lightning.cli import main
 from cnn_lightning.errors import UserError

@@ -18,8 +18,8 @@ from torch import nn
 
 import cnn_lightning.classifier.module
 import cnn_lightning.train.trainer
-from cnn_lightning.callbacks.metrics import read_rows
 from cnn_lightning.callbacks.resume import Resumable
+from cnn_lightning.callbacks.tables import read_rows
 from cnn_lightning.checkpoints import read_checkpoint
 from cnn_lightning.data import Digits
 from cnn_lightning.data.readers import ImageSet, Split, read_digits

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cnn_lightning.files import whole
+from cnn_lightning.errors import one_line
+from cnn_lightning.files import whole, whole_folder
 
 
 def test_a_file_takes_its_place_only_when_it_is_written(tmp_path: Path) -> None:
@@ -66,3 +67,30 @@ def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     reader.join(10)
     assert read == ["through"]
     assert pipe.is_fifo()
+
+
+def test_a_folder_takes_its_place_only_when_it_is_complete(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+
+    def download(complete: bool) -> None:
+        with whole_folder(root, "set/raw") as temporary:
+            (temporary / "set/raw").mkdir(parents=True)
+            (temporary / "set/raw/images").write_text("all")
+            assert not (root / "set/raw").exists()
+            if not complete:
+                raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        download(complete=False)
+    assert os.listdir(tmp_path) == []
+    download(complete=True)
+    assert (root / "set/raw/images").read_text() == "all"
+    assert os.listdir(root / "set") == ["raw"]
+
+
+def test_an_error_on_one_line() -> None:
+    assert one_line(ValueError("a\n  b")) == "a b"
+    assert one_line(ValueError("a\n  b"), 2) == "a "
+    assert one_line(ValueError()) == "ValueError"
+    assert one_line(OSError(28, "No space left on device", "a.png")) == "No space left on device"
+    assert one_line("") == ""

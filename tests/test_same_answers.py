@@ -146,9 +146,7 @@ def test_a_loader_that_does_not_tell_which_pictures_it_hands_out_needs_one_proce
         predictions.on_predict_batch_end(trainer, Classifier(), outputs, batch, index)
     assert predictions.rows == {0: ("a", 0.5), 1: ("b", 0.25), 2: ("a", 0.5), 3: ("b", 0.25)}
     trainer.world_size = 2
-    with pytest.raises(
-        EverywhereError, match=r"data: expected a predict loader that gives the indices .* got list_iterator"
-    ):
+    with pytest.raises(EverywhereError, match=r"data: expected a predict loader that gives .* got list_iterator"):
         predictions.on_predict_batch_end(trainer, Classifier(), outputs, batch, 2)
 
 

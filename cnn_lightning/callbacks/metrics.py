@@ -1,10 +1,7 @@
 """``metrics.csv``: the numbers of a run. The file is whole after every write, and a resumed run continues it."""
 
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from cnn_lightning.errors import UserError
+from cnn_lightning.callbacks.tables import read_rows, write_rows
 from cnn_lightning.files import write_or_warn
 from cnn_lightning.notices import tell
 
@@ -86,55 +83,7 @@ class MetricsFile(ExperimentWriter):
     def write(self) -> None:
         """Replace the file by one with all rows."""
         names = sorted({name for row in self.rows for name in row})
-
-        def table(path: Path) -> None:
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, names)
-                writer.writeheader()
-                writer.writerows(self.rows)
-
-        write_or_warn(self.metrics_file_path, table)
-
-
-def read_rows(path: Path, words: Collection[str] = (), needed: Collection[str] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV file, each as a mapping without its empty values; no rows if there is no file.
-
-    Args:
-        path: A table with a header.
-        words: Columns of text; all others have numbers, and ``epoch`` and ``step`` whole ones.
-        needed: Columns that the file must have.
-
-    Raises:
-        UserError: A damaged file; the message names the line.
-    """
-    if not path.is_file():
-        return []
-    try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise UserError(f"{path}: expected a table, but can't read it: {reason}") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        names = next(reader, [])
-        for name in needed:
-            if name not in names and any(names):
-                raise ValueError(f"expected a column {name}")
-        return [_row(names, values, words) for values in reader]
-    except (ValueError, csv.Error) as error:
-        raise UserError(
-            f"{path}: line {reader.line_num} is damaged ({error}): mend it, or move the file away"
-        ) from None
-
-
-def _row(names: list[str], values: list[str], words: Collection[str]) -> dict[str, str]:
-    if len(values) != len(names):
-        raise ValueError(f"expected {len(names)} values, got {len(values)}")
-    row = {name: value for name, value in zip(names, values, strict=True) if name and value}
-    for name, value in row.items():
-        if name not in words and not _is_number(value, whole=name in ("epoch", "step")):
-            raise ValueError(f"expected a number for {name[:40]}, got {value[:40]!r}")
-    return row
+        write_rows(Path(self.metrics_file_path), names, self.rows)
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -162,14 +111,6 @@ def _before(step: int, rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 def _digest(rows: list[dict[str, str]]) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
-
-
-def _is_number(text: str, whole: bool) -> bool:
-    try:
-        number = float(text)
-    except ValueError:
-        return False
-    return number.is_integer() or not whole
 
 
 def _number(text: Any) -> float:

@@ -1,6 +1,5 @@
 """The files of ``test`` and ``predict``: confusion matrix, predictions, and the pictures of least confidence."""
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cnn_lightning.callbacks.folder import folder_to_write
+from cnn_lightning.callbacks.tables import write_table
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.data.loader import Batches
 from cnn_lightning.errors import EverywhereError
@@ -119,7 +119,7 @@ class Predictions(Callback):
         table: list[Sequence[Any]] = [["file" if files else "index", "class", "confidence"]]
         for index, (name, confidence) in sorted(rows.items()):
             table.append([files[index] if files else index, name, f"{confidence:.6f}"])
-        _write(table, folder / "predictions.csv")
+        write_table(folder / "predictions.csv", table)
         entries = [("{}: {} {:.0%}".format(index, *rows[index]), images[index]) for index in _doubtful(rows, images)]
         draw_grid(entries, (pl_module.mean, pl_module.std), folder / "uncertain.png")
         print(f"predictions: {folder / 'predictions.csv'}\nuncertain: {folder / 'uncertain.png'}")
@@ -139,7 +139,7 @@ def _doubtful(rows: Mapping[int, tuple[str, float]], among: Iterable[int]) -> li
 def write_confusion(counts: NDArray[np.int64], names: Sequence[str], folder: Path) -> None:
     """Write the matrix as CSV and as a picture: rows are the true classes, columns the predicted ones."""
     rows = [[name, *row] for name, row in zip(names, counts.tolist(), strict=True)]
-    _write([["true \\ predicted", *names], *rows], folder / "confusion.csv")
+    write_table(folder / "confusion.csv", [["true \\ predicted", *names], *rows])
     size = max(4.0, 0.5 * len(names) + 1.5)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     ax = figure.subplots()
@@ -154,16 +154,6 @@ def write_confusion(counts: NDArray[np.int64], names: Sequence[str], folder: Pat
             color = "white" if fractions[row, column] > 0.5 else "black"
             ax.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
     write_or_warn(folder / "confusion.png", partial(figure.savefig, dpi=150))
-
-
-def _write(rows: Sequence[Sequence[Any]], path: Path) -> None:
-    """Write rows as CSV; bytes of a file's name that are no UTF-8 are written unchanged."""
-
-    def table(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            csv.writer(file).writerows(rows)
-
-    write_or_warn(path, table)
 
 
 def draw_grid(

@@ -1,6 +1,5 @@
 """Statistics of each layer's outputs and gradients, and warnings of dead units and exploding gradients."""
 
-import csv
 import math
 import statistics
 from collections import deque
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cnn_lightning.callbacks.folder import folder_to_write
-from cnn_lightning.callbacks.metrics import read_rows
-from cnn_lightning.files import write_or_warn
+from cnn_lightning.callbacks.tables import read_rows, write_rows
+from cnn_lightning.model import net_of
 from cnn_lightning.processes import from_all
 from cnn_lightning.swap import native_type
 
@@ -106,7 +105,7 @@ class Statistics(Callback):
         """Measure each layer's gradient, and warn once of the first step in which one explodes."""
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return  # the gradients are scaled
-        found = list(_gradients(_net(pl_module)))
+        found = list(_gradients(net_of(pl_module)))
         if not found:
             return
         norms = torch.stack([norm for _, norm in found]).tolist()
@@ -135,7 +134,7 @@ class Statistics(Callback):
         self._seen = {}
         if not _fits(trainer):
             return
-        for name, module in _net(pl_module).named_modules():
+        for name, module in net_of(pl_module).named_modules():
             if next(module.children(), None) is None:
                 self._handles.append(module.register_forward_hook(self._watch(name)))
 
@@ -219,13 +218,6 @@ def _dead_units(name: str, seen: _Seen, epoch: int) -> str:
     )
 
 
-def _net(pl_module: LightningModule) -> nn.Module:
-    """The network whose names of layers the file uses."""
-    net = getattr(pl_module, "net", pl_module)
-    assert isinstance(net, nn.Module)
-    return net
-
-
 def _gradients(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Each layer with the norm of the gradients of its own parameters."""
     for name, module in net.named_modules():
@@ -247,11 +239,4 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     """Add the rows of an epoch; earlier rows of the same epoch are replaced."""
     before = read_rows(path, words=["layer"], needed=["epoch", "layer"]) if rows else []
     kept = [row for row in before if float(row.get("epoch", -1)) < rows[0]["epoch"]]
-
-    def table(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["epoch", "layer", *NUMBERS])
-            writer.writeheader()
-            writer.writerows([*kept, *rows])
-
-    write_or_warn(path, table)
+    write_rows(path, ["epoch", "layer", *NUMBERS], [*kept, *rows])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cnn_lightning.errors import EverywhereError
+from cnn_lightning.model import net_of
 from cnn_lightning.processes import from_all, no_sum, sum_of_all
 
 ADVICE = "A lower --model.lr or --trainer.gradient_clip_val 1 often helps; damaged input is another cause"
@@ -68,7 +69,7 @@ def _stop(trainer: Trainer, found: str) -> NoReturn:
 
 
 def _bad_weight(module: LightningModule) -> str | None:
-    for name, parameter in _net(module).named_parameters():
+    for name, parameter in net_of(module).named_parameters():
         if not parameter.isfinite().all():
             return f"the weights of layer {name.rpartition('.')[0]!r} ({name})"
     return None
@@ -76,7 +77,7 @@ def _bad_weight(module: LightningModule) -> str | None:
 
 def _bad_gradient(module: LightningModule) -> str | None:
     """The first bad gradient in the order of the backward pass, which is that of the layers reversed."""
-    for name, parameter in reversed(list(_net(module).named_parameters())):
+    for name, parameter in reversed(list(net_of(module).named_parameters())):
         if parameter.grad is not None and not parameter.grad.isfinite().all():
             return f"the gradient of layer {name.rpartition('.')[0]!r} ({name})"
     return None
@@ -85,17 +86,10 @@ def _bad_gradient(module: LightningModule) -> str | None:
 def _bad_output(module: LightningModule, images: Tensor) -> str:
     if not images.isfinite().all():
         return "the input"
-    net = _net(module)
+    net = net_of(module)
     with _watched(net) as found, torch.no_grad():
         net(images)
     return f"the output of layer {found[0]!r}" if found else "the loss of outputs that are all finite"
-
-
-def _net(module: LightningModule) -> nn.Module:
-    """The network whose names of layers the message uses."""
-    net = getattr(module, "net", module)
-    assert isinstance(net, nn.Module)
-    return net
 
 
 @contextmanager

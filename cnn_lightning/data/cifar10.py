@@ -10,7 +10,7 @@ from cnn_lightning.data.base import InMemory
 from cnn_lightning.data.mnist import fetch
 from cnn_lightning.data.readers import ImageSet, Split, cut
 from cnn_lightning.data.sides import array_keys
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.files import ordinary
 
 FOLDER = "cifar-10-batches-py"
@@ -94,7 +94,7 @@ def _read(path: Path) -> Split:
     except FileNotFoundError:
         raise UserError(f"{path}: expected a batch of CIFAR-10, found none") from None
     except OSError as error:
-        raise UserError(f"{path}: can't be read: {error.strerror or error}") from None
+        raise UserError(f"{path}: can't be read: {one_line(error)}") from None
     except Exception as error:
         # A damaged pickle raises many types of errors.
         raise UserError(f"{path}: expected a batch of CIFAR-10, but it is damaged: {error}") from None

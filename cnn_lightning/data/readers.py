@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn_lightning.data.sides import NOTHING, SIDES, Keys, Sides, array_keys, divide
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.files import ordinary
 
 DIGITS_MEAN, DIGITS_STD = (0.3056,), (0.3764,)
@@ -133,7 +133,7 @@ def read_idx(path: Path, *, axes: int) -> NDArray[np.uint8]:
     except FileNotFoundError:
         raise UserError(f"{path}: expected an IDX file, found none") from None
     except OSError as error:
-        raise UserError(f"{path}: can't be read: {error.strerror}") from None
+        raise UserError(f"{path}: can't be read: {one_line(error)}") from None
     header = 4 + 4 * axes
     if len(content) < header:
         raise UserError(f"{path}: expected an IDX header of {header} bytes, got a file of {len(content)}")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnn_lightning.data.order import stratified
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import UserError, one_line
 
 SIDES = ("train", "val", "test")
 
@@ -40,7 +40,7 @@ def file_keys(files: Sequence[Path], folder: Path) -> Keys:
         try:
             size = path.stat().st_size
         except OSError as error:
-            raise UserError(f"{path}: can't be read: {error.strerror or error}") from None
+            raise UserError(f"{path}: can't be read: {one_line(error)}") from None
         text = fsencode(path.relative_to(folder).as_posix()) + b"\0%d" % size
         keys[index] = int.from_bytes(blake2b(text, digest_size=8).digest(), "little", signed=True)
     return keys

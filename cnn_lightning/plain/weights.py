@@ -27,8 +27,7 @@ def load(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray
             file = np.load(opened, allow_pickle=False)
             found = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) else one_line(error)
-        raise UserError(f"--weights: expected an .npz file of weights, got {path}: {reason}") from error
+        raise UserError(f"--weights: expected an .npz file of weights, got {path}: {one_line(error)}") from error
     for name in [*shapes, *found]:
         if name not in shapes or name not in found:
             raise UserError(f"--weights: expected {', '.join(shapes)} in {path}, got {', '.join(found) or 'nothing'}")

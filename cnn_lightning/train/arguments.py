@@ -1,8 +1,8 @@
-"""The arguments of a command: LightningCLI's parser with errors of one line, and what the user gave it.
+"""The arguments of a command: LightningCLI's parser with errors of one line, and the options that the user gave.
 
-The parser reads the command line once, and each config file once, when it comes to the file's flag: the later of a
-flag and a config wins. What it finds without any default is `Given`. From it come the facts that decide the defaults,
-such as the checkpoint. Only then the defaults are put below what the user gave.
+The parser reads the command line once. It reads each config file once, when it reaches the flag of the file, so that
+the later of a flag and a config wins. The result has no defaults: it is `Given`. The command takes from it what
+decides the defaults, such as the checkpoint, and adds the defaults after that.
 """
 
 import math
@@ -34,22 +34,22 @@ from cnn_lightning.train.words import LONGEST, a, subclasses_of
 FROM_DATA = ("num_classes", "in_channels", "image_size")
 """Options of the network whose values come from the data."""
 DEFAULT_DATA = "--data=Digits"
-"""Stands before all flags: a later one replaces it. As a default of the option, its own options would stay."""
+"""Comes before all flags, which replace it. The default of an option would pass its own options to another class."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """The options that flags and configs give a command, without defaults.
+    """The options that the user gave a command by flags and configs, without defaults.
 
     Args:
-        options: By their names.
+        options: The parsed values.
     """
 
     options: Namespace
 
     @property
     def checkpoint(self) -> str | None:
-        """The file, or ``last``; None for none."""
+        """The checkpoint's file, or ``last``; None if no checkpoint is given."""
         path = self.options.get("ckpt_path")
         return str(path) if path else None
 
@@ -60,16 +60,16 @@ class Given:
 
     @property
     def data(self) -> str | None:
-        """The name of the folder of the runs on this data; None if no class is given."""
+        """The name of the folder that contains the runs on this data; None if ``data`` is no class."""
         path = getattr(self.options.get("data"), "class_path", None)
         return path.rpartition(".")[2].lower() if isinstance(path, str) else None
 
 
 class ConfigFlag(ActionConfigFile):
-    """``--config FILE``, or the name of a shipped config."""
+    """The flag ``--config``, which takes a file or the name of a shipped config."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Read the file and take its options."""
+        """Read the file and merge its options into ``cfg``."""
         path = str(config_file(values))
         super().__call__(parser, cfg, path, option_string)  # type: ignore[no-untyped-call]  # of jsonargparse
 
@@ -82,7 +82,7 @@ class Parser(OneLine, LightningArgumentParser):
     _without_defaults = False
 
     def given(self, args: Sequence[str]) -> Given:
-        """What the arguments and the configs in them say.
+        """Read the arguments and the configs that they name.
 
         Raises:
             UserError: An unknown option, a value of a wrong type, or a config that can't be read.
@@ -96,13 +96,13 @@ class Parser(OneLine, LightningArgumentParser):
         return Given(options)
 
     def options(self) -> list[str]:
-        """Also those of the data sets, which depend on the set that is chosen."""
+        """The names of all options, also those of every data set."""
         names = super().options()
         kinds = [getattr(data, name) for name in data.__all__] if "data" in names else []
         return [*names, *(f"data.{name}" for name in dict.fromkeys(n for k in kinds for n in signature(k).parameters))]
 
     def parse_path(self, path: Any, *args: Any, **options: Any) -> Namespace:
-        """A config file.
+        """Read a config file, for messages with its name.
 
         Raises:
             UserError: It can't be read.
@@ -117,7 +117,7 @@ class Parser(OneLine, LightningArgumentParser):
             self._config = before
 
     def parse_string(self, content: str, *args: Any, **options: Any) -> Namespace:
-        """The text of a config, its empty sections left out: jsonargparse takes some of them for text or null.
+        """Read the text of a config, without its empty sections: jsonargparse reads some of them as text or null.
 
         Raises:
             UserError: It is no YAML, or has another shape than a config.
@@ -134,7 +134,7 @@ class Parser(OneLine, LightningArgumentParser):
         return found
 
     def validate(self, namespace: Any, *args: Any, **options: Any) -> None:
-        """Check all values, once the defaults are there."""
+        """Check all values, except in `given`, where required ones may be missing."""
         if not self._without_defaults:
             super().validate(namespace, *args, **options)
 

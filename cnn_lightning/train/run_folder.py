@@ -13,7 +13,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from cnn_lightning.callbacks.folder import folder_to_write
 from cnn_lightning.checkpoints import shown
 from cnn_lightning.digest import seal_text
-from cnn_lightning.errors import EverywhereError, UserError
+from cnn_lightning.errors import EverywhereError, UserError, one_line
 from cnn_lightning.files import remove_leftovers, unwritten, whole
 
 RUNS = Path("runs")
@@ -55,8 +55,7 @@ class RunFolder:
                 if not (root / name).is_dir():
                     raise UserError(f"trainer.default_root_dir: expected a folder, got {root / name}") from None
             except OSError as error:
-                reason = error.strerror or error
-                raise UserError(f"trainer.default_root_dir: can't write to {root / name}: {reason}") from None
+                raise UserError(f"trainer.default_root_dir: can't write to {root / name}: {one_line(error)}") from None
             else:
                 self._new = path
                 self.take(path)
@@ -79,7 +78,7 @@ class RunFolder:
             self.refused += f"{_owner(path)} writes to; wait for its end or stop it"
         except OSError as error:
             lock.release()
-            raise UserError(f"trainer: can't write to {shown(path)}: {error.strerror or error}") from None
+            raise UserError(f"trainer: can't write to {shown(path)}: {one_line(error)}") from None
         else:
             self._path, self._lock = path, lock
             remove_leftovers(path)
@@ -151,7 +150,7 @@ class SaveConfig(SaveConfigCallback):
                 self.parser.save(self.config, temporary, skip_none=False, overwrite=True, multifile=self.multifile)
                 seal_text(temporary)
         except OSError as error:
-            raise UserError(f"{shown(path)}: not written: {error.strerror or error}") from error
+            raise UserError(f"{shown(path)}: not written: {one_line(error)}") from error
 
 
 def expect_written() -> None:
