@@ -1,4 +1,4 @@
-"""A disk that is full, as far as this process can tell: files end after a few bytes, and the next byte is an error."""
+"""A disk that seems full to this process: a file has a limit of a few bytes, and the next byte is an error."""
 
 import resource
 from collections.abc import Iterator

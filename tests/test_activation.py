@@ -77,7 +77,7 @@ def gradient(leaf: torch.Tensor) -> np.ndarray:
 
 
 def one_at_a_time(native: Native, x: np.ndarray, grad_y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Torch's value and gradient of each element by its scalar code, which rules where its vector code differs."""
+    """Torch's value and gradient of each element by its scalar code: the reference where its vector code differs."""
     ys, gradients = np.empty_like(x), np.empty_like(x)
     for index in range(x.size):
         leaf = torch.from_numpy(x[index : index + 1].copy()).requires_grad_()

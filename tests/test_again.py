@@ -1,4 +1,4 @@
-"""What fit prints can be seen again: its ``again:`` line, run as it stands, gives the same accuracy."""
+"""The command of fit's ``again:`` line, run unchanged, gives the accuracy that fit printed."""
 
 import shlex
 from pathlib import Path

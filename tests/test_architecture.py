@@ -36,7 +36,7 @@ def loads(module: str, other: str) -> bool:
 
 
 @pytest.mark.parametrize(("module", "other"), RULES)
-def test_stays_on_its_storey(module: str, other: str) -> None:
+def test_an_import_does_not_load(module: str, other: str) -> None:
     assert not loads(module, other)
 
 
@@ -62,7 +62,7 @@ def imports(text: str) -> set[str]:
 
 
 def ours() -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """Of each import inside the package: the file's own place, and the parts of the imported name."""
+    """Of each import inside the package: the components of the file's own name, and of the imported name."""
     for path in PACKAGE.rglob("*.py"):
         for name in imports(path.read_text()):
             first, *parts = name.split(".")
@@ -81,7 +81,7 @@ def folder(parts: Sequence[str]) -> str:
 
 
 def circles(edges: set[tuple[str, str]]) -> set[str]:
-    """The nodes from which a way leads back to themselves."""
+    """The nodes that lie on a circle."""
     reach = {a: {b for source, b in edges if source == a} for a, _ in edges}
     for _ in reach:
         reach = {a: found | {c for b in found for c in reach.get(b, ())} for a, found in reach.items()}

@@ -47,14 +47,14 @@ def trained(folder: Path, *callbacks: Any, model: Classifier | None = None, logg
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The weights after a training that nobody watched."""
+    """The weights after a training without these callbacks."""
     return trained(tmp_path_factory.mktemp("plain")).state_dict()
 
 
 # ---- pictures and snapshots
 
 
-def test_fit_draws_and_keeps_unless_told_not_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit_draws_and_keeps_unless_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["fit", *FAST]) == 0
     run = tmp_path / "runs/digits/version_0"
@@ -151,7 +151,7 @@ def test_many_classes_and_no_mistakes() -> None:
     assert colour.mode == "RGB"
 
 
-def test_pictures_that_can_t_be_written_are_told(tmp_path: Path) -> None:
+def test_pictures_that_can_t_be_written_are_reported(tmp_path: Path) -> None:
     (tmp_path / "pictures").write_text("in the way")
     with pytest.warns(UserWarning, match=r"pictures/\w+.png: not written: (Not a directory|File exists)"):
         trained(tmp_path, Pictures())
@@ -209,7 +209,7 @@ def test_the_numbers_are_those_of_the_layers(tmp_path: Path) -> None:
     assert found[2, "relu1"]["gradient"] == found[2, "conv1"]["dead"] == ""
 
 
-def test_a_dead_relu_is_told_of_once(tmp_path: Path) -> None:
+def test_a_dead_relu_is_reported_once(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Classifier(image_size=8, channels=(4,), hidden=16, schedule="none", lr=1e-3)
     with torch.no_grad():
@@ -230,7 +230,7 @@ class Jump(Classifier):
         return outputs | {"loss": outputs["loss"] * (1e6 if self.trainer.global_step == 30 else 1)}
 
 
-def test_an_exploding_gradient_is_told_of(tmp_path: Path) -> None:
+def test_an_exploding_gradient_is_reported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Jump(image_size=8, channels=(4,), hidden=16, schedule="none", lr=1e-3)
     with pytest.warns(UserWarning, match=r"in step 30 the gradient of layer '\w+' explodes \(so do 2 others\)"):

@@ -1,4 +1,4 @@
-"""The list of layers: a layer is entered beside its class, and what is forgotten is named when it is imported."""
+"""The list of layers: a layer is entered at its class, and an error at import names what is missing."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ FIELDS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_field_that_is_left_out_is_named(field: str) -> None:
+def test_a_missing_field_is_named(field: str) -> None:
     fields = {name: value for name, value in FIELDS.items() if name != field}
     with pytest.raises(TypeError, match=f"missing 1 required keyword-only argument: '{field}'"):
         catalog.layer(**fields)
@@ -68,7 +68,7 @@ def test_every_layer_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("entry", catalog.entries().values(), ids=lambda entry: entry.layer.__name__)
-def test_what_is_entered_is_there(entry: catalog.Entry) -> None:
+def test_what_an_entry_names_exists(entry: catalog.Entry) -> None:
     assert getattr(layers, entry.layer.__name__) is entry.layer
     assert entry.formulas in ("", *chooser.FILES)
     homes = (nn.functional, torch, torch.Tensor)

@@ -1,5 +1,5 @@
-"""Data that is no longer what a checkpoint was trained with: the same sides for known pictures, the same classes, and
-one line for what is not so."""
+"""Data that changed since a checkpoint was trained: known pictures stay in their split, classes must be the same, and
+one line reports what differs."""
 
 import shutil
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def train(data: InMemory, path: Path = Path("trained.ckpt")) -> Path:
     return path
 
 
-def held_to(checkpoint: Path, data: LightningDataModule) -> Classifier:
+def tested_by(checkpoint: Path, data: LightningDataModule) -> Classifier:
     model = Classifier(**NET)
     trainer().test(model, data, ckpt_path=checkpoint, verbose=False, weights_only=True)
     return model
@@ -160,7 +160,7 @@ def test_what_a_resumed_run_adds_is_known_from_then_on(trained: Path, here: Path
     for name in SIDES:
         assert np.array_equal(kept[name], data.sides[name])
     again = ImageFolder("pictures", seed=9, **SMALL)
-    held_to(Path("second.ckpt"), again)
+    tested_by(Path("second.ckpt"), again)
     assert named(again) == named(data)
 
 
@@ -190,7 +190,7 @@ def test_trained_pictures_in_a_test_folder_are_left_out_and_counted(
     shutil.copy(moved[2], here / "root/test/cat")
     capfd.readouterr()
     data = ImageFolder("root", **SMALL)
-    held_to(checkpoint, data)
+    tested_by(checkpoint, data)
     assert len(data._splits["test"][1]) == 10
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cnn-lightning")]
     assert told == ["cnn-lightning: 3 of 13 pictures in root/test are left out: they were trained with"]
@@ -205,7 +205,7 @@ def test_trained_pictures_in_a_test_folder_are_left_out_and_counted(
         else:
             (here / f"root/test/dog/train{index}.png").unlink(missing_ok=True)
     with pytest.raises(UserError, match=r"root/test: expected pictures that were not trained with, found none"):
-        held_to(checkpoint, ImageFolder("root", **SMALL))
+        tested_by(checkpoint, ImageFolder("root", **SMALL))
 
 
 def test_validation_pictures_can_become_test_pictures(here: Path) -> None:
@@ -216,7 +216,7 @@ def test_validation_pictures_can_become_test_pictures(here: Path) -> None:
     checkpoint = train(ImageFolder("root", **SMALL))
     (here / "root/val").rename(here / "root/test")
     data = ImageFolder("root", **SMALL)
-    held_to(checkpoint, data)
+    tested_by(checkpoint, data)
     assert len(data._splits["test"][1]) == 8
     with pytest.raises(UserError, match=r"to keep some for val beside those that .* trained with"):
         trainer(max_epochs=2).fit(
@@ -224,7 +224,7 @@ def test_validation_pictures_can_become_test_pictures(here: Path) -> None:
         )
 
 
-def test_numbered_pictures_of_one_size_are_told_apart(here: Path) -> None:
+def test_numbered_pictures_of_one_size_are_distinguished(here: Path) -> None:
     """As in sets written as bitmaps: every split has the same names, and all files are of one size."""
     for number, name in enumerate(("train", "val", "test")):
         for label in ("cat", "dog"):
@@ -241,7 +241,7 @@ def test_numbered_pictures_of_one_size_are_told_apart(here: Path) -> None:
             here / "root/test" / path.relative_to(here / "other").with_stem(path.stem)
         )
     data = ImageFolder("root", **SMALL)
-    held_to(checkpoint, data)
+    tested_by(checkpoint, data)
     assert len(data._splits["test"][1]) == 16
 
 
@@ -267,7 +267,7 @@ def test_another_network_begins_with_a_split_of_its_own(trained: Path) -> None:
     data = ImageFolder("pictures", seed=7, **SMALL)
     data.setup()
     own, mean = named(data), data.mean
-    held_to(trained, data)
+    tested_by(trained, data)
     assert named(data) != own
     trainer(max_epochs=1).fit(Classifier(**NET), data)
     assert named(data) == own
@@ -305,7 +305,7 @@ def test_a_folder_of_other_pictures_is_split_as_a_first_one(trained: Path, here:
         for index in range(20):
             picture(here / "others" / label / f"other{index}.png", 10 * index + len(label))
     data, fresh = (ImageFolder("others", **SMALL) for _ in range(2))
-    held_to(trained, data)
+    tested_by(trained, data)
     fresh.setup()
     assert named(data) == named(fresh)
 
@@ -380,7 +380,7 @@ def test_a_renamed_class_is_refused_by_every_command(trained: Path, here: Path) 
             getattr(trainer(), name)(model, ImageFolder("pictures", **SMALL))
 
 
-def test_one_model_after_another_is_held_to_its_own_classes(trained: Path, here: Path) -> None:
+def test_one_model_after_another_is_tested_with_its_own_classes(trained: Path, here: Path) -> None:
     """A model that knows other classes may load a checkpoint of these, or learn these."""
     write_pictures(here / "others", ("oak", "pine"), n=20)
     model = Classifier(**NET)
@@ -469,14 +469,14 @@ def test_a_checkpoint_of_version_0_1_is_tested_as_it_was(trained: Path) -> None:
     content["data"] = {key: content["data"][key] for key in ("class_names", "mean", "std")}
     torch.save(content, "old.ckpt")
     data, fresh = (ImageFolder("pictures", seed=4, **SMALL) for _ in range(2))
-    held_to(Path("old.ckpt"), data)
+    tested_by(Path("old.ckpt"), data)
     fresh.setup()
     assert named(data) == named(fresh)
     trainer(max_epochs=2).fit(Classifier(**NET), data, ckpt_path="old.ckpt", weights_only=True)
 
 
 @pytest.mark.ddp
-def test_several_processes_agree_and_tell_once(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_several_processes_agree_and_report_once(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for number, name in enumerate(("train", "test")):
         for label in ("cat", "dog"):
             for index in range(11):

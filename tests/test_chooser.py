@@ -1,4 +1,4 @@
-"""Read = run: an edited formula is what runs, wherever the package lies; fast functions are those that were proven."""
+"""The formula that one reads is the one that runs, however the package is installed; fast functions need a proof."""
 
 import compileall
 import inspect
@@ -43,7 +43,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def python(code: str, folder: Path, **variables: str) -> str:
-    """What the code prints, with the package that lies in the folder (or in the zip file)."""
+    """What the code prints, with the package of that folder (or zip file)."""
     environment = os.environ | {"PYTHONPATH": str(folder)} | variables
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=folder if folder.is_dir() else None, capture_output=True
@@ -166,7 +166,7 @@ def test_in_a_zip_file_and_without_source(package: Path, tmp_path: Path) -> None
     compileall.compile_dir(package / "ops", quiet=2, legacy=True)
     for path in (package / "ops").rglob("*.py"):
         path.unlink()
-    assert why(package.parent) == ALL_FAST  # nobody can have edited what isn't there
+    assert why(package.parent) == ALL_FAST  # without source there is nothing to edit
 
 
 @pytest.mark.slow
@@ -270,7 +270,7 @@ for name, (arrays, options) in calls.items():
 
 
 def test_no_formula_can_be_edited_without_effect(package: Path) -> None:
-    """One call of each through the bridge, in a copy where each begins by saying so."""
+    """One call of each through the bridge, in a copy where each raises an error that names it."""
     for file in chooser.FILES:
         path = package / f"ops/{file}.py"
         lines = path.read_text().split("\n")
@@ -310,7 +310,7 @@ EDITS = {
 
 
 def change(package: Path, name: str) -> dict[str, torch.Tensor]:
-    """The weights of a fit as the package is, after another one with an edit that its layer report has to name."""
+    """The weights of a fit with the package as it is, after one with an edit, which the layer report must name."""
     printed, before = fitted(package.parent, "before")
     assert "(formula: edited)" not in printed
     file, old, new, edited_layers = EDITS[name]

@@ -197,7 +197,7 @@ def test_what_is_not_a_number_stays_so(layer: Any, value: float) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_a_number_stays_where_it_is_in_a_depthwise_convolution(value: float) -> None:
-    """Its bands hold zeros beside the kernel, and zero times infinity is NaN."""
+    """The matrix of its fast function has zeros around the kernel, and zero times infinity is NaN."""
     torch.manual_seed(0)
     native: Any = torch.nn.Conv2d(3, 3, 3, padding=1, groups=3, dtype=torch.float64)
     ours: Any = Conv2d(3, 3, 3, padding=1, groups=3, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Files that came to harm: one bit, a block or the end of one, and it is refused by name or read as it was written."""
+"""Damaged files (a flipped bit, a lost block, a missing end) are refused by name, or read exactly as written."""
 
 import io
 import random
@@ -308,7 +308,7 @@ def _changed(place: tuple[Any, ...], change: str, source: Path) -> dict[str, Any
 
 
 @pytest.mark.parametrize("change", ["missing", "a string", "a list"])
-def test_what_is_missing_or_of_another_type_is_told_in_one_line(
+def test_what_is_missing_or_of_another_type_is_reported_in_one_line(
     change: str, made: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = {}
@@ -335,7 +335,7 @@ def _flips(content: bytes, n: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "layers.csv"])
-def test_a_damaged_table_is_told_with_its_line(name: str, made: Path, here: Path) -> None:
+def test_a_damaged_table_is_reported_with_its_line(name: str, made: Path, here: Path) -> None:
     text = "epoch,layer,mean\n0,conv1,0.5\n1,conv1,-0.25\n" if name == "layers.csv" else None
     content = text.encode() if text else (made / name).read_bytes()
     words = ["layer"] if text else []
@@ -369,7 +369,7 @@ def test_each_kind_of_damage_to_a_table(line: str, words: str, here: Path) -> No
     assert str(error.value).startswith(words)
 
 
-def test_metrics_that_changed_are_told_when_the_run_goes_on(
+def test_changed_metrics_are_reported_when_the_run_is_resumed(
     made: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(made.parent.parent, "runs")
@@ -389,7 +389,7 @@ def test_metrics_that_changed_are_told_when_the_run_goes_on(
     assert "metrics.csv: line 1 is damaged (expected a column step)" in capsys.readouterr().err
 
 
-def test_a_config_that_changed_is_told_where_it_is_read_back(
+def test_a_changed_config_is_reported_where_it_is_read(
     made: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(made, "run")
@@ -407,7 +407,7 @@ def test_a_config_that_changed_is_told_where_it_is_read_back(
     assert main(["test", "--config", "run/config.yaml", *explain[1:], "--trainer.enable_progress_bar", "false"]) == 0
 
 
-def test_a_damaged_snapshot_or_table_is_told_by_explain(
+def test_a_damaged_snapshot_or_table_is_reported_by_explain(
     made: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(made, "run")

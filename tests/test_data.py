@@ -80,7 +80,7 @@ def test_ranks_share_each_global_batch_of_one_process(world_size: int, augment: 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_without_a_seed_the_batches_are_those_of_one_process(world_size: int) -> None:
-    """Dealt whole, so that no answer depends on the number of processes; every process has as many, perhaps empty."""
+    """Whole batches are distributed: no answer depends on the number of processes. Each gets as many, some empty."""
     dealt: list[list[int]] = []
     for index, batch in enumerate(batches(seed=None)):
         assert torch.equal(batch[1], torch.arange(5 * index, min(23, 5 * index + 5)))
@@ -213,7 +213,7 @@ def test_an_idx_file_whose_shape_is_beyond_all_bounds_is_named(tmp_path: Path) -
 
 
 class Source:
-    """A set of torchvision's that is downloaded: in part, whole, or not at all."""
+    """A data set of torchvision that is downloaded completely, incompletely, or not at all."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error

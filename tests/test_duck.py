@@ -13,7 +13,7 @@ from tests.duck import Duck, NotOnTheDevice
 
 @pytest.fixture(autouse=True)
 def _silent() -> Iterator[None]:
-    """Infinity and NaN are silent in layers."""
+    """Layers raise no warning for infinity and NaN."""
     with np.errstate(all="ignore"):
         yield
 

@@ -1,4 +1,4 @@
-"""Counters of operations see of NumPy layers what they see of native ones."""
+"""Counters of operations count the same for NumPy layers as for native ones."""
 
 import copy
 from collections.abc import Callable

@@ -48,7 +48,7 @@ def test_a_formula_is_short(function: ast.FunctionDef) -> None:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_formula_thinks_of_no_memory_and_no_kind_of_array(function: ast.FunctionDef) -> None:
+def test_a_formula_mentions_no_memory_and_no_kind_of_array(function: ast.FunctionDef) -> None:
     for node in ast.walk(function):
         assert not isinstance(node, ast.keyword) or node.arg not in ("out", "where")
         if isinstance(node, ast.Call):
@@ -76,7 +76,7 @@ def test_what_is_checked_is_checked_first(file: str) -> None:
             assert places == list(range(len(places))), node.name
 
 
-# ---- what one has to read
+# ---- how much one has to read
 
 
 def executed(call: Callable[[], Any]) -> tuple[int, int, int]:
@@ -115,7 +115,7 @@ def ones(*shape: int) -> Any:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_gradient_is_read_in_a_minute(name: str) -> None:
+def test_a_gradient_takes_few_lines_to_read(name: str) -> None:
     found = executed(CALLS[name])
     assert all(a <= b for a, b in zip(found, (30, 5, 3), strict=True)), found
 

@@ -1,4 +1,4 @@
-"""What others do with networks, done with NumPy layers: the same as with native ones, or one clear error."""
+"""Other tools and features of torch used with NumPy layers: results are those of native layers, or one clear error."""
 
 import copy
 import threading
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 class Small(nn.Module):
-    """A bit of everything, with one ReLU used twice and an addition in place, as ResNet has them."""
+    """Layers of several kinds, one ReLU used twice and an in-place addition, as in ResNet."""
 
     def __init__(self, inplace: bool = True) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ def test_averaged_model_and_its_batch_statistics() -> None:
 
 
 class Smoothed(Dataset[Tensor]):
-    """Pictures that a NumPy layer has been over, in whichever process asks for them."""
+    """Pictures that a NumPy layer has processed, in the process that reads them."""
 
     def __init__(self) -> None:
         self.blur = layers.AvgPool2d(3, 1, 1)

@@ -1,4 +1,4 @@
-"""A fused stage equals its three layers, in torch and in NumPy, and steps back where somebody looks."""
+"""A fused stage equals its three layers, in torch and in NumPy; a layer with a hook or a tool on it is not fused."""
 
 import copy
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cnn_lightning import build_net, layers, swap_layers
 from cnn_lightning.layers import fused as fused_layers
 from cnn_lightning.ops.fast import fused
-from tests.test_layers import assert_same_fate
+from tests.test_layers import assert_refused_alike
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
@@ -95,7 +95,7 @@ def test_an_infinite_upstream_gradient_stays_at_the_winner() -> None:
 def test_a_chain_of_stages_equals_torch(
     n: int, size: tuple[int, ...], stages: list[tuple[int, int, int]], needs: int, seed: int
 ) -> None:
-    """Several blocks, odd sizes, any choice of gradients; and without keeping anything, the same output."""
+    """Several blocks, odd sizes, any choice of gradients; the output is the same where nothing is kept for backward."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, *size, generator=generator, dtype=torch.float64).requires_grad_()
     parameters: list[Tensor] = []
@@ -297,12 +297,12 @@ def test_a_change_in_place_before_the_backward_of_a_chain_is_taken_as_torch_take
     swap_layers(chain, "numpy")
     names = ["0", *(name for name, _ in native.named_parameters())]
     choices = [set(), {"0"}, *({name} for name in names), *(set(names) - {name} for name in names)]
-    seen = assert_same_fate(chain, native, (torch.randn(3, 1, 8, 8, dtype=torch.float64),), choices)
+    seen = assert_refused_alike(chain, native, (torch.randn(3, 1, 8, 8, dtype=torch.float64),), choices)
     assert True in seen
     assert False in seen
 
 
-def test_who_sees_operators_sees_those_of_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tool_that_records_operators_records_those_of_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     class Mode(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             seen.append(args[0] if function is torch.ops.cnn_lightning.call.default else None)

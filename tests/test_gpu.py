@@ -1,4 +1,4 @@
-"""What needs a GPU: CuPy's numbers, nothing copied and nothing waited for, whole runs. And what is said of GPUs."""
+"""Tests on a GPU: results of CuPy, no copies to the host, no waiting, whole runs. And messages about GPUs."""
 
 import re
 import shlex
@@ -214,7 +214,7 @@ class TestOnAGPU:
         assert "test_acc: " in done.stdout
 
 
-# ---- without a GPU: what the README tells people to type is at least accepted
+# ---- without a GPU: the README's commands are accepted
 
 
 def typed() -> list[list[str]]:

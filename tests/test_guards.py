@@ -1,4 +1,4 @@
-"""What older versions wrote still loads, and what they offered is still there.
+"""Files of older versions still load, and their names and flags still exist.
 
 ``tests/guards/first`` was made by version 0.1, ``tests/guards/before`` by the last code without formulas;
 ``tests/guards/make.py`` made them. Where the BLAS kernel, torch's vector instructions and the libraries are those of
@@ -73,7 +73,7 @@ def test_a_run_stopped_inside_an_epoch_goes_on(version: str, tmp_path: Path, mon
     end = torch.load(last, weights_only=False)
     assert end["global_step"] == note["global_step"]
     if version == "first":
-        return  # 0.1 promised less about the order of pictures; that it goes on to the end is what is kept
+        return  # 0.1 promised less about the order of pictures: only the resume to the end is tested
     with np.load(GUARDS / version / "final.npz") as final:
         assert set(final) == set(end["state_dict"])
         for name, value in end["state_dict"].items():

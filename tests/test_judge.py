@@ -1,4 +1,4 @@
-"""The judge of two implementations that differ: nobody is right by rank."""
+"""The judge of two implementations that differ: neither is assumed to be right."""
 
 import copy
 from collections.abc import Callable
@@ -119,7 +119,7 @@ def test_both_may_be_wrong_or_right() -> None:
     x = numbers(4, 4)
     half, third = (party(torch.sin, partial(scaled, factor), x) for factor in (0.5, 0.3))
     assert judge.of_backwards(half, third, "x")[0] == "neither"
-    # Two functions, each with its own gradient: no matter for the judge of backwards.
+    # Two functions, each with its own gradient: the judge of backwards finds both right.
     other = party(torch.exp, lambda x, g: g * torch.exp(x), x)
     assert judge.of_backwards(party(torch.sin, cosine, x), other, "x")[0] == "both"
 

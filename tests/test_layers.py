@@ -1,4 +1,4 @@
-"""Every rule a layer keeps, over every row of the table of cases."""
+"""Every rule that a layer keeps, for every row of the table of cases."""
 
 import copy
 import itertools
@@ -212,7 +212,7 @@ def backward_after(module: torch.nn.Module, inputs: tuple[Any, ...], frozen: Set
         return "refused"
 
 
-def assert_same_fate(
+def assert_refused_alike(
     ours: torch.nn.Module,
     native: torch.nn.Module,
     inputs: tuple[Any, ...],
@@ -236,12 +236,12 @@ def assert_same_fate(
 
 @pytest.mark.parametrize(("case", "sample"), SAMPLES)
 def test_a_change_in_place_before_the_backward_is_taken_as_torch_takes_it(case: Case, sample: Sample) -> None:
-    """Input, outputs and weights in turn: what a layer keeps for its backward is what torch's keeps."""
-    assert_same_fate(*build(case, sample, torch.float64), sample.inputs(torch.float64))
+    """Input, outputs and weights in turn: a layer keeps for its backward what torch's layer keeps."""
+    assert_refused_alike(*build(case, sample, torch.float64), sample.inputs(torch.float64))
 
 
 def _kind(case: Case, sample: Sample) -> str:
-    """What torch may decide by which tensors it keeps."""
+    """The properties by which torch may decide which tensors it keeps."""
     options = sample.options
     dtypes = tuple(value.dtype for value in sample.inputs() if isinstance(value, Tensor))
     return str((case.name, dtypes, options.get("padding_mode"), options.get("label_smoothing", 0) > 0, len(options)))
@@ -256,13 +256,13 @@ KINDS = {
 
 
 @pytest.mark.parametrize(("case", "sample"), KINDS.values())
-def test_so_it_is_where_some_need_no_gradient(case: Case, sample: Sample) -> None:
+def test_a_change_in_place_where_some_need_no_gradient(case: Case, sample: Sample) -> None:
     ours, native = build(case, sample, torch.float64)
     inputs = sample.inputs(torch.float64)
     names = [str(i) for i, value in enumerate(inputs) if isinstance(value, Tensor) and value.is_floating_point()]
     names += [name for name, _ in native.named_parameters()]
     choices = [set(some) for count in range(1, len(names)) for some in itertools.combinations(names, count)]
-    assert_same_fate(ours, native, inputs, choices)
+    assert_refused_alike(ours, native, inputs, choices)
 
 
 @pytest.mark.parametrize("layer", [layers.BatchNorm1d, layers.BatchNorm2d])
@@ -423,6 +423,7 @@ def test_refuses_what_is_no_tensor(case: Case, sample: Sample, value: Any) -> No
     _, *rest = sample.inputs()
     with pytest.raises(Exception) as expected:
         native(value, *rest)
-    with pytest.raises(expected.type) as found:
+    # A layer that torch writes in Python fails at the first method of a tensor that the value doesn't have.
+    with pytest.raises((expected.type, TypeError) if expected.type is AttributeError else expected.type) as found:
         ours(value, *rest)
     assert "\n" not in str(found.value)

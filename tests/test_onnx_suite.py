@@ -1,4 +1,4 @@
-"""ONNX's own node cases, numbers from its specification, against the layers wherever the two mean the same.
+"""ONNX's own node cases, with the numbers of its specification, for each layer whose definition is the same.
 
 What ONNX defines otherwise (padding on one side only for averages, a hard sigmoid with another slope, masks from
 NumPy's generator) is left out by `Elsewhere`, with the reason.
@@ -30,7 +30,7 @@ class Elsewhere(Exception):
 
 
 def cases(operator: str) -> list[Any]:
-    """The operator's own cases, which ONNX makes while the files that bear its name, or its beginning, are imported."""
+    """The operator's own cases: ONNX makes them while it imports the files whose name begins the operator's name."""
     from onnx.backend.test.case import node
 
     for info in pkgutil.iter_modules(node.__path__):

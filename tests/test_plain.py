@@ -1,4 +1,4 @@
-"""The two programs without Lightning: from one seed, four ways to train are one."""
+"""The two programs without Lightning: from one seed, four ways to train give the same weights."""
 
 import struct
 import subprocess

@@ -174,7 +174,7 @@ def test_the_mean_of_a_window_is_as_near_to_the_truth_as_torchs(op: str) -> None
 
 @pytest.mark.parametrize("kind", ["max", "avg"])
 def test_the_gradient_has_the_mass_of_the_windows(kind: str) -> None:
-    """Each window's gradient is handed out once and whole, whatever the overlap."""
+    """The gradient of each window is distributed once and completely, for any overlap."""
     random = np.random.default_rng(0)
     x, options = random.standard_normal((2, 3, 9, 8)), {"kernel_size": 3, "stride": 2, "padding": 1}
     forward, backward = (getattr(pool, f"{kind}_pool2d{end}") for end in ("", "_backward"))

@@ -161,7 +161,7 @@ def test_the_table_of_the_readme() -> None:
 
 
 def test_a_network_of_another_precision_is_not_within_the_distance() -> None:
-    """That the distance tells precisions apart."""
+    """The distance distinguishes the precisions."""
     exact = train(classifier("numpy"), 20, "64-true")
     assert max(abs(a - b) for a, b in zip(train(classifier("torch"), 20, "32-true"), exact, strict=True)) > 1e-9
     coarse = train(classifier("numpy"), 20, "bf16-true")

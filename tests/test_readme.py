@@ -1,4 +1,4 @@
-"""The README as it stands: every block runs, in its order, in one folder, offline; every link leads somewhere."""
+"""The README as a program: every block runs, in its order, in one folder, offline; the target of every link exists."""
 
 import os
 import re
@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text()
 
 @dataclass(frozen=True)
 class Block:
-    """What stands between two fences."""
+    """A block of code: the text between two fences."""
 
     language: str
     text: str
@@ -71,7 +71,7 @@ OURS = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.envi
 """The Python of these tests under the name ``python``."""
 
 SHORTER = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "4", "--trainer.enable_progress_bar", "false"]
-"""Said to every ``fit`` but in the slow test, for time."""
+"""Flags of every ``fit`` outside the slow test, to save time."""
 
 
 def is_in(table: dict[str, str], command: str) -> bool:
@@ -79,7 +79,7 @@ def is_in(table: dict[str, str], command: str) -> bool:
 
 
 def exit_code(command: str) -> int:
-    """What the comment beside a command says of it."""
+    """Checks what the comment after a command says of it."""
     return 1 if re.search(r"\s# fails\b", command) else 0
 
 
@@ -195,7 +195,7 @@ def test_yaml_blocks_are_read(folder: Path, capsys: pytest.CaptureFixture[str]) 
         assert "'*': torch" in capsys.readouterr().out
 
 
-# ---- the layer of the README gets what the built-in layers get
+# ---- the layer of the README works as the built-in layers do
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ LINKS = re.findall(r"\]\(([^)]+)\)", README)
 
 
 @pytest.mark.parametrize("link", LINKS)
-def test_a_link_leads_somewhere(link: str) -> None:
+def test_the_target_of_a_link_exists(link: str) -> None:
     if link.startswith("http"):
         pytest.skip("a page of the internet")
     path, _, heading = link.partition("#")
@@ -257,7 +257,7 @@ def test_a_link_leads_somewhere(link: str) -> None:
 
 
 def rows() -> dict[str, list[str]]:
-    """Each layer of the table -> the files beside it."""
+    """Each layer of the table -> the files in its row."""
     found = {}
     section = README.split("## Find the mathematics of a layer")[1].split("\n## ")[0]
     for names, files in re.findall(r"^\| ([A-Z][^|]+) \| (.+) \|$", section, re.MULTILINE):

@@ -37,7 +37,7 @@ def _end(runs: list[Run]) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint, and a folder of pictures that no number of processes divides."""
+    """A checkpoint, and a folder of so many pictures that no number of processes divides them evenly."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -136,7 +136,7 @@ def test_a_plain_loader_repeats_nothing_and_mixes_nothing_up(answers: Any) -> No
         assert answers["test, plain", 2][file] == answers["test, plain", 1][file]
 
 
-def test_a_loader_that_does_not_tell_which_pictures_it_hands_out_needs_one_process() -> None:
+def test_a_loader_that_does_not_report_which_pictures_it_yields_needs_one_process() -> None:
     outputs = {"name": ["a", "b"], "confidence": torch.tensor([0.5, 0.25])}
     batch = torch.zeros(2, 1, 4, 4), torch.zeros(2)
     trainer: Any = SimpleNamespace(predict_dataloaders=[iter([])], world_size=1)
@@ -163,7 +163,7 @@ OF_FIT = (
 
 
 def test_fit_with_the_same_global_batches_leaves_the_same_tables_and_pictures(tmp_path: Path) -> None:
-    """In float64, where what differs between sums in another order is beyond the digits that the tables have."""
+    """In float64: sums in another order differ by less than the digits that the tables show."""
     started = {n: _start(n, [*FIT, "--data.batch_size", str(300 // n)], tmp_path / str(n)) for n in (1, 2, 3)}
     for runs in started.values():
         _end(runs)

@@ -1,4 +1,4 @@
-"""Parameters that are in pieces between their uses (FSDP): the NumPy layers never notice."""
+"""Sharded parameters (FSDP): NumPy layers train as native ones do."""
 
 import os
 import socket
@@ -35,7 +35,7 @@ def sharded_in_the_old_way(net: nn.Module) -> nn.Module:
 
 
 def losses(wrap: Any, implementation: str, rank: int, of: int) -> list[float]:
-    """The mean losses of a few steps on this process's share of fixed batches."""
+    """The mean losses of a few steps on this process's fraction of fixed batches."""
     torch.manual_seed(0)
     net = build_net("simple_cnn", in_channels=1, image_size=16, channels=(4, 8), hidden=16)
     swap_layers(net, implementation)

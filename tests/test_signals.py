@@ -1,4 +1,4 @@
-"""Signals that stop a training, and a process that is left as it was found."""
+"""Signals that stop a training, and handlers that are restored afterwards."""
 
 import fcntl
 import logging

@@ -47,7 +47,7 @@ class Readings(Callback):
             self.values.append((pages * os.sysconf("SC_PAGE_SIZE") / 2**20, threads, files))
 
     def grown(self, warm_up: int) -> list[str]:
-        """Which of the three is more at some time after the warm-up than at its end."""
+        """Which of the three is larger at some time after the warm-up than at its end."""
         memory, threads, files = zip(*self.values[warm_up // self.every - 1 :], strict=True)
         rows = [("memory", memory, SLACK_MIB), ("threads", threads, 0), ("files", files, 0)]
         return [f"{name}: {values}" for name, values, slack in rows if max(values) > values[0] + slack]
@@ -86,7 +86,7 @@ def test_ten_thousand_steps_hold_no_more_than_two_thousand(tmp_path: Path) -> No
 
 
 class Keeping(Callback):
-    """Keeps what it is given to make at every step: a leak."""
+    """Keeps an object of each step: a leak."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self.make = make

@@ -1,4 +1,4 @@
-"""A lost standard output ends no work."""
+"""Work continues when standard output is closed."""
 
 import errno
 import io
@@ -29,7 +29,7 @@ class Broken(io.StringIO):
         return super().write(text)
 
 
-def test_what_does_not_fit_is_told_and_the_rest_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_can_t_be_encoded_is_reported_and_all_else_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     target = Broken()
     stream = LastingStream(target)
     print("lost", file=stream)

@@ -142,7 +142,7 @@ def test_report_as_text() -> None:
     assert "its forward calls relu as a function, not as a layer" in text
 
 
-def test_every_layer_stands_in_the_table_once() -> None:
+def test_every_layer_has_one_row_in_the_table() -> None:
     assert len(LAYERS) == len(set(LAYERS.values()))
     for native, ours in LAYERS.items():
         assert issubclass(ours, native)
@@ -150,7 +150,7 @@ def test_every_layer_stands_in_the_table_once() -> None:
         assert "forward" in vars(ours)
 
 
-# ---- what can't be done, and leaves nothing half done
+# ---- a swap that is refused changes nothing
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_any_error_on_the_way_changes_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 
 class Refusing(nn.ReLU):
-    """A class that lets nobody set anything once it is made."""
+    """A class whose attributes can't be set after construction."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise RuntimeError(f"{name} can't be set")
@@ -255,7 +255,7 @@ def test_a_class_that_refuses_every_change_is_swapped_and_restored() -> None:
 
 
 class LooksAtItself(Block):
-    """Names that lead to what is no function, is not hashable, or is not there."""
+    """Names of objects that are no functions, are not hashable, or do not exist."""
 
     def forward(self, x: Any) -> Any:
         names = [key for key in x.__dict__ if key in x.__annotations__ and x.__slots__]
@@ -424,7 +424,7 @@ def test_a_container_may_get_a_class_made_for_it() -> None:
     assert [type(block) for block in net] == [Block, Block]
 
 
-# ---- whatever is tied to the objects
+# ---- hooks, optimizers and all else that refers to the objects
 
 
 def test_shared_modules_have_every_name() -> None:

@@ -1,4 +1,4 @@
-"""Batch normalisation over several processes: one batch, of which each process has a part."""
+"""Batch normalisation over several processes: one batch, of which each process has some samples."""
 
 import socket
 import subprocess
@@ -40,7 +40,7 @@ def batches() -> Iterator[tuple[Tensor, Tensor, list[int]]]:
 
 
 def steps(net: nn.Module, rank: int | None) -> list[Tensor]:
-    """Outputs, gradients, and at last the buffers, of all batches; of this process's part of each."""
+    """Outputs and gradients of all batches, of this process's samples of each, and then the buffers."""
     found = []
     for x, factor, sizes in batches():
         first = 0 if not rank else sizes[0]

@@ -1,4 +1,4 @@
-"""Threads change nothing but time, BLAS is left as it was, and memory comes back only when nobody holds it."""
+"""Threads change only the time, BLAS settings are restored, and memory is recycled only when no array refers to it."""
 
 import gc
 import os
@@ -60,13 +60,13 @@ def test_results_are_bit_equal_for_any_number_of_threads() -> None:
 
 
 @pytest.mark.parametrize(("size", "threads"), [(2**12, 1), (2**18, 1), (2**20, 1), (2**22, 2)])
-def test_only_what_is_worth_it_wakes_another_thread(size: int, threads: int) -> None:
+def test_another_thread_is_woken_only_for_large_work(size: int, threads: int) -> None:
     blocks.set_num_threads(2)
     at_work = set()
 
     def formula(x: np.ndarray, y: np.ndarray) -> None:
         at_work.add(threading.current_thread())
-        for _ in range(20):  # long enough for the other thread to come
+        for _ in range(20):  # long enough for the other thread to start
             np.copyto(y, x)
 
     activation._blockwise(formula, np.ones((64, size // 64), np.float32))
@@ -167,7 +167,7 @@ SHAPE = (300, 300)
 LIKE = np.empty(1, np.float32)
 
 
-def test_memory_is_used_again_once_nobody_holds_it() -> None:
+def test_memory_is_recycled_once_no_array_refers_to_it() -> None:
     first = blocks.empty(SHAPE, like=LIKE)
     address = first.ctypes.data
     del first

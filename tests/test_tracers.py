@@ -101,7 +101,7 @@ def assert_right_on_another_input(traced: Callable[..., Any], function: Any, mod
     assert any(not torch.equal(a, b) for a, b in zip(stale, expected, strict=True)), "the inputs tell nothing apart"
 
 
-# ---- who records or replaces torch's operators
+# ---- tools that record or replace torch's operators
 
 
 @pytest.mark.parametrize("pre_dispatch", [False, True], ids=["", "pre_dispatch"])
@@ -208,7 +208,7 @@ def functionalized() -> Iterator[None]:
 
 @pytest.mark.parametrize("make", MADE)
 def test_functional_tensors(make: Callable[[], Made]) -> None:
-    """Plain ones by their type, whose own memory holds nothing."""
+    """Their type is Tensor, and their own memory holds no values."""
     module, inputs = make()
     module.requires_grad_(False)
     wrapped = {name: torch._to_functional_tensor(value) for name, value in state(module).items()}
@@ -260,7 +260,7 @@ def test_a_class_of_tensors_gets_the_operator_or_is_refused() -> None:
     assert_one_line(error.value)
 
 
-# ---- who records in a way that would leave NumPy out
+# ---- tools whose recording would leave NumPy out
 
 
 def assert_one_line(error: BaseException) -> None:
@@ -359,7 +359,7 @@ def test_a_layer_of_ones_own_is_refused_too(tracer: str) -> None:
     with pytest.raises((RuntimeError, TypeError, NotImplementedError)) as error:
         _quiet(REFUSED[tracer])(Own(), (torch.ones(2),))
     assert "\n" not in str(error.value)
-    if tracer in ("fx.symbolic_trace", "jit.trace"):  # of the others torch itself speaks first
+    if tracer in ("fx.symbolic_trace", "jit.trace"):  # for the others torch raises its own error first
         assert_one_line(error.value)
 
 
@@ -369,7 +369,7 @@ def test_the_newer_exporter_to_onnx_ends_with_the_line() -> None:
         _quiet(torch.onnx.export)(net, inputs, dynamo=True, verbose=False)
 
 
-# ---- what the line says to do
+# ---- the remedy that the line names works
 
 
 def _scripted(net: nn.Module, x: Tensor) -> Any:
@@ -440,7 +440,7 @@ def test_a_scripted_network_keeps_its_names_and_mode() -> None:
         assert scripted.training is training
 
 
-# ---- who looks for native layers by their exact type
+# ---- tools that look for native layers by their exact type
 
 
 def said(work: Callable[[], Any]) -> tuple[Any, dict[str, str]]:
@@ -484,7 +484,7 @@ def test_static_quantisation_says_what_it_leaves_out() -> None:
         ("thop.profile", {"Conv2d", "Linear"}, "thop counts no operations for it"),
     ],
 )
-def test_a_tool_that_visits_every_layer_is_told(module: str, kinds: set[str], consequence: str) -> None:
+def test_a_tool_that_visits_every_layer_gets_a_warning(module: str, kinds: set[str], consequence: str) -> None:
     visited: list[type] = []
 
     def visit(layer: nn.Module) -> None:
@@ -509,7 +509,7 @@ def visit_of(module: str) -> Callable[..., None]:
     return method
 
 
-def test_nobody_else_is_told() -> None:
+def test_no_other_visitor_gets_a_warning() -> None:
     net, _ = _simple_cnn()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

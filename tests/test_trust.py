@@ -1,4 +1,4 @@
-"""A checkpoint of a friend's, and what lies beside it, is data: nothing it names is imported, and nothing runs."""
+"""A checkpoint of somebody else, and the files in its folder, are data: nothing they name is imported or run."""
 
 import contextlib
 import csv
@@ -45,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def friend(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that run in the current folder, where evil.py lies too; the test fails if anything of it is run."""
+    """A copy of that run in the current folder, which has an evil.py; the test fails if any of it runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("evil.py").write_text("import pathlib\npathlib.Path('imported').touch()\n" + EVIL)
@@ -108,7 +108,7 @@ def planted(content: Any, word: str, keep: Callable[[tuple[Any, ...]], bool], pa
 
 
 def poison(run: Path, word: str, keep: Callable[[tuple[Any, ...]], bool], more: dict[str, Any] | None = None) -> None:
-    """Plant a word in every string of a run's checkpoints, snapshots and texts, and where code was once looked for."""
+    """Plant a word in all strings of a run's checkpoints, snapshots and texts, and wherever code was once read from."""
     for path in [*run.rglob("*.ckpt"), *run.rglob("*.pt")]:
         content = planted(torch.load(path, weights_only=True), word, keep)
         if more and path.suffix == ".ckpt":
@@ -152,7 +152,7 @@ LAYERS: list[dict[str, Any]] = [
 
 
 def commands(checkpoint: str) -> Iterator[list[str]]:
-    """Every command that takes a checkpoint, and those that stand in its folder."""
+    """Every command that takes a checkpoint, and those that read its folder."""
     yield ["fit", *FAST, "--trainer.max_epochs", "2", "--ckpt_path", checkpoint]
     for command in ("validate", "test", "predict"):
         yield [command, *FAST, "--ckpt_path", checkpoint]
@@ -229,7 +229,7 @@ def test_the_users_own_word_still_names_code(friend: Path, capsys: pytest.Captur
     del sys.modules["evil"], sys.modules["own"]
 
 
-# ---- what may stand in hyper_parameters
+# ---- what hyper_parameters may contain
 
 
 def test_a_checkpoint_keeps_every_option_but_how_it_runs(made: Path) -> None:
@@ -261,7 +261,7 @@ def test_values_are_of_their_options_types(name: str, value: Any, words: str, ma
     assert words in str(error.value)
 
 
-# ---- what lies beside
+# ---- other files in the folder
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,9 @@ def test_a_config_beside_a_checkpoint_names_data_of_this_package_alone(
 @pytest.mark.parametrize(
     "text", ["[" * 5000, "data: !!python/object/apply:os.system [touch ran]", "\0", "data: 2001-99-99", ""]
 )
-def test_a_config_that_is_none_is_told_in_one_line(text: str, friend: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_config_is_reported_in_one_line(
+    text: str, friend: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (friend / "config.yaml").write_text(text)
     assert main(["explain", "--ckpt_path", "friend/checkpoints/best.ckpt"]) == 2
     assert "config.yaml names none" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits a value: the range is the data set's, and no picture loses its values unsaid."""
+"""Pictures of more than 8 bits a value: the range is the data set's, and a loss of values is reported."""
 
 import struct
 import zlib
@@ -119,7 +119,7 @@ def test_values_come_out_over_the_whole_range(kind: str, tmp_path: Path, capfd: 
 
 
 def test_opacity_is_no_value(tmp_path: Path) -> None:
-    """Transparent pixels become white whatever they hold; opacity is always 0 to 65535."""
+    """Transparent pixels become white, whatever their colour; opacity is always 0 to 65535."""
     for channels in (1, 3):
         values = np.full((8, 8, channels + 1), 50, np.uint16)
         values[..., -1] = 65535
@@ -204,7 +204,7 @@ def test_the_range_is_found_over_the_training_pictures_and_kept(here: Path, capf
     assert DataRecord.of(read_checkpoint("trained.ckpt")).value_range == data.value_range
     assert float(trainer().test(model, data, verbose=False)[0]["test_acc"]) == 1.0
 
-    for path in (here / "root").rglob("*.png"):  # the pictures of now have another range
+    for path in (here / "root").rglob("*.png"):  # now the pictures have another range
         write_png(path, RNG.integers(0, 2001, (8, 9)))
     capfd.readouterr()
     other = ImageFolder("root", **SMALL)
@@ -256,7 +256,7 @@ def test_a_checkpoint_of_version_0_1_sees_what_it_saw(here: Path) -> None:
     assert (images.long() == expected).flatten(1).all(1).any()
 
 
-def test_clipped_values_are_told_once_with_numbers(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_clipped_values_are_reported_once_with_numbers(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for index in range(4):
         write_tiff(here / f"{index}.tif", np.array([[-5, 10, 20], [30, 40, 90000]], "<i4") + index)
     files = sorted(here.glob("*.tif"))
@@ -271,8 +271,8 @@ def test_clipped_values_are_told_once_with_numbers(here: Path, capfd: pytest.Cap
     assert "outside the range 0.5 to 1, which are clipped: from 0.5 to 1" in capfd.readouterr().err
 
 
-def test_many_values_that_become_few_are_told(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """One hot pixel makes all other pictures black: it can't be known that it is wrong, but it is said."""
+def test_many_values_that_become_few_are_reported(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One hot pixel makes all other pictures black: nothing shows that it is wrong, but the effect is reported."""
     write_set(here / "root")
     train = here / "root/train"
     train.mkdir()
@@ -293,7 +293,7 @@ def test_many_values_that_become_few_are_told(here: Path, capfd: pytest.CaptureF
     assert told[0].endswith("data.value_range gives another range")
 
 
-def test_worker_processes_tell_once(
+def test_worker_processes_report_once(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pictures, "MEMORY", 100)

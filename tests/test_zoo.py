@@ -41,7 +41,7 @@ CLASSES = 5
 TOLERANCE = 1e-6
 WIDE, NARROW = 4096, 64
 """AlexNet and VGG have linear layers of 100 million weights; the default run makes them 64 wide."""
-SIZES = {"inception_v3": 299}  # with less its auxiliary head has nothing to see
+SIZES = {"inception_v3": 299}  # for a smaller picture its auxiliary head has no input
 
 Found = dict[str, Tensor]
 
@@ -235,7 +235,7 @@ def test_fit_refuses_images_that_are_too_small(
     )
 
 
-# ---- that these tests can fail
+# ---- these tests can fail
 
 
 @pytest.mark.parametrize(
