@@ -54,11 +54,12 @@ def slow_linear(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("slow_linear")
 def test_a_slow_layer_is_seen_in_the_step_and_in_its_own_row() -> None:
-    found = measure_steps(SMALL, ["numpy", "torch"], rounds=3)
+    with timing.threads(1):  # torch's threads wait for one another, for long where the machine is busy
+        found = measure_steps(SMALL, ["numpy", "torch"], rounds=3)
+        rows = {row.name: row for row in measure_layers(SMALL, rounds=3)}
     for kind in ("step", "forward"):
         assert found[kind]["numpy"].median > 2 * SLOW, "both linear layers"
         assert found[kind]["torch"].median < SLOW
-    rows = {row.name: row for row in measure_layers(SMALL, rounds=3)}
     assert list(rows) == [
         "conv1",
         "relu1",
