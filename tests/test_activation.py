@@ -259,7 +259,7 @@ def test_layout_threads_and_device_arrays(name: str, native: Native, options: di
     threads = blocks.get_num_threads()
     try:
         blocks.set_num_threads(3)
-        with tuned(elementwise_block_bytes=2048, elementwise_spread_bytes=2048, elementwise_threads_bytes=1):
+        with tuned(elementwise_block_bytes=2048, elementwise_parallel_bytes=2048, elementwise_threads_bytes=1):
             threaded = forward(name)(x, **options), backward(name)(x, x, **options)
     finally:
         blocks.set_num_threads(threads)

@@ -67,7 +67,7 @@ def cross_entropy_backward(
     targets = _targets(logits, target, weight, ignore_index, label_smoothing)
     p = np.exp(log_softmax(_rows(logits), dim=1))
     slope = targets.a.sum(1, keepdims=True) * p - targets.a
-    return _unrows(_share(grad_y, targets, reduction) * slope, logits)
+    return _unrows(_grad_losses(grad_y, targets, reduction) * slope, logits)
 
 
 def cross_entropy_backward_target(
@@ -84,7 +84,7 @@ def cross_entropy_backward_target(
     targets = _targets(logits, target, weight, ignore_index, label_smoothing)
     slope = -(1 - _smoothing(label_smoothing)) * log_softmax(_rows(logits), dim=1)
     slope = slope if weight is None else slope * weight
-    return _unrows(_share(grad_y, targets, reduction) * slope, target)
+    return _unrows(_grad_losses(grad_y, targets, reduction) * slope, target)
 
 
 def nll_loss(
@@ -116,7 +116,7 @@ def nll_loss_backward(
 ) -> Array:
     """``grad_log_probs = -grad_loss weight_t onehot(t)``."""
     targets = _targets(log_probs, target, weight, ignore_index, 0.0)
-    slope = np.where(targets.counts, _share(grad_y, targets, reduction) * targets.a, 0)
+    slope = np.where(targets.counts, _grad_losses(grad_y, targets, reduction) * targets.a, 0)
     return _unrows(0 - slope, log_probs)  # never -0
 
 
@@ -211,11 +211,11 @@ def _reduced(losses: Array, targets: Targets, reduction: str, scores: Array) -> 
     return total.astype(scores.dtype)
 
 
-def _share(grad_y: Array, targets: Targets, reduction: str) -> Array:
+def _grad_losses(grad_y: Array, targets: Targets, reduction: str) -> Array:
     """The gradient of the loss of each row (M, 1), in float64: 0 for ignored targets."""
-    share = grad_y.astype(np.float64)
+    grad = grad_y.astype(np.float64)
     if reduction == "mean":
-        share = share / targets.factor.sum(dtype=np.float64)
+        grad = grad / targets.factor.sum(dtype=np.float64)
     if reduction == "none":
-        share = share.reshape(targets.valid.shape)
-    return np.where(targets.valid, share, 0)[:, None]
+        grad = grad.reshape(targets.valid.shape)
+    return np.where(targets.valid, grad, 0)[:, None]

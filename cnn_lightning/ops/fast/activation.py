@@ -523,11 +523,11 @@ def _blockwise(formula: Callable[..., object], *arrays: Array, passes: int = 1) 
     views = [array[None] if array.ndim == 0 else array for array in (*arrays, result)]
     length = views[0].shape[0]
     numbers = tuning.TUNING
-    spread = passes * result.nbytes >= numbers.elementwise_threads_bytes
-    by_threads = spread and blocks.get_num_threads() > 1
-    size = numbers.elementwise_spread_bytes if by_threads else numbers.elementwise_block_bytes
+    parallel = passes * result.nbytes >= numbers.elementwise_threads_bytes
+    by_threads = parallel and blocks.get_num_threads() > 1
+    size = numbers.elementwise_parallel_bytes if by_threads else numbers.elementwise_block_bytes
     parts = blocks.blocks(length, result.nbytes // max(1, length), block_bytes=size)
-    blocks.run(lambda part: formula(*(view[part] for view in views)), parts, spread=spread)
+    blocks.run(lambda part: formula(*(view[part] for view in views)), parts, parallel=parallel)
     return result
 
 

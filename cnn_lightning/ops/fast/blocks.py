@@ -48,7 +48,7 @@ def get_num_threads() -> int:
     started on this machine.
     """
     if _threads is None:
-        set_num_threads(_share())
+        set_num_threads(_default_threads())
     assert _threads is not None
     return _threads
 
@@ -56,7 +56,7 @@ def get_num_threads() -> int:
 def suggest_num_threads(n: int) -> None:
     """Set the smaller of ``n`` and the cores of this process, unless a number is set already."""
     if _threads is None:
-        set_num_threads(_share() if "CNN_LIGHTNING_NUM_THREADS" in os.environ else min(n, _share()))
+        set_num_threads(_default_threads() if "CNN_LIGHTNING_NUM_THREADS" in os.environ else min(n, _default_threads()))
 
 
 def cores() -> int:
@@ -64,7 +64,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _share() -> int:
+def _default_threads() -> int:
     given = os.environ.get("CNN_LIGHTNING_NUM_THREADS")
     if given is not None:
         if not given.isdecimal() or int(given) < 1:
@@ -96,28 +96,28 @@ def cut(n: int, count: int, *, even: bool) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def run(function: Callable[[slice], _T], parts: Sequence[slice], *, spread: bool = True) -> list[_T]:
+def run(function: Callable[[slice], _T], parts: Sequence[slice], *, parallel: bool = True) -> list[_T]:
     """``[function(part) for part in parts]``, in that order, on several threads; BLAS uses one thread meanwhile.
 
-    Infinity and NaN give no warnings, as in torch. Without ``spread`` the calling thread computes all blocks. This is
+    Infinity and NaN give no warnings, as in torch. Without ``parallel`` the calling thread computes all blocks. This is
     better for work of less than half a millisecond, since to wake a thread takes about 150 microseconds.
     """
-    return run_each([function], parts, spread=spread)[0]
+    return run_each([function], parts, parallel=parallel)[0]
 
 
 def run_each(
-    functions: Sequence[Callable[[slice], Any]], parts: Sequence[slice], *, spread: bool = True
+    functions: Sequence[Callable[[slice], Any]], parts: Sequence[slice], *, parallel: bool = True
 ) -> list[list[Any]]:
     """`run` for several independent functions: ``[[function(part) for part in parts], ...]``."""
     tasks = [partial(function, part) for part in parts for function in functions]
-    results = _over_threads(tasks, spread=spread)
+    results = _over_threads(tasks, parallel=parallel)
     return [results[first :: len(functions)] for first in range(len(functions))]
 
 
-def _over_threads(tasks: Sequence[Callable[[], Any]], *, spread: bool) -> list[Any]:
+def _over_threads(tasks: Sequence[Callable[[], Any]], *, parallel: bool) -> list[Any]:
     global _pool
     with one_blas_thread():
-        n = min(get_num_threads(), len(tasks)) if spread else 1
+        n = min(get_num_threads(), len(tasks)) if parallel else 1
         if n < 2 or getattr(_working, "here", False):
             return [task() for task in tasks]
         if _pool is None:
@@ -327,7 +327,7 @@ def kept(key: Hashable, make: Callable[[], _T]) -> _T:
     found: _T | None = _own.kept.get(key)
     if found is None:
         found = make()
-        if len(_own.kept) >= tuning.TUNING.kept_rooms:
+        if len(_own.kept) >= tuning.TUNING.kept_views:
             _own.kept.clear()
         _own.kept[key] = found
     return found

@@ -29,7 +29,7 @@ def forward(x: Array, weight: Array, g: Geometry, y: Array) -> None:
                 total += product
         y[:, part] = total.transpose(2, 0, 1, 3)
 
-    blocks.run(block, _parts(g, x), spread=_is_worth_threads(g, x))
+    blocks.run(block, _parts(g, x), parallel=_is_worth_threads(g, x))
 
 
 def backward(
@@ -64,7 +64,7 @@ def backward(
                 target += product
             grad_x[:, part] = rows[:, top : top + g.h].transpose(2, 0, 1, 3)
 
-    blocks.run(block, _parts(g, x), spread=_is_worth_threads(g, x))
+    blocks.run(block, _parts(g, x), parallel=_is_worth_threads(g, x))
     return grad_weight
 
 

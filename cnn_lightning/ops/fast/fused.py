@@ -45,7 +45,7 @@ def conv_relu_pool(
             if index < len(images):
                 pooled = _part(images[index], part, *stage.pooled)
             else:
-                pooled = stage.room(part.stop - part.start).pooled
+                pooled = stage.memory(part.stop - part.start).pooled
             stage.forward(image, pooled, _part(winners[index], part, 4, *stage.pooled) if keep else None)
             image = pooled
         y[part] = image.transpose(3, 0, 1, 2)
@@ -77,7 +77,7 @@ def conv_relu_pool_backward(
     lowest = 0 if needs_x else (list(needs).index(True) - 1) // 2  # stages before it need no gradient
 
     def block(part: slice) -> list[Array | None]:
-        gradient = stages[-1].room(part.stop - part.start).pooled
+        gradient = stages[-1].memory(part.stop - part.start).pooled
         gradient[...] = grad_y[part].transpose(1, 2, 3, 0)
         sums: list[Array | None] = [None] * count
         for index in range(count - 1, lowest - 1, -1):
@@ -89,7 +89,7 @@ def conv_relu_pool_backward(
             elif needs_bias[index]:
                 sums[index] = upstream.sum(1)[None]
             if index > lowest or needs_x:
-                gradient = stage.spread(upstream)
+                gradient = stage.grad_image(upstream)
         if grad_x is not None:
             grad_x[part] = gradient.transpose(3, 0, 1, 2)
         return sums

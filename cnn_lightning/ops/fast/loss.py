@@ -56,14 +56,14 @@ def cross_entropy_backward(
         np.divide(rows, _sum(rows)[:, None], out=rows, casting="same_kind")
         if target.shape != logits.shape and not label_smoothing > 0:
             classes, valid, factor = _classes(logits, target, weight, ignore_index)
-            scale = _share(grad_y, valid, factor, reduction) * factor
+            scale = _grad_losses(grad_y, valid, factor, reduction) * factor
             np.multiply(rows, scale[:, None], out=rows)
             rows[np.arange(rows.shape[0], like=rows), classes] -= scale
         else:
             a, valid, factor = _soft(logits, target, weight, ignore_index, label_smoothing)
-            share = _share(grad_y, valid, factor, reduction)
-            np.multiply(rows, (share * a.sum(axis=1))[:, None], out=rows)
-            np.subtract(rows, share[:, None] * a, out=rows)
+            grad = _grad_losses(grad_y, valid, factor, reduction)
+            np.multiply(rows, (grad * a.sum(axis=1))[:, None], out=rows)
+            np.subtract(rows, grad[:, None] * a, out=rows)
     return _unrows(rows, logits)
 
 
@@ -82,8 +82,8 @@ def cross_entropy_backward_target(
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         np.subtract(np.log(_sum(precise(np.exp, rows)))[:, None], rows, out=rows, casting="same_kind")
         _, valid, factor = _soft(logits, target, weight, ignore_index, label_smoothing)
-        share = _share(grad_y, valid, factor, reduction) * (1 - _smoothing(label_smoothing))
-        np.multiply(rows, share[:, None], out=rows)
+        grad = _grad_losses(grad_y, valid, factor, reduction) * (1 - _smoothing(label_smoothing))
+        np.multiply(rows, grad[:, None], out=rows)
         if weight is not None:
             np.multiply(rows, weight, out=rows)
     return _unrows(rows, target)
@@ -119,8 +119,8 @@ def nll_loss_backward(
     classes, valid, factor = _classes(log_probs, target, weight, ignore_index)
     rows = np.zeros((classes.shape[0], expect.number_of_classes(log_probs)), dtype=log_probs.dtype, like=log_probs)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        share = _share(grad_y, valid, factor, reduction)
-        rows[np.arange(rows.shape[0], like=rows), classes] = 0 - share * factor  # never -0
+        grad = _grad_losses(grad_y, valid, factor, reduction)
+        rows[np.arange(rows.shape[0], like=rows), classes] = 0 - grad * factor  # never -0
     return _unrows(rows, log_probs)
 
 
@@ -237,10 +237,10 @@ def _reduced(losses: Array, valid: Array, factor: Array, reduction: str, scores:
     return total.astype(scores.dtype)
 
 
-def _share(grad_y: Array, valid: Array, factor: Array, reduction: str) -> Array:
+def _grad_losses(grad_y: Array, valid: Array, factor: Array, reduction: str) -> Array:
     """The gradient of the loss of each row: 0 for ignored rows."""
     if reduction == "none":
-        share = grad_y.reshape(valid.shape)
+        grad = grad_y.reshape(valid.shape)
     else:
-        share = np.broadcast_to(grad_y / factor.sum() if reduction == "mean" else grad_y, valid.shape)
-    return np.where(valid, share, 0)
+        grad = np.broadcast_to(grad_y / factor.sum() if reduction == "mean" else grad_y, valid.shape)
+    return np.where(valid, grad, 0)

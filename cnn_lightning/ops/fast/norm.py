@@ -50,12 +50,12 @@ def batch_norm(
         at = view.at(part)
         values = _wide("norm values", x[at])
         means[part] = view.sum(values) / count if mean is None else mean[part]
-        values -= view.spread(means[part])
+        values -= view.across(means[part])
         variances[part] = view.dot(values, values) / count if var is None else var[part]
         scale = _invstd(variances[part], eps)
-        values *= view.spread(scale if weight is None else scale * weight[part])
+        values *= view.across(scale if weight is None else scale * weight[part])
         if bias is not None:
-            values += view.spread(bias[part].astype(np.float64))
+            values += view.across(bias[part].astype(np.float64))
         to_y[at] = values
 
     view.run(block, 4 * 8)
@@ -94,7 +94,7 @@ def batch_norm_backward(
         if training:
             rule.write(to_x[at], grad, centred, part, total / count, dot / count)
         else:
-            np.multiply(grad, view.spread(rule.scale[part]), out=to_x[at])
+            np.multiply(grad, view.across(rule.scale[part]), out=to_x[at])
 
     view.run(block, 8 * x.itemsize)
     return grad_x, grad_weight if needs[1] else None, grad_bias if needs[2] else None
@@ -111,7 +111,7 @@ def batch_statistics(x: Array) -> tuple[Array, Array]:
         part = view.channels(part)
         values = _wide("norm values", x[view.at(part)])
         means[part] = view.sum(values) / count
-        values -= view.spread(means[part])
+        values -= view.across(means[part])
         variances[part] = view.dot(values, values) / count
 
     view.run(block, 4 * 8)
@@ -162,17 +162,17 @@ class _Rule:
     def centred(self, x: Array, part: slice) -> Array:
         """``x - mean`` in scratch memory, for the rounded mean: without its rounding error, `rest`."""
         result = blocks.scratch("norm centred", x.shape, like=x)
-        np.subtract(x, self.view.spread(self.mean[part]), out=result)
+        np.subtract(x, self.view.across(self.mean[part]), out=result)
         return result
 
     def write(self, out: Array, grad: Array, centred: Array, part: slice, of_grad: Array, of_dot: Array) -> None:
         """``grad_x`` of a block from the means of ``grad`` and of ``grad * xhat``; overwrites ``centred``."""
         slope = of_dot * self.invstd[part]
         constant = of_grad - slope * self.rest[part]
-        centred *= self.view.spread((-slope).astype(self.dtype))
-        centred -= self.view.spread(constant.astype(self.dtype))
+        centred *= self.view.across((-slope).astype(self.dtype))
+        centred -= self.view.across(constant.astype(self.dtype))
         centred += grad
-        np.multiply(centred, self.view.spread(self.scale[part]), out=out)
+        np.multiply(centred, self.view.across(self.scale[part]), out=out)
 
 
 def layer_norm(
@@ -341,13 +341,13 @@ class _Channels:
     def run(self, block: Callable[[slice], None], value_bytes: int) -> None:
         """``block`` for every block of channels, as `at` and `channels` take it."""
         numbers = tuning.TUNING
-        spread = self.nbytes >= numbers.norm_threads_bytes
+        parallel = self.nbytes >= numbers.norm_threads_bytes
         # Each long run is summed separately, so that the sums do not depend on the blocks.
         any_cut = not self.last and self.shape[2] >= numbers.norm_run
-        if spread and any_cut and blocks.get_num_threads() > 1:
+        if parallel and any_cut and blocks.get_num_threads() > 1:
             value_bytes //= numbers.norm_larger
         parts = blocks.blocks(-(-self.c // self.together), self.together * self.count * value_bytes)
-        blocks.run(block, parts, spread=spread)
+        blocks.run(block, parts, parallel=parallel)
 
     def channels(self, part: slice) -> slice:
         """The channels of a block."""
@@ -357,7 +357,7 @@ class _Channels:
         """The index of a block of channels."""
         return (slice(None), slice(None), part) if self.last else (slice(None), part)
 
-    def spread(self, values: Array) -> Array:
+    def across(self, values: Array) -> Array:
         """One value per channel of a block, as an array that broadcasts to the block."""
         if self.last:
             shape = (self.side, *values.shape)

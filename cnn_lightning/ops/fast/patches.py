@@ -25,13 +25,13 @@ def columns_of(x: Array, g: Geometry) -> Array:
     if _is_one_pixel(g):
         columns[:, 0, 0] = pixels[_every(g.stride)]
         return columns.reshape(g.groups, -1, g.oh * g.ow * n)
-    for share in _shares(g):
-        image, part = blocks.scratch("conv image", (*share.shape, n), like=x), columns[share.taps]
-        for outside in share.border:
+    for component in _components(g):
+        image, part = blocks.scratch("conv image", (*component.shape, n), like=x), columns[component.taps]
+        for outside in component.border:
             image[outside] = 0
-        image[share.inside] = pixels[share.pixels]
+        image[component.inside] = pixels[component.pixels]
         of_channel, of_row, of_pixel, of_image = image.strides
-        of_tap, of_output = ((of_row * r, of_pixel * c) for r, c in (g.dilation, share.steps))
+        of_tap, of_output = ((of_row * r, of_pixel * c) for r, c in (g.dilation, component.steps))
         strides = of_channel, *of_tap, *of_output, of_image
         blocks.copy_windows(part, image, strides)
     return columns.reshape(g.groups, -1, g.oh * g.ow * n)
@@ -46,12 +46,12 @@ def add_back(columns: Array, g: Geometry, out: Array) -> None:
             out[...] = 0
         pixels[_every(g.stride)] = columns[:, 0, 0]
         return
-    for share in _shares(g):
-        image = blocks.scratch("conv image", (*share.shape, n), like=columns)
+    for component in _components(g):
+        image = blocks.scratch("conv image", (*component.shape, n), like=columns)
         image[...] = 0
-        for place, entries in _taps(image, columns[share.taps], share.windows):
+        for place, entries in _taps(image, columns[component.taps], component.windows):
             place += entries
-        pixels[share.pixels] = image[share.inside]
+        pixels[component.pixels] = image[component.inside]
 
 
 def _is_one_pixel(g: Geometry) -> bool:
@@ -64,7 +64,7 @@ def _every(stride: tuple[int, int]) -> Index:
     return slice(None), slice(None, None, stride[0]), slice(None, None, stride[1])
 
 
-class _Share(NamedTuple):
+class _Component(NamedTuple):
     """One polyphase component of a padded image: the rows and columns of one pair of remainders."""
 
     shape: tuple[int, int, int]
@@ -89,12 +89,12 @@ def _taps(image: Array, part: Array, windows: Sequence[Index]) -> Iterator[tuple
 
 
 @lru_cache(1024)
-def _shares(g: Geometry) -> tuple[_Share, ...]:
+def _components(g: Geometry) -> tuple[_Component, ...]:
     axes = zip((g.h, g.w), g.pad, g.kernel, g.stride, g.dilation, (g.oh, g.ow), strict=True)
-    down, across = (_dealt(*axis) for axis in axes)
+    down, across = (_by_remainder(*axis) for axis in axes)
     every = slice(None)
     return tuple(
-        _Share(
+        _Component(
             (g.c, rows.length, cols.length),
             (every, rows.pixels, cols.pixels),
             (every, rows.inside, cols.inside),
@@ -109,7 +109,7 @@ def _shares(g: Geometry) -> tuple[_Share, ...]:
 
 
 class _Lines(NamedTuple):
-    """`_Share` along one axis."""
+    """`_Component` along one axis."""
 
     length: int
     pixels: slice
@@ -120,7 +120,9 @@ class _Lines(NamedTuple):
     step: int
 
 
-def _dealt(size: int, pad: tuple[int, int], kernel: int, stride: int, dilation: int, outputs: int) -> list[_Lines]:
+def _by_remainder(
+    size: int, pad: tuple[int, int], kernel: int, stride: int, dilation: int, outputs: int
+) -> list[_Lines]:
     # One component if windows do not overlap, since each pixel is then copied only once. One component, too, for a
     # dilated kernel, since the component would then change from one kernel pixel to the next in another order.
     count = stride if dilation == 1 and stride < kernel else 1

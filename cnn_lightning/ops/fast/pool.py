@@ -75,11 +75,11 @@ def max_pool2d_backward(
         padded, upstream = _padded(x[part], g), grad_y[part]
         grad = _scratch("pool gradient", x[part], g)
         grad[...] = 0
-        bits, share = np.dtype(f"i{x.itemsize}"), np.empty_like(upstream)
+        bits, routed = np.dtype(f"i{x.itemsize}"), np.empty_like(upstream)
         for window, won in _wins(padded, g):
             # As integers, since an infinite gradient times 0 would be NaN.
-            np.multiply(upstream.view(bits), won.view(np.int8), out=share.view(bits), dtype=bits)
-            grad[window] += share
+            np.multiply(upstream.view(bits), won.view(np.int8), out=routed.view(bits), dtype=bits)
+            grad[window] += routed
         grad_x[part] = _inside(grad, x, g)
 
     blocks.run(block, _parts(x))
@@ -131,11 +131,11 @@ def avg_pool2d_backward(
     grad_x = blocks.empty_like(x)
 
     def block(part: slice) -> None:
-        share = grad_y[part] / divisor
+        mean = grad_y[part] / divisor
         grad = _scratch("pool gradient", x[part], g)
         grad[...] = 0
         for window in _windows_of(g):
-            grad[window] += share
+            grad[window] += mean
         grad_x[part] = _inside(grad, x, g)
 
     blocks.run(block, _parts(x))

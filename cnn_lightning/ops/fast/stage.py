@@ -35,28 +35,28 @@ class Stage:
         bias = np.zeros_like(self.weight, shape=(self.o,)) if self.bias is None else self.bias
         return np.concatenate([self.weight.reshape(self.o, -1), bias[:, None]], axis=1)
 
-    def room(self, n: int) -> "Room":
+    def memory(self, n: int) -> "StageMemory":
         """This thread's memory for a block of ``n`` images."""
-        key = (Room, *self.shape, *self.weight.shape, self.padding, n, self.weight.dtype)
-        return blocks.kept(key, lambda: Room(self, n))
+        key = (StageMemory, *self.shape, *self.weight.shape, self.padding, n, self.weight.dtype)
+        return blocks.kept(key, lambda: StageMemory(self, n))
 
     def forward(self, image: Array, pooled: Array, winners: Array | None) -> None:
         """Fill ``pooled`` (O, h, w, n) and ``winners`` (4, O, h, w, n) from ``image`` (C, H, W, n)."""
-        room = self.room(image.shape[-1])
-        room.fill(image)
-        np.matmul(self.matrix, room.pieces.make(), out=room.pieces.of(room.product))
-        y = pooled.reshape(room.upper.shape)
+        memory = self.memory(image.shape[-1])
+        memory.fill(image)
+        np.matmul(self.matrix, memory.pieces.make(), out=memory.pieces.of(memory.product))
+        y = pooled.reshape(memory.upper.shape)
         if winners is not None:
             is_right, is_lower, passes = _comparisons(winners)
-            np.greater(room.right, room.left, out=is_right)
-        np.maximum(room.left, room.right, out=room.left)
-        np.maximum(room.upper, room.lower, out=y)
+            np.greater(memory.right, memory.left, out=is_right)
+        np.maximum(memory.left, memory.right, out=memory.left)
+        np.maximum(memory.upper, memory.lower, out=y)
         if winners is not None:
-            np.greater(room.lower, room.upper, out=is_lower)
+            np.greater(memory.lower, memory.upper, out=is_lower)
             np.greater(y, 0, out=passes)
             if blocks.may_hold_nan(y):
-                is_right |= np.isnan(room.right)
-                is_lower |= np.isnan(room.lower)
+                is_right |= np.isnan(memory.right)
+                is_lower |= np.isnan(memory.lower)
                 passes |= np.isnan(y)
         np.maximum(y, 0, out=y)
 
@@ -65,33 +65,33 @@ class Stage:
 
         Computed as integers, since an infinite gradient times 0 would be NaN. Overwrites ``gradient``.
         """
-        room = self.room(gradient.shape[-1])
+        memory = self.memory(gradient.shape[-1])
         is_right, is_lower, passes = (flags.view(np.int8) for flags in _comparisons(winners))
-        bits = room.left_bits.dtype
+        bits = memory.left_bits.dtype
         both = gradient.reshape(passes.shape).view(bits)
         np.multiply(both, passes, out=both, dtype=bits)
-        np.multiply(both, is_lower, out=room.lower_bits, dtype=bits)
-        np.bitwise_xor(both, room.lower_bits, out=room.upper_bits)
-        np.multiply(room.left_bits, is_right, out=room.right_bits, dtype=bits)
-        np.bitwise_xor(room.left_bits, room.right_bits, out=room.left_bits)
-        return room.product
+        np.multiply(both, is_lower, out=memory.lower_bits, dtype=bits)
+        np.bitwise_xor(both, memory.lower_bits, out=memory.upper_bits)
+        np.multiply(memory.left_bits, is_right, out=memory.right_bits, dtype=bits)
+        np.bitwise_xor(memory.left_bits, memory.right_bits, out=memory.left_bits)
+        return memory.product
 
     def grad_weight(self, image: Array, upstream: Array) -> Array:
         """The summand of a block in the gradient of `matrix`, transposed, from (O, 4 * h * w * n)."""
-        room = self.room(image.shape[-1])
-        room.fill(image)
-        return matmul.times_transposed(room.whole.make()[0], upstream)
+        memory = self.memory(image.shape[-1])
+        memory.fill(image)
+        return matmul.times_transposed(memory.whole.make()[0], upstream)
 
-    def spread(self, upstream: Array) -> Array:
+    def grad_image(self, upstream: Array) -> Array:
         """The adjoint of the convolution: the gradient of each output, times the kernel, added to its patch.
 
         From (O, 4 * h * w * n) to a block of images (C, H, W, n).
         """
-        room = self.room(upstream.shape[1] // (4 * self.h * self.w))
-        pieces = room.pieces
+        memory = self.memory(upstream.shape[1] // (4 * self.h * self.w))
+        pieces = memory.pieces
         np.matmul(self.weight.reshape(self.o, -1).T, pieces.of(upstream), out=pieces.stack[:, :-1])
         pieces.unmake()
-        return room.empty()
+        return memory.empty()
 
     def gradients(self, sums: Sequence[Array | None]) -> list[Array | None]:
         """Gradients of kernel and bias from the summands of the blocks, of `grad_weight` or of the bias alone."""
@@ -102,7 +102,7 @@ class Stage:
         return [np.ascontiguousarray(total[:-1].T, like=total).reshape(self.weight.shape), total[-1].copy()]
 
 
-class Room:
+class StageMemory:
     """A thread's memory for blocks of ``n`` images in a stage, and all views of it that the stage uses.
 
     It is made once, because the views take longer to make than many of the steps on them.

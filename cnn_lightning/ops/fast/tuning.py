@@ -36,7 +36,7 @@ class Tuning:
     size, malloc itself reuses memory. The limit itself was not measured."""
     idle_allocations: int = _number(512, "allocations", "after so many, unused memory is released")
     """So that the next training step uses the memory of this one. Not measured."""
-    kept_rooms: int = _number(256, "sets", "sets of views of scratch memory that a thread keeps")
+    kept_views: int = _number(256, "sets", "sets of views of scratch memory that a thread keeps")
     """One for each stage of a chain and size of a block; this limits the memory of a thread. Not measured."""
 
     # ---- activation: blocks of elementwise operations
@@ -44,7 +44,7 @@ class Tuning:
     elementwise_block_bytes: int = _number(256 * 2**10, "bytes", "a block's result, on one thread")
     """2 million values, microseconds on one thread with blocks of 128, 256 and 512 KiB: relu 878, 788, 740; the
     gradient of hardswish, with more intermediate results to keep in cache, 4235, 4423, 5169."""
-    elementwise_spread_bytes: int = _number(512 * 2**10, "bytes", "a block's result, on several threads")
+    elementwise_parallel_bytes: int = _number(512 * 2**10, "bytes", "a block's result, on several threads")
     """The same on two threads: relu 1172, 913, 628; the gradient of hardswish 6653, 5430, 4612. With short blocks two
     threads wait for each other, because each call into NumPy begins and ends with the interpreter's lock."""
     elementwise_threads_bytes: int = _number(8 * 2**20, "bytes", "results from which several threads pay")

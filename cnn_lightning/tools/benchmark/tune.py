@@ -188,7 +188,7 @@ def _about_threads(many: int) -> list[Trial]:
     names, threaded = ("1 thread", f"{many} threads"), Way(f"{many} threads", many)
     return [
         Trial(
-            "elementwise_spread_bytes",
+            "elementwise_parallel_bytes",
             "choice",
             "ReLU and the gradient of hardswish, 2 million values",
             (128 * KIB, 256 * KIB, 512 * KIB, MIB),
