@@ -354,7 +354,7 @@ print(main("parity --model.image_size 8 --model.channels [3] --steps 1 --data.ba
     assert lines[-1] == "1"
     (line,) = (line for line in lines if line.startswith("parity: DIFFERENT"))
     assert "layer conv1, output: " in line
-    assert "this layer is wrong: its formula, which runs itself (formula: edited)" in line
+    assert "this layer is wrong: its formula, which is what runs (formula: edited)" in line
     assert "(formula: edited): conv1 pool1" in lines
 
 

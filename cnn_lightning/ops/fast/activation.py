@@ -375,7 +375,7 @@ def logsigmoid(x: Array) -> Array:
         np.log1p(np.exp(y, out=y), out=y)
         return np.subtract(np.minimum(x, 0), y, out=y)
 
-    return _precise(formula, np.ascontiguousarray(x).reshape(x.shape))  # as torch lays it
+    return _precise(formula, np.ascontiguousarray(x).reshape(x.shape))  # contiguous, as torch gives it
 
 
 def logsigmoid_backward(grad_y: Array, x: Array) -> Array:
