@@ -11,6 +11,7 @@ from torchvision.models import convnext
 from cnn_lightning.layers import bridge, catalog
 from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import norm
+from cnn_lightning.processes import are_several
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "LayerNorm", "LayerNorm2d"]
 
@@ -196,7 +197,7 @@ class SyncBatchNorm1d(BatchNorm1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise the channels of this process's slice, (N, C) or (N, C, L)."""
-        return _batch_norm(self, input, _is_distributed())
+        return _batch_norm(self, input, are_several())
 
 
 class SyncBatchNorm2d(BatchNorm2d):
@@ -204,11 +205,7 @@ class SyncBatchNorm2d(BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise the channels of this process's slice, (N, C, H, W)."""
-        return _batch_norm(self, input, _is_distributed())
-
-
-def _is_distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+        return _batch_norm(self, input, are_several())
 
 
 def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor, together: bool = False) -> Tensor:

@@ -18,6 +18,7 @@ from cnn_lightning.layers.bridge.checks import Operation, label
 from cnn_lightning.layers.bridge.tracers import PLAIN
 from cnn_lightning.ops.fast import blocks, chooser
 from cnn_lightning.ops.types import Array
+from cnn_lightning.processes import are_several
 
 
 def run(
@@ -88,7 +89,7 @@ def host_arrays(tensors: Sequence[Tensor | None], mixed: bool) -> list[Array | N
     The common case: plain dense tensors on the CPU, one floating dtype, and no process group.
     """
     blocks.suggest_num_threads(torch.get_num_threads())
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if are_several():
         return None
     arrays: list[Array | None] = []
     floating = None
@@ -135,7 +136,7 @@ def array_of(tensor: Tensor, device: torch.device) -> Array:
     if device.type == "cuda" and cuda.available():
         cupy_array: Array = cuda.array(tensor)
         return cupy_array
-    if device.type == "cpu" and torch.distributed.is_available() and torch.distributed.is_initialized():
+    if device.type == "cpu" and are_several():
         # FSDP frees a parameter's memory between uses; `Tensor.numpy` would forbid that for good.
         shared: Array = np.from_dlpack(tensor.detach().resolve_neg())
         return shared
