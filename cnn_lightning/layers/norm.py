@@ -323,10 +323,11 @@ class LayerNorm2d(Layer, convnext.LayerNorm2d):  # type: ignore[misc]
             RuntimeError: Another number of channels, or another dtype than the weight's.
         """
         bridge.expect_no_transform(x, "x")
+        last = x.permute(0, 2, 3, 1)
         _check_dtypes(x, self.weight)
-        if x.dim() == 4 and (x.shape[1],) != tuple(self.normalized_shape):
+        if tuple(last.shape[-1:]) != tuple(self.normalized_shape):
             raise RuntimeError(f"input: expected {tuple(self.normalized_shape)} channels, got shape {tuple(x.shape)}")
-        last, weight, bias = _autocast(x.permute(0, 2, 3, 1), self.weight, self.bias)
+        last, weight, bias = _autocast(last, self.weight, self.bias)
         y: Tensor = LayerNormFunction.apply(last, weight, bias, 1, self.eps)
         return y.permute(0, 3, 1, 2)
 
