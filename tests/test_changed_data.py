@@ -78,7 +78,7 @@ def train(data: InMemory, path: Path = Path("trained.ckpt")) -> Path:
     return path
 
 
-def tested_by(checkpoint: Path, data: LightningDataModule) -> Classifier:
+def classifier_that_tested(checkpoint: Path, data: LightningDataModule) -> Classifier:
     model = Classifier(**NET)
     trainer().test(model, data, ckpt_path=checkpoint, verbose=False, weights_only=True)
     return model
@@ -160,7 +160,7 @@ def test_what_a_resumed_run_adds_is_known_from_then_on(trained: Path, here: Path
     for name in SIDES:
         assert np.array_equal(kept[name], data.sides[name])
     again = ImageFolder("pictures", seed=9, **SMALL)
-    tested_by(Path("second.ckpt"), again)
+    classifier_that_tested(Path("second.ckpt"), again)
     assert named(again) == named(data)
 
 
@@ -190,7 +190,7 @@ def test_trained_pictures_in_a_test_folder_are_left_out_and_counted(
     shutil.copy(moved[2], here / "root/test/cat")
     capfd.readouterr()
     data = ImageFolder("root", **SMALL)
-    tested_by(checkpoint, data)
+    classifier_that_tested(checkpoint, data)
     assert len(data._splits["test"][1]) == 10
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cnn-lightning")]
     assert told == ["cnn-lightning: 3 of 13 pictures in root/test are left out: they were trained with"]
@@ -205,7 +205,7 @@ def test_trained_pictures_in_a_test_folder_are_left_out_and_counted(
         else:
             (here / f"root/test/dog/train{index}.png").unlink(missing_ok=True)
     with pytest.raises(UserError, match=r"root/test: expected pictures that were not trained with, found none"):
-        tested_by(checkpoint, ImageFolder("root", **SMALL))
+        classifier_that_tested(checkpoint, ImageFolder("root", **SMALL))
 
 
 def test_validation_pictures_can_become_test_pictures(here: Path) -> None:
@@ -216,7 +216,7 @@ def test_validation_pictures_can_become_test_pictures(here: Path) -> None:
     checkpoint = train(ImageFolder("root", **SMALL))
     (here / "root/val").rename(here / "root/test")
     data = ImageFolder("root", **SMALL)
-    tested_by(checkpoint, data)
+    classifier_that_tested(checkpoint, data)
     assert len(data._splits["test"][1]) == 8
     with pytest.raises(UserError, match=r"to keep some for val beside those that .* trained with"):
         trainer(max_epochs=2).fit(
@@ -241,7 +241,7 @@ def test_numbered_pictures_of_one_size_are_distinguished(here: Path) -> None:
             here / "root/test" / path.relative_to(here / "other").with_stem(path.stem)
         )
     data = ImageFolder("root", **SMALL)
-    tested_by(checkpoint, data)
+    classifier_that_tested(checkpoint, data)
     assert len(data._splits["test"][1]) == 16
 
 
@@ -267,7 +267,7 @@ def test_another_network_begins_with_a_split_of_its_own(trained: Path) -> None:
     data = ImageFolder("pictures", seed=7, **SMALL)
     data.setup()
     own, mean = named(data), data.mean
-    tested_by(trained, data)
+    classifier_that_tested(trained, data)
     assert named(data) != own
     trainer(max_epochs=1).fit(Classifier(**NET), data)
     assert named(data) == own
@@ -305,7 +305,7 @@ def test_a_folder_of_other_pictures_is_split_as_a_first_one(trained: Path, here:
         for index in range(20):
             picture(here / "others" / label / f"other{index}.png", 10 * index + len(label))
     data, fresh = (ImageFolder("others", **SMALL) for _ in range(2))
-    tested_by(trained, data)
+    classifier_that_tested(trained, data)
     fresh.setup()
     assert named(data) == named(fresh)
 
@@ -469,7 +469,7 @@ def test_a_checkpoint_of_version_0_1_is_tested_as_it_was(trained: Path) -> None:
     content["data"] = {key: content["data"][key] for key in ("class_names", "mean", "std")}
     torch.save(content, "old.ckpt")
     data, fresh = (ImageFolder("pictures", seed=4, **SMALL) for _ in range(2))
-    tested_by(Path("old.ckpt"), data)
+    classifier_that_tested(Path("old.ckpt"), data)
     fresh.setup()
     assert named(data) == named(fresh)
     trainer(max_epochs=2).fit(Classifier(**NET), data, ckpt_path="old.ckpt", weights_only=True)
