@@ -83,3 +83,8 @@ def test_layers_that_share_a_formula_agree_on_its_memory() -> None:
     assert dict(every) == dict(reversed(every))
     assert all(layout.MEMORY.get(name) == memory for name, memory in every)
     assert "linear" not in layout.MEMORY
+
+
+def test_a_kink_may_be_an_option_of_the_layer() -> None:
+    assert catalog.entries()[nn.Hardtanh].kinks_of(nn.Hardtanh(-2, 0.5)) == [-2, 0.5]
+    assert catalog.entries()[nn.ReLU6].kinks_of(nn.ReLU6()) == [0, 6]

@@ -178,9 +178,9 @@ def test_another_rule_at_ties_is_a_fault_of_the_chain(monkeypatch: pytest.Monkey
     def last(self: Stage, image: Any, pooled: Any, winners: Any) -> None:
         original(self, image, pooled, winners)
         if winners is not None:
-            room = self.memory(image.shape[-1])  # where the larger of left and right are now
+            memory = self.memory(image.shape[-1])  # where the larger of left and right are now
             flags = winners.reshape(4, winners.shape[1], -1)
-            flags[2] = room.lower >= room.upper
+            flags[2] = memory.lower >= memory.upper
 
     monkeypatch.setattr(Stage, "forward", last)
     images = torch.zeros(4, 1, 8, 8)

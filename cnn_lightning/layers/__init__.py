@@ -6,6 +6,7 @@ the layers.
 
 from cnn_lightning.layers import base, catalog
 from cnn_lightning.layers import bridge as bridge
+from cnn_lightning.layers import flops as flops
 from cnn_lightning.layers.activation import *
 from cnn_lightning.layers.conv import *
 from cnn_lightning.layers.dropout import *
@@ -21,7 +22,5 @@ _listed = [entry.layer for entry in catalog.entries().values()]
 _forgotten = [kind.__qualname__ for kind in base.Layer.__subclasses__() if kind not in _listed]
 if _forgotten:
     raise ImportError(f"cnn_lightning.layers: expected @catalog.layer above each class, found none above {_forgotten}")
-
-from cnn_lightning.layers import flops as _flops  # after the layers that it counts  # noqa: E402, F401
 
 __all__ = ["Sequential", "bridge", *(kind.__name__ for kind in _listed)]

@@ -6,6 +6,7 @@ here counts what that operator computes. Lightning's model summary and throughpu
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ from torch.utils.flop_counter import register_flop_formula
 
 from cnn_lightning.layers import catalog
 
-_counted = {name: entry.flops for entry in catalog.entries().values() if entry.flops for name in entry.functions}
-"""How to count a layer, by the formula that it calls; formulas have the names of torch's functions."""
+
+@cache
+def _counted() -> dict[str, catalog.Flops]:
+    """How to count a layer, by the formula that it calls; formulas have the names of torch's functions."""
+    return {name: entry.flops for entry in catalog.entries().values() if entry.flops for name in entry.functions}
 
 
 @register_flop_formula(torch.ops.cnn_lightning.call, get_raw=True)
@@ -27,7 +31,7 @@ def _count(op: str, tensors: Sequence[Tensor | None], text: str, *, out_val: Any
     """
     module, _, name = op.partition(":")
     forward = name.removesuffix("_backward")
-    count = _counted.get(forward)
+    count = _counted().get(forward)
     if count is None or not module.startswith("cnn_lightning.ops."):
         return 0
     shapes = [() if tensor is None else tuple(tensor.shape) for tensor in tensors]

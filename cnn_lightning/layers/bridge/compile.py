@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
 
 from cnn_lightning.layers.bridge import host, listeners, tracers
 from cnn_lightning.layers.bridge.checks import Operation, argument
@@ -82,7 +83,7 @@ def operator(
     return [result if need else None for result, need in zip(results, needs, strict=True)]
 
 
-@torch.library.custom_op(
+@custom_op(
     "cnn_lightning::call",
     mutates_args=(),
     schema="(str op, Tensor?[] tensors, str options) -> Tensor[]",

@@ -130,14 +130,7 @@ def trials(many: int) -> list[Trial]:
             (one,),
             lambda _: _rows_times_numbers(),
         ),
-        Trial(
-            "elementwise_block_bytes",
-            "choice",
-            "ReLU and the gradient of hardswish, 2 million values",
-            (128 * KIB, 256 * KIB, 512 * KIB, MIB),
-            (one,),
-            lambda _: _elementwise(8 * MIB),
-        ),
+        _blocks_of_elements("elementwise_block_bytes", one),
         *_about_threads(many),
         _limit(
             "conv_pointwise_pixels",
@@ -182,19 +175,23 @@ def trials(many: int) -> list[Trial]:
     ]
 
 
+def _blocks_of_elements(number: str, way: Way) -> Trial:
+    return Trial(
+        number,
+        "choice",
+        "ReLU and the gradient of hardswish, 2 million values",
+        (128 * KIB, 256 * KIB, 512 * KIB, MIB),
+        (way,),
+        lambda _: _elementwise(8 * MIB),
+    )
+
+
 def _about_threads(many: int) -> list[Trial]:
     if many == 1:
         return []
     names, threaded = ("1 thread", f"{many} threads"), Way(f"{many} threads", many)
     return [
-        Trial(
-            "elementwise_parallel_bytes",
-            "choice",
-            "ReLU and the gradient of hardswish, 2 million values",
-            (128 * KIB, 256 * KIB, 512 * KIB, MIB),
-            (threaded,),
-            lambda _: _elementwise(8 * MIB),
-        ),
+        _blocks_of_elements("elementwise_parallel_bytes", threaded),
         _limit(
             "elementwise_threads_bytes",
             "from",
