@@ -1,7 +1,7 @@
 """Prove that the fast functions equal their formulas, and write down of which files: ``python -m tests.prove``.
 
 Every call that the layers of the table of cases make, forward and backward, is made to both, in both dtypes, in
-contiguous and in channels_last memory, and with NaN, infinities, ties and zeros in the arrays.
+contiguous, channels_last and batch-last memory, and with NaN, infinities, ties and zeros in the arrays.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 from cnn_lightning.layers.bridge import layout
 from cnn_lightning.ops import activation, conv, pool
 from cnn_lightning.ops.fast import chooser, fused, proof
+from cnn_lightning.ops.fast.memory import batch_last
 from tests.calls import OPERATIONS, Operation, name_of, recorded, results
 
 EXACT = ("max_pool2d", "max_pool2d_with_indices", "adaptive_max_pool2d", "relu", "relu_backward", "relu6", "pad")
@@ -25,11 +26,15 @@ SPECIAL = np.array([0.0, -0.0, 1.0, np.inf, -np.inf, np.nan])
 
 
 def variants(op: Operation, arrays: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """The arrays as they are, in channels_last memory, and with special values and ties in them."""
+    """The arrays as they are, in each memory format, and with special values and ties in them."""
     yield arrays
     if any(array is not None and array.ndim == 4 for array in arrays):
-        yield tuple(_channels_last(array) if array is not None and array.ndim == 4 else array for array in arrays)
-        yield tuple(_channels_last(a) if i and a is not None and a.ndim == 4 else a for i, a in enumerate(arrays))
+        for layout in (_channels_last, batch_last):
+            for first in (0, 1):
+                yield tuple(
+                    layout(array) if index >= first and array is not None and array.ndim == 4 else array
+                    for index, array in enumerate(arrays)
+                )
     random = np.random.default_rng(0)
     if op.__module__.endswith((".activation", ".pool", ".softmax")):
         yield tuple(_special(array, random) for array in arrays)

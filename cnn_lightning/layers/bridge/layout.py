@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cnn_lightning.ops.fast.memory import is_batch_last
+
 
 class Memory(NamedTuple):
     """The memory layout of a formula's results, as torch's own layers give it.
@@ -14,7 +16,7 @@ class Memory(NamedTuple):
     Attributes:
         argument: The positional argument whose layout they take.
         same_order: True: the axes of a result have the same order in memory as those of the argument. False: a result
-            is channels_last if the argument is, and contiguous otherwise.
+            is channels_last or batch-last if the argument is, and contiguous otherwise.
         image_by_image: The argument counts as channels_last only if its images follow one another in memory.
         results: How many results, from the first, have this layout; the others are contiguous.
     """
@@ -48,6 +50,8 @@ def _order(memory: Memory, arrays: Any, result: Any) -> Any:
             return sorted(axes, key=lambda axis: (-abs(source.strides[axis]), axis))
     elif is_channels_last(source, memory.image_by_image):
         return [0, *axes[2:], 1]
+    elif is_batch_last(source):
+        return [*axes[1:], 0]
     return axes
 
 
