@@ -68,7 +68,7 @@ def _compute(
     if heard_by:
         function = listeners.reported(function, heard_by, op, arrays, options, dtypes)
     if is_fast:
-        return function(*arrays, **options)
+        return blocks.quietly(function, *arrays, **options)
     needs = options.get("needs")
     if needs is not None and "needs" in inspect.signature(op).parameters:
         needs = None
@@ -121,7 +121,7 @@ def _tensors(
     results: Any, arrays: Sequence[Array | None], dtypes: Sequence[torch.dtype], to_tensor: Callable[[Any], Tensor]
 ) -> list[Tensor | None]:
     if not isinstance(results, tuple):
-        results = (results,)
+        return [_cast(to_tensor(_own(results, arrays)), dtypes[0])]
     kinds = dtypes if len(dtypes) == len(results) else (dtypes[0],) * len(results)
     return [
         None if result is None else _cast(to_tensor(_own(result, arrays)), dtype)

@@ -40,6 +40,14 @@ def times(a: Array, b: Array, out: Array, *, alone: bool = False) -> None:
         np.matmul(a, b[:, whole:], out=out[:, whole:])
 
 
+def times_groups(matrices: Array, columns: Array, out: Array, *, alone: bool = False) -> None:
+    """`times` for each group: (groups, m, k) and (groups, k, n) to (groups, m, n)."""
+    if len(matrices) == 1:
+        times(matrices[0], columns[0], out[0], alone=alone)
+    else:
+        np.matmul(matrices, columns, out=out)
+
+
 def times_transposed(a: Array, b: Array, *, alone: bool = False) -> Array:
     """``a @ b.T``: (m, n) and (k, n) to (m, k), with ``alone`` as in `times`."""
     size, whole = _pieces(len(a) * len(b), a.shape[1])

@@ -25,7 +25,7 @@ def columns_of(x: Array, g: Geometry) -> Array:
     if _is_one_pixel(g):
         columns[:, 0, 0] = pixels[_every(g.stride)]
         return columns.reshape(g.groups, -1, g.oh * g.ow * n)
-    for component in _components(g):
+    for component in components(g):
         image, part = blocks.scratch("conv image", (*component.shape, n), like=x), columns[component.taps]
         for outside in component.border:
             image[outside] = 0
@@ -46,12 +46,52 @@ def add_back(columns: Array, g: Geometry, out: Array) -> None:
             out[...] = 0
         pixels[_every(g.stride)] = columns[:, 0, 0]
         return
-    for component in _components(g):
+    if _is_same_size(g) and pixels.flags.c_contiguous:
+        _add_back_runs(columns, g, pixels)
+        return
+    for component in components(g):
         image = blocks.scratch("conv image", (*component.shape, n), like=columns)
         image[...] = 0
         for place, entries in _taps(image, columns[component.taps], component.windows):
             place += entries
         pixels[component.pixels] = image[component.inside]
+
+
+def _is_same_size(g: Geometry) -> bool:
+    """Whether outputs and pixels correspond one to one, so that a kernel pixel shifts all of them by one distance."""
+    return g.stride == (1, 1) and g.size == (g.h, g.w)
+
+
+def _add_back_runs(columns: Array, g: Geometry, pixels: Array) -> None:
+    """`add_back` into contiguous ``pixels`` (C, H, W, n), in runs: first the rows of the kernel, then its columns.
+
+    Two thirds of the additions of a 3x3 kernel are of whole images, as runs of H * W * n values.
+    """
+    n = pixels.shape[3]
+    rows = columns.reshape(g.c, *g.kernel, g.h * g.w * n)
+    lines = blocks.scratch("conv lines", (g.c, g.kernel[1], g.h * g.w * n), like=columns)
+    _add_shifted(
+        rows.transpose(1, 0, 2, 3), lines, [i * g.dilation[0] - g.pad[0][0] for i in range(g.kernel[0])], g.w * n
+    )
+    of_columns = lines.reshape(g.c, g.kernel[1], g.h, g.w * n).transpose(1, 0, 2, 3)
+    shifts = [j * g.dilation[1] - g.pad[1][0] for j in range(g.kernel[1])]
+    _add_shifted(of_columns, pixels.reshape(g.c, g.h, g.w * n), shifts, n)
+
+
+def _add_shifted(terms: Array, out: Array, shifts: Sequence[int], unit: int) -> None:
+    """``out[..., k] = sum over terms of term[..., k - shift * unit]``, as far as it exists."""
+    length = out.shape[-1]
+    order = sorted(range(len(shifts)), key=lambda i: abs(shifts[i]))
+    for place, i in enumerate(order):
+        distance = shifts[i] * unit
+        if place == 0 and distance == 0:
+            out[...] = terms[i]
+            continue
+        if place == 0:
+            out[...] = 0
+        if abs(distance) < length:
+            target = out[..., max(0, distance) : length + min(0, distance)]
+            target += terms[i][..., max(0, -distance) : length - max(0, distance)]
 
 
 def _is_one_pixel(g: Geometry) -> bool:
@@ -64,7 +104,7 @@ def _every(stride: tuple[int, int]) -> Index:
     return slice(None), slice(None, None, stride[0]), slice(None, None, stride[1])
 
 
-class _Component(NamedTuple):
+class Component(NamedTuple):
     """One polyphase component of a padded image: the rows and columns of one pair of remainders."""
 
     shape: tuple[int, int, int]
@@ -89,12 +129,13 @@ def _taps(image: Array, part: Array, windows: Sequence[Index]) -> Iterator[tuple
 
 
 @lru_cache(1024)
-def _components(g: Geometry) -> tuple[_Component, ...]:
+def components(g: Geometry) -> tuple[Component, ...]:
+    """The components of the padded images of ``g`` that patches read, all of one shape."""
     axes = zip((g.h, g.w), g.pad, g.kernel, g.stride, g.dilation, (g.oh, g.ow), strict=True)
     down, across = (_by_remainder(*axis) for axis in axes)
     every = slice(None)
     return tuple(
-        _Component(
+        Component(
             (g.c, rows.length, cols.length),
             (every, rows.pixels, cols.pixels),
             (every, rows.inside, cols.inside),
@@ -109,7 +150,7 @@ def _components(g: Geometry) -> tuple[_Component, ...]:
 
 
 class _Lines(NamedTuple):
-    """`_Component` along one axis."""
+    """`Component` along one axis."""
 
     length: int
     pixels: slice

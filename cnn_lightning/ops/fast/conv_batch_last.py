@@ -1,0 +1,216 @@
+"""Convolution in batch-last memory (C, H, W, N), see `memory`: no array is transposed, rows of images are long runs.
+
+A block of columns is made of some rows of the output, or of some channels of the input. Blocks depend on the sizes
+alone, so that results are the same for any number of threads.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from cnn_lightning.ops.expect import Geometry
+from cnn_lightning.ops.fast import blocks, depthwise_batch_last, matmul, memory, patches, tuning
+from cnn_lightning.ops.fast.sums import row_sums
+from cnn_lightning.ops.types import Array
+
+Gradients = tuple[Array | None, Array | None, Array | None]
+
+
+def forward(x: Array, weight: Array, bias: Array | None, g: Geometry) -> Array:
+    """`ops.conv.conv2d` of a batch-last ``x``; the result is batch-last."""
+    y = memory.empty((g.n, g.o, g.oh, g.ow), like=x)
+    pixels, out = memory.pixels(x), memory.pixels(y).reshape(g.groups, g.o // g.groups, -1)
+    if not (_is_depthwise(g) and depthwise_batch_last.forward(pixels, weight, g, memory.pixels(y))):
+        _forward(pixels, weight.reshape(g.groups, g.o // g.groups, -1), g, out)
+    if bias is not None:
+        out += bias.reshape(g.groups, -1, 1)
+    return y
+
+
+def backward(grad_y: Array, x: Array, weight: Array, g: Geometry, needs: Sequence[bool]) -> Gradients:
+    """`ops.conv.conv2d_backward` of a batch-last ``x``; its gradient is batch-last."""
+    need_x, need_weight, need_bias = needs
+    pixels, upstream = memory.pixels(x), memory.packed(grad_y, "conv upstream")
+    grad_bias = row_sums(upstream.reshape(g.o, -1)).astype(x.dtype) if need_bias else None
+    grad_x = memory.empty(x.shape, like=x) if need_x else None
+    grad_weight = blocks.empty(weight.shape, like=weight) if need_weight else None
+    to_x = None if grad_x is None else memory.pixels(grad_x)
+    done = _is_depthwise(g) and depthwise_batch_last.backward(upstream, pixels, weight, g, to_x, grad_weight)
+    if not done and to_x is not None and grad_weight is not None and _may_flip(weight, g):
+        done = _backward_flipped(upstream, pixels, weight, g, to_x, grad_weight)
+    if not done:
+        _backward(upstream, pixels, weight, g, to_x, grad_weight)
+    return grad_x, grad_weight, grad_bias
+
+
+def _is_depthwise(g: Geometry) -> bool:
+    return g.groups == g.c == g.o > 1
+
+
+# ---- forward
+
+
+def _forward(x: Array, matrix: Array, g: Geometry, y: Array) -> None:
+    """Write ``matrix`` (groups, O / groups, K) times the columns of ``x`` into ``y`` (groups, O / groups, H' W' N)."""
+    numbers, length = tuning.TUNING, g.ow * g.n
+    if g.oh * length < 2 * numbers.conv_columns and g.groups == 1:
+        columns = _columns(x, g)[0]
+        halves = blocks.cut(g.o, 2 if _is_heavy(g) else 1, even=False)
+        blocks.run(lambda part: np.matmul(matrix[0, part], columns, out=y[0, part]), halves)
+        return
+    rows = matrix.shape[0] * matrix.shape[2]
+    count = min(_count(g.oh * length * rows * x.itemsize, heavy=_is_heavy(g)), g.oh * length // numbers.conv_columns)
+
+    def block(part: slice) -> None:
+        strip, inside = _strip(g, part.start, part.stop)
+        matmul.times_groups(matrix, _columns(x[:, inside], strip), y[..., part.start * length : part.stop * length])
+
+    blocks.run(block, blocks.cut(g.oh, count, even=count > 1))
+
+
+def _columns(x: Array, g: Geometry) -> Array:
+    """The columns (groups, K, H' W' N) of the image: itself if the kernel is one pixel."""
+    if g.kernel == g.stride == (1, 1) and g.pad == ((0, 0), (0, 0)) and x.flags.c_contiguous:
+        return x.reshape(g.groups, g.c // g.groups, -1)
+    return patches.columns_of(memory.images(x), g)
+
+
+@lru_cache(1024)
+def _strip(g: Geometry, first: int, stop: int) -> tuple[Geometry, slice]:
+    """The geometry of some rows of the output, and the rows of the image that they read."""
+    (top, _), sides = g.pad
+    begin = first * g.stride[0] - top
+    end = (stop - 1) * g.stride[0] - top + g.dilation[0] * (g.kernel[0] - 1) + 1
+    inside = slice(min(max(0, begin), g.h), min(max(0, end), g.h))
+    above = min(max(0, -begin), end - begin)
+    pad = (above, end - begin - above - (inside.stop - inside.start)), sides
+    return g._replace(h=inside.stop - inside.start, oh=stop - first, pad=pad), inside
+
+
+def _is_heavy(g: Geometry) -> bool:
+    """Whether threads pay for the product."""
+    products = g.c * g.kernel[0] * g.kernel[1] * g.o // g.groups * g.n * g.oh * g.ow
+    return products >= tuning.TUNING.product_threads
+
+
+def _count(nbytes: int, *, heavy: bool) -> int:
+    """Blocks for so many bytes of columns; at least two if threads pay."""
+    return max(1 + heavy, -(-nbytes // tuning.TUNING.conv_column_bytes))
+
+
+# ---- backward
+
+
+def _backward(grad_y: Array, x: Array, weight: Array, g: Geometry, grad_x: Array | None, grad_w: Array | None) -> None:
+    """Write both gradients, by blocks of channels of the input, or the two side by side for a kernel of one pixel."""
+    if g.groups > 1:
+        return _backward_grouped(grad_y, x, weight, g, grad_x, grad_w)
+    taps, matrix, upstream = g.kernel[0] * g.kernel[1], weight.reshape(g.o, -1), grad_y.reshape(g.o, -1)
+    to_w = None if grad_w is None else grad_w.reshape(g.o, -1)
+    heavy, is_small = _is_heavy(g), weight.size < tuning.TUNING.conv_turned_weight
+
+    def of_weight(part: slice) -> None:
+        if to_w is not None:
+            columns = _columns(x[part], g._replace(c=part.stop - part.start))[0]
+            to_part = to_w[:, part.start * taps : part.stop * taps]
+            if is_small:
+                to_part[...] = matmul.times_transposed(columns, upstream).T
+            else:
+                np.matmul(upstream, columns.T, out=to_part)
+
+    def of_x(part: slice) -> None:
+        if grad_x is None:
+            return
+        some = matrix[:, part.start * taps : part.stop * taps].T
+        if g.kernel == g.stride == (1, 1) and g.pad == ((0, 0), (0, 0)):
+            matmul.times(some, upstream, grad_x[part].reshape(part.stop - part.start, -1))
+            return
+        columns = blocks.scratch("conv columns", (len(some), upstream.shape[1]), like=x)
+        matmul.times(some, upstream, columns)
+        patches.add_back(columns, g._replace(c=part.stop - part.start), memory.images(grad_x[part]))
+
+    def both(part: slice) -> None:
+        of_weight(part)
+        of_x(part)
+
+    if taps == 1:
+        tasks: list[Callable[[slice], None]] = [of_weight, of_x]
+        blocks.run_each(tasks, [slice(0, g.c)], parallel=heavy)
+    else:
+        count = _count(matrix.shape[1] * upstream.shape[1] * x.itemsize, heavy=heavy)
+        blocks.run(both, blocks.cut(g.c, min(count, g.c), even=count > 1), parallel=heavy)
+
+
+def _backward_grouped(
+    grad_y: Array, x: Array, weight: Array, g: Geometry, grad_x: Array | None, grad_w: Array | None
+) -> None:
+    """`_backward` by blocks of groups."""
+    inside, outside = g.c // g.groups, g.o // g.groups
+    matrices, upstream = weight.reshape(g.groups, outside, -1), grad_y.reshape(g.groups, outside, -1)
+
+    def block(part: slice) -> None:
+        channels = slice(part.start * inside, part.stop * inside)
+        some = g._replace(groups=part.stop - part.start, c=channels.stop - channels.start)
+        if grad_w is not None:
+            columns = _columns(x[channels], some)
+            to_w = grad_w.reshape(matrices.shape)[part]
+            to_w[...] = np.matmul(columns, upstream[part].swapaxes(1, 2)).swapaxes(1, 2)
+        if grad_x is not None:
+            columns = blocks.scratch("conv columns", (*matrices[part].shape[::2], upstream.shape[2]), like=x)
+            np.matmul(matrices[part].swapaxes(1, 2), upstream[part], out=columns)
+            patches.add_back(columns, some, memory.images(grad_x[channels]))
+
+    heavy = _is_heavy(g)
+    count = _count(weight.size // outside * upstream.shape[2] * x.itemsize, heavy=heavy)
+    blocks.run(block, blocks.cut(g.groups, min(count, g.groups), even=count > 1), parallel=heavy)
+
+
+def _may_flip(weight: Array, g: Geometry) -> bool:
+    """Whether the gradient of the input is to be a convolution of ``grad_y`` with the flipped kernel.
+
+    It needs padding with zeros, which must not meet an infinite weight.
+    """
+    return (
+        g.stride == g.dilation == (1, 1)
+        and g.groups == 1
+        and g.kernel != (1, 1)
+        and weight.size <= tuning.TUNING.conv_flipped_weight
+        and all(max(pad) < kernel for pad, kernel in zip(g.pad, g.kernel, strict=True))
+        and bool(np.isfinite(np.vdot(weight, weight)))
+    )
+
+
+def _backward_flipped(grad_y: Array, x: Array, weight: Array, g: Geometry, grad_x: Array, grad_w: Array) -> bool:
+    """Write both gradients from one set of columns, those of ``grad_y``; return False if there is NaN in the weight's.
+
+    With ``i' = kh - 1 - i`` and the rows ``r = u + i - top`` that the output row u reads::
+
+        grad_x[c, r] = sum over o, i' of weight[o, c, i] * grad_y[o, r + i' - (kh - 1 - top)]
+        grad_w[o, c, i] = sum over r of x[c, r] * grad_y[o, r + i' - (kh - 1 - top)]
+
+    There a zero of the padding meets each border pixel of ``x``, which gives NaN if that is infinite.
+    """
+    (top, bottom), (left, right) = g.pad
+    down, across = g.kernel[0] - 1, g.kernel[1] - 1
+    pad = (down - top, down - bottom), (across - left, across - right)
+    h = Geometry(g.n, g.o, g.oh, g.ow, g.c, 1, g.kernel, (1, 1), (1, 1), pad, g.h, g.w)
+    flipped = np.ascontiguousarray(weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)).reshape(g.c, -1)
+    flat, to_x, length = x.reshape(g.c, -1), grad_x.reshape(g.c, -1), g.w * g.n
+
+    def block(part: slice) -> Array:
+        strip, inside = _strip(h, part.start, part.stop)
+        columns, at = _columns(grad_y[:, inside], strip)[0], slice(part.start * length, part.stop * length)
+        matmul.times(flipped, columns, to_x[:, at])
+        return matmul.times_transposed(columns, flat[:, at])
+
+    heavy = _is_heavy(g)
+    count = min(_count(flipped.shape[1] * flat.shape[1] * x.itemsize, heavy=heavy), h.oh)
+    parts = blocks.run(block, blocks.cut(h.oh, count, even=count > 1), parallel=heavy)
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    if blocks.may_hold_nan(total):
+        return False
+    grad_w[...] = total.reshape(g.o, *g.kernel, g.c)[:, ::-1, ::-1].transpose(0, 3, 1, 2)
+    return True
