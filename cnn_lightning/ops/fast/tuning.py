@@ -51,6 +51,10 @@ class Tuning:
     """Compared with bytes times the passes of the operation, which are more for exp and tanh. See the blocks above:
     8 MiB are the 2 million values for which two threads took 628 us and one 788."""
 
+    elementwise_row: int = _number(2048, "values", "of a row of zeros, against which ReLU compares")
+    """131,000 values: with the number 0 54 us, with rows of 512, 1,024, 2,048 and 4,096 zeros 16.8, 13.0, 10.5 and
+    10.5."""
+
     # ---- conv
 
     conv_columns: int = _number(512, "columns", "from which a single block is halved for two threads")
