@@ -5,76 +5,83 @@ gradients, as in torch) that of ``grad_y``. Values and gradients at kinks, infin
 vectorised and its scalar code differ in the gradient of relu6, elu and hardswish at NaN. Here it is that of the scalar
 code, which its GPU code has, too.)
 
-The functions are written for whole arrays and run on blocks of the batch, so that their intermediate results stay in
-cache.
+The functions are written for runs of values and run on blocks of the memory, in the order in which the values lie
+there, so that their intermediate results stay in cache, whatever the memory format.
+
+Those with an option ``out`` can write their result to an array like ``x``, which may be ``x`` itself.
 """
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from cnn_lightning.ops import expect
 from cnn_lightning.ops.activation import ONE_SIXTH, SELU_ALPHA, SELU_SCALE
 from cnn_lightning.ops.fast import blocks, tuning
-from cnn_lightning.ops.fast.special import normal, precise
+from cnn_lightning.ops.fast.special import keep_where, normal, precise
 from cnn_lightning.ops.types import Array
 
 
-def relu(x: Array) -> Array:
+def relu(x: Array, *, out: Array | None = None) -> Array:
     """`ops.activation.relu`."""
     expect.dtype("relu: x", x, "fiu")
-    return _blockwise(lambda x, y: np.maximum(0, x, out=y), x)
+    return _blockwise(_relu, x, out=out)
 
 
 def relu_backward(grad_y: Array, x: Array) -> Array:
     """`ops.activation.relu_backward`."""
-    return _blockwise(lambda x, grad_y, grad_x: _zero(x <= 0, grad_y, out=grad_x), x, grad_y)
+    return _blockwise(lambda x, grad_y, grad_x: _zero(_at_most(x, 0), grad_y, out=grad_x), x, grad_y)
 
 
-def relu6(x: Array) -> Array:
+def relu6(x: Array, *, out: Array | None = None) -> Array:
     """`ops.activation.relu6`."""
     expect.dtype("relu6: x", x, "fiu")
-    return _blockwise(lambda x, y: np.minimum(np.maximum(0, x, out=y), 6, out=y), x)
+    return _blockwise(lambda x, y: np.clip(x, 0, 6, out=y), x, out=out)
 
 
 def relu6_backward(grad_y: Array, x: Array) -> Array:
     """`ops.activation.relu6_backward`."""
-    return _blockwise(lambda grad_y, x, grad_x: _zero((x <= 0) | (x >= 6), grad_y, out=grad_x), grad_y, x)
+    return _blockwise(lambda grad_y, x, grad_x: _zero(_outside(x, 0, 6), grad_y, out=grad_x), grad_y, x)
 
 
-def hardtanh(x: Array, *, min_val: float = -1.0, max_val: float = 1.0) -> Array:
+def hardtanh(x: Array, *, min_val: float = -1.0, max_val: float = 1.0, out: Array | None = None) -> Array:
     """`ops.activation.hardtanh`."""
     low, high = expect.hardtanh(x, min_val, max_val)
-    return _blockwise(lambda x, y: np.minimum(high, np.maximum(low, x, out=y), out=y), x)
+    return _blockwise(lambda x, y: np.clip(x, low, high, out=y), x, out=out)
 
 
 def hardtanh_backward(grad_y: Array, x: Array, *, min_val: float = -1.0, max_val: float = 1.0) -> Array:
     """`ops.activation.hardtanh_backward`."""
-    return _blockwise(lambda grad_y, x, grad_x: _zero((x <= min_val) | (x >= max_val), grad_y, out=grad_x), grad_y, x)
+    return _blockwise(lambda grad_y, x, grad_x: _zero(_outside(x, min_val, max_val), grad_y, out=grad_x), grad_y, x)
 
 
-def threshold(x: Array, *, threshold: float, value: float) -> Array:
+def threshold(x: Array, *, threshold: float, value: float, out: Array | None = None) -> Array:
     """`ops.activation.threshold`."""
     at, constant = expect.limits("threshold", x, threshold=threshold, value=value)
 
     def formula(x: Array, y: Array) -> None:
-        y[...] = constant
-        _choose(~(x <= at), x, out=y)
+        below = _at_most(x, at)
+        np.copyto(y, x)
+        _choose(below, np.full_like(x, constant), out=y)
 
-    return _blockwise(formula, x)
+    return _blockwise(formula, x, out=out)
 
 
 def threshold_backward(grad_y: Array, x: Array, *, threshold: float, value: float) -> Array:
     """`ops.activation.threshold_backward`."""
-    return _blockwise(lambda x, grad_y, grad_x: _zero(x <= threshold, grad_y, out=grad_x), x, grad_y)
+    return _blockwise(lambda x, grad_y, grad_x: _zero(_at_most(x, threshold), grad_y, out=grad_x), x, grad_y)
 
 
-def leaky_relu(x: Array, *, negative_slope: float = 0.01) -> Array:
+def leaky_relu(x: Array, *, negative_slope: float = 0.01, out: Array | None = None) -> Array:
     """`ops.activation.leaky_relu`."""
     expect.dtype("leaky_relu: x", x)
     expect.number("leaky_relu: negative_slope", negative_slope)
-    return _blockwise(lambda x, y: _leaky(x, negative_slope, y), x)
+    if 0 < negative_slope <= 1:  # the larger one is the choice below
+        return _blockwise(lambda x, y: np.maximum(x, np.multiply(x, negative_slope, out=_like(x)), out=y), x, out=out)
+    return _blockwise(lambda x, y: _leaky(x, negative_slope, y), x, out=out, reads_twice=True)
 
 
 def leaky_relu_backward(grad_y: Array, x: Array, *, negative_slope: float = 0.01) -> Array:
@@ -84,8 +91,7 @@ def leaky_relu_backward(grad_y: Array, x: Array, *, negative_slope: float = 0.01
 
 def prelu(x: Array, weight: Array) -> Array:
     """`ops.activation.prelu`."""
-    slope = _slope(x, weight)
-    return _blockwise(lambda x, y: _leaky(x, slope, y), x)
+    return _blockwise(_leaky, x, _slope(x, weight))
 
 
 def prelu_backward(
@@ -95,7 +101,7 @@ def prelu_backward(
     slope = _slope(x, weight)
     grad_x = grad_weight = None
     if needs[0]:
-        grad_x = _blockwise(lambda x, grad_y, grad_x: _leaky_backward(x, slope, grad_y, grad_x), x, grad_y)
+        grad_x = _blockwise(_leaky_backward, x, slope, grad_y)
     if needs[1]:
         products = _blockwise(lambda x, grad_y, out: _zero(x > 0, grad_y * x, out=out), x, grad_y)
         axes = tuple(axis for axis in range(x.ndim) if weight.size == 1 or axis != 1)
@@ -103,7 +109,7 @@ def prelu_backward(
     return grad_x, grad_weight
 
 
-def elu(x: Array, *, alpha: float = 1.0) -> Array:
+def elu(x: Array, *, alpha: float = 1.0, out: Array | None = None) -> Array:
     """`ops.activation.elu`."""
     expect.dtype("elu: x", x)
     expect.number("elu: alpha", alpha)
@@ -113,7 +119,7 @@ def elu(x: Array, *, alpha: float = 1.0) -> Array:
         np.multiply(y, alpha, out=y)
         _choose(x > 0, x, out=y)
 
-    return _blockwise(formula, x, passes=2)
+    return _blockwise(formula, x, out=out, passes=2, reads_twice=True)
 
 
 def elu_backward(grad_y: Array, x: Array, *, alpha: float = 1.0) -> Array:
@@ -140,7 +146,7 @@ def elu_backward_from_output(grad_y: Array, y: Array, *, alpha: float = 1.0) -> 
     return _blockwise(formula, grad_y, y)
 
 
-def selu(x: Array) -> Array:
+def selu(x: Array, *, out: Array | None = None) -> Array:
     """`ops.activation.selu`."""
     expect.dtype("selu: x", x)
 
@@ -149,7 +155,7 @@ def selu(x: Array) -> Array:
         np.multiply(y, SELU_SCALE * SELU_ALPHA, out=y)
         _choose(x > 0, SELU_SCALE * x, out=y)
 
-    return _blockwise(formula, x, passes=2)
+    return _blockwise(formula, x, out=out, passes=2, reads_twice=True)
 
 
 def selu_backward(grad_y: Array, x: Array) -> Array:
@@ -176,7 +182,7 @@ def selu_backward_from_output(grad_y: Array, y: Array) -> Array:
     return _blockwise(formula, grad_y, y)
 
 
-def celu(x: Array, *, alpha: float = 1.0) -> Array:
+def celu(x: Array, *, alpha: float = 1.0, out: Array | None = None) -> Array:
     """`ops.activation.celu`."""
     expect.celu(x, alpha)
 
@@ -188,7 +194,7 @@ def celu(x: Array, *, alpha: float = 1.0) -> Array:
         _choose(x > 0, x, out=y)
         return y
 
-    return _precise(formula, x)
+    return _precise(formula, x, out=out)
 
 
 def celu_backward(grad_y: Array, x: Array, *, alpha: float = 1.0) -> Array:
@@ -239,31 +245,29 @@ def gelu_backward(grad_y: Array, x: Array, *, approximate: str = "none") -> Arra
     return _rounded(formula, x, grad_y)
 
 
-def silu(x: Array) -> Array:
+def silu(x: Array, *, out: Array | None = None) -> Array:
     """`ops.activation.silu`."""
     expect.dtype("silu: x", x)
-    return _blockwise(lambda x, y: np.divide(x, _one_and_exp(x, y), out=y), x, passes=2)
+    return _blockwise(lambda x, y: np.divide(x, _one_and_exp(x, _like(x)), out=y), x, out=out, passes=2)
 
 
 def silu_backward(grad_y: Array, x: Array) -> Array:
     """`ops.activation.silu_backward`."""
 
-    def formula(grad_y: Array, x: Array) -> Array:
-        s = _sigmoid(x, np.empty_like(x))
-        slope = 1 - s
-        slope *= x
-        slope += 1
-        slope *= s
-        slope *= grad_y
-        return slope
+    def formula(grad_y: Array, x: Array, grad_x: Array) -> None:
+        s = _sigmoid(x, _like(x))
+        np.subtract(1, s, out=grad_x)
+        np.multiply(grad_x, x, out=grad_x)
+        np.add(grad_x, 1, out=grad_x)
+        np.multiply(grad_x, np.multiply(grad_y, s, out=s), out=grad_x)
 
-    return _precise(formula, grad_y, x)
+    return _blockwise(formula, grad_y, x, passes=3)
 
 
-def mish(x: Array) -> Array:
+def mish(x: Array, *, out: Array | None = None) -> Array:
     """`ops.activation.mish`."""
     expect.dtype("mish: x", x)
-    return _precise(lambda x: x * _tanh_softplus(x)[0], x)
+    return _precise(lambda x: x * _tanh_softplus(x)[0], x, out=out)
 
 
 def mish_backward(grad_y: Array, x: Array) -> Array:
@@ -311,45 +315,42 @@ def softplus_backward(grad_y: Array, x: Array, *, beta: float = 1.0, threshold: 
     return _precise(formula, grad_y, x)
 
 
-def hardswish(x: Array) -> Array:
+def hardswish(x: Array, *, out: Array | None = None) -> Array:
     """`ops.activation.hardswish`."""
     expect.dtype("hardswish: x", x)
 
     def formula(x: Array, y: Array) -> None:
-        np.minimum(np.maximum(x + 3, 0, out=y), 6, out=y)
-        np.multiply(x, y, out=y)
+        np.multiply(x, _up_to_six(x, _like(x)), out=y)
         np.divide(y, 6, out=y)
 
-    return _blockwise(formula, x)
+    return _blockwise(formula, x, out=out)
 
 
 def hardswish_backward(grad_y: Array, x: Array) -> Array:
     """`ops.activation.hardswish_backward`."""
 
     def formula(x: Array, grad_y: Array, grad_x: Array) -> None:
-        slope = grad_y * (x / 3 + 0.5)
-        _choose(~(x < 3), grad_y, out=slope)
-        _zero(x <= -3, slope, out=grad_x)
+        below = np.multiply(np.add(np.divide(x, 3, out=_like(x)), 0.5, out=_like(x)), grad_y, out=_like(x))
+        _choose(~(x < 3), grad_y, out=below)
+        _zero(_at_most(x, -3), below, out=grad_x)
 
     return _blockwise(formula, x, grad_y)
 
 
-def hardsigmoid(x: Array) -> Array:
+def hardsigmoid(x: Array, *, out: Array | None = None) -> Array:
     """`ops.activation.hardsigmoid`."""
     expect.dtype("hardsigmoid: x", x)
 
-    def formula(x: Array, y: Array) -> None:
-        np.minimum(np.maximum(x + 3, 0, out=y), 6, out=y)
-        np.divide(y, 6, out=y)
-
-    return _blockwise(formula, x)
+    return _blockwise(lambda x, y: np.divide(_up_to_six(x, y), 6, out=y), x, out=out)
 
 
 def hardsigmoid_backward(grad_y: Array, x: Array) -> Array:
     """`ops.activation.hardsigmoid_backward`."""
 
     def formula(grad_y: Array, x: Array, grad_x: Array) -> None:
-        _zero(~((x > -3) & (x < 3)), grad_y * ONE_SIXTH, out=grad_x)
+        within = np.greater(x, -3, out=_like(x, "mask", bool))
+        np.logical_and(within, x < 3, out=within)
+        keep_where(within, np.multiply(grad_y, ONE_SIXTH, out=_like(x)), out=grad_x)
 
     return _blockwise(formula, grad_y, x)
 
@@ -362,7 +363,7 @@ def sigmoid(x: Array) -> Array:
 
 def sigmoid_backward(grad_y: Array, y: Array) -> Array:
     """`ops.activation.sigmoid_backward`."""
-    return _blockwise(lambda grad_y, y, grad_x: np.multiply(grad_y * (1 - y), y, out=grad_x), grad_y, y)
+    return _blockwise(_sigmoid_backward, grad_y, y)
 
 
 def logsigmoid(x: Array) -> Array:
@@ -448,15 +449,43 @@ def glu_backward(grad_y: Array, x: Array, *, dim: int = -1) -> Array:
     return grad_x
 
 
-# ---- parts of the formulas
+# ---- parts of the formulas, on runs of values
+
+
+def _relu(x: Array, y: Array) -> None:
+    """``max(0, x)`` with rows of zeros: with the number 0 NumPy's maximum takes five times as long."""
+    zeros = _zeros(x.dtype)
+    whole = x.size - x.size % zeros.size
+    np.maximum(zeros, x[:whole].reshape(-1, zeros.size), out=y[:whole].reshape(-1, zeros.size))
+    np.maximum(zeros[: x.size - whole], x[whole:], out=y[whole:])
+
+
+@lru_cache
+def _zeros(dtype: Any) -> Array:
+    """A row of zeros."""
+    return np.zeros(tuning.TUNING.elementwise_row, dtype)
+
+
+def _at_most(x: Array, limit: float) -> Array:
+    """``x <= limit``, in scratch memory."""
+    return np.less_equal(x, limit, out=_like(x, "mask", bool))
+
+
+def _outside(x: Array, low: float, high: float) -> Array:
+    """``x <= low or x >= high``, in scratch memory."""
+    outside = _at_most(x, low)
+    return np.logical_or(outside, np.greater_equal(x, high, out=_like(x, "other mask", bool)), out=outside)
+
+
+def _up_to_six(x: Array, out: Array) -> Array:
+    """``min(max(x + 3, 0), 6)``."""
+    np.clip(np.add(x, 3, out=out), 0, 6, out=out)
+    return out
 
 
 def _leaky(x: Array, slope: float | Array, y: Array) -> None:
     np.multiply(x, slope, out=y)
-    if isinstance(slope, float) and 0 < slope <= 1:
-        np.maximum(x, y, out=y)  # equal to the choice below, in one step
-    else:
-        _choose(x > 0, x, out=y)
+    _choose(x > 0, x, out=y)
 
 
 def _leaky_backward(x: Array, slope: float | Array, grad_y: Array, grad_x: Array) -> None:
@@ -465,8 +494,8 @@ def _leaky_backward(x: Array, slope: float | Array, grad_y: Array, grad_x: Array
 
 
 def _slope(x: Array, weight: Array) -> Array:
-    """The weight of PReLU in a shape that broadcasts to ``x``."""
-    return weight.reshape(expect.prelu(x, weight))
+    """The weight of PReLU as a view with the shape of ``x``."""
+    return np.broadcast_to(weight.reshape(expect.prelu(x, weight)), x.shape)
 
 
 def _one_and_exp(x: Array, out: Array) -> Array:
@@ -477,6 +506,11 @@ def _one_and_exp(x: Array, out: Array) -> Array:
 
 def _sigmoid(x: Array, out: Array) -> Array:
     return np.divide(1, _one_and_exp(x, out), out=out)
+
+
+def _sigmoid_backward(grad_y: Array, y: Array, grad_x: Array) -> None:
+    slope = np.subtract(1, y, out=_like(y))
+    np.multiply(np.multiply(grad_y, slope, out=slope), y, out=grad_x)
 
 
 def _distribution(approximate: str) -> Callable[[Array], tuple[Array, Array]]:
@@ -514,36 +548,93 @@ def _tanh_softplus(x: Array) -> tuple[Array, Array]:
 # ---- by blocks, and exact choices
 
 
-def _blockwise(formula: Callable[..., object], *arrays: Array, passes: int = 1) -> Array:
-    """``formula(*blocks, result)`` for every block of the batch; the result is like the first array.
+def _blockwise(
+    formula: Callable[..., object],
+    *arrays: Array,
+    out: Array | None = None,
+    passes: int = 1,
+    reads_twice: bool = False,
+) -> Array:
+    """``formula(*blocks, result)`` for every block of the memory; blocks have one axis.
 
-    ``passes`` is about how often it reads the block; it decides whether another thread pays.
+    The result is ``out``, or a new array like the first one.
+
+    Args:
+        formula: Writes its result to its last argument.
+        arrays: Of one shape, in any order in memory.
+        out: Where to write; it may be one of the arrays.
+        passes: About how often the formula reads the block; it decides whether another thread pays.
+        reads_twice: Whether the formula reads its arguments after it has begun to write.
     """
-    result = blocks.empty_like(arrays[0])
-    views = [array[None] if array.ndim == 0 else array for array in (*arrays, result)]
-    length = views[0].shape[0]
-    numbers = tuning.TUNING
-    parallel = passes * result.nbytes >= numbers.elementwise_threads_bytes
-    by_threads = parallel and blocks.get_num_threads() > 1
-    size = numbers.elementwise_parallel_bytes if by_threads else numbers.elementwise_block_bytes
-    parts = blocks.blocks(length, result.nbytes // max(1, length), block_bytes=size)
-    blocks.run(lambda part: formula(*(view[part] for view in views)), parts, parallel=parallel)
+    result = blocks.empty_like(arrays[0]) if out is None else out
+    views = _in_order(result, arrays)
+    target = views.pop()
+    if not target.flags.c_contiguous or (reads_twice and out is not None):
+        np.copyto(result, _blockwise(formula, *arrays, passes=passes))
+        return result
+    parallel, parts = _cut(target, passes)
+    if len(parts) == 1:
+        blocks.run(lambda _: formula(*(view.reshape(-1) for view in views), target.reshape(-1)), parts, parallel=False)
+    else:
+        blocks.run(
+            lambda part: formula(*(view[part].reshape(-1) for view in views), target[part].reshape(-1)),
+            parts,
+            parallel=parallel,
+        )
     return result
 
 
-def _precise(formula: Callable[..., Array], *arrays: Array) -> Array:
+def _in_order(result: Array, arrays: tuple[Array, ...]) -> list[Array]:
+    """Views of the arrays and of ``result`` with the axes in the order that ``result`` has in memory.
+
+    If all of them are contiguous then, they have one axis. A view that is not is copied block by block.
+    """
+    views = [*arrays, result]
+    if not result.flags.c_contiguous:
+        strides = result.strides
+        order = sorted(range(result.ndim), key=lambda axis: (-abs(strides[axis]), axis))
+        views = [view.transpose(order) for view in views]
+    if result.ndim != 1 and all(view.flags.c_contiguous for view in views):
+        return [view.reshape(-1) for view in views]
+    return views
+
+
+def _cut(target: Array, passes: int) -> tuple[bool, list[slice]]:
+    """Whether several threads pay for a result, and its blocks along the first axis."""
+    numbers, nbytes = tuning.TUNING, target.nbytes
+    if nbytes <= numbers.elementwise_block_bytes:
+        return False, _WHOLE
+    parallel = passes * nbytes >= numbers.elementwise_threads_bytes
+    by_threads = parallel and blocks.get_num_threads() > 1
+    size = numbers.elementwise_parallel_bytes if by_threads else numbers.elementwise_block_bytes
+    length, step = target.shape[0], numbers.elementwise_row if target.ndim == 1 else 1
+    parts = blocks.blocks(-(-length // step), step * (nbytes // length), block_bytes=size)
+    return parallel, [slice(part.start * step, part.stop * step) for part in parts]
+
+
+_WHOLE = [slice(None)]
+
+
+def _like(x: Array, name: str = "values", dtype: Any = None) -> Array:
+    """Scratch memory for a block like ``x``."""
+    return blocks.scratch(f"activation {name}", x.shape, like=x, dtype=dtype)
+
+
+def _precise(formula: Callable[..., Array], *arrays: Array, out: Array | None = None) -> Array:
     """`_rounded`, with the arguments in float64, too.
 
     For formulas with several roundings, and with exp, which in NumPy's float32 is two or three units in the last place
     off. torch's result is off by one, so that float32 here would be less accurate.
     """
-    return _rounded(lambda *blocks: formula(*(block.astype(np.float64, copy=False) for block in blocks)), *arrays)
+    return _rounded(
+        lambda *blocks: formula(*(block.astype(np.float64, copy=False) for block in blocks)), *arrays, out=out
+    )
 
 
-def _rounded(formula: Callable[..., Array], *arrays: Array) -> Array:
+def _rounded(formula: Callable[..., Array], *arrays: Array, out: Array | None = None) -> Array:
     """`_blockwise` for a ``formula(*blocks)`` that returns its result in float64."""
     return _blockwise(
-        lambda *blocks: np.copyto(blocks[-1], formula(*blocks[:-1]), casting="same_kind"), *arrays, passes=4
+        lambda *blocks: np.copyto(blocks[-1], formula(*blocks[:-1]), casting="same_kind"), *arrays, out=out, passes=4
     )
 
 
@@ -552,17 +643,14 @@ def _rounded(formula: Callable[..., Array], *arrays: Array) -> Array:
 
 
 def _zero(where: Array, x: Array, *, out: Array) -> None:
-    """``out = 0 where where else x``, by the bits of ``x``: an integer times 0 is 0. Overwrites ``where``."""
-    bits = np.dtype(f"i{out.itemsize}")
-    np.logical_not(where, out=where)
-    np.multiply(x.view(bits), where.view(np.int8), out=out.view(bits), dtype=bits)
+    """``out = 0 where where else x``. Overwrites ``where``."""
+    keep_where(np.logical_not(where, out=where), x, out=out)
 
 
 def _choose(where: Array, x: Array, *, out: Array) -> None:
     """``out = x where where else out``, by the bits of both."""
     bits = np.dtype(f"i{out.itemsize}")
     result = out.view(bits)
-    mask = where.astype(bits)
-    np.negative(mask, out=mask)
-    np.bitwise_and(mask, np.bitwise_xor(result, x.view(bits)), out=mask)
-    np.bitwise_xor(result, mask, out=result)
+    change = np.bitwise_xor(result, x.view(bits), out=_like(out, "change", bits))
+    keep_where(where, change, out=change)
+    np.bitwise_xor(result, change, out=result)

@@ -1,12 +1,21 @@
-"""Pooling: the largest value or the mean of every window, and the gradients."""
+"""Pooling: the largest value or the mean of every window, and the gradients.
 
-from collections.abc import Iterator, Sequence
+All memory formats are computed by the same code, on planes (P, H, W, K): (C, H, W, N) of batch-last images,
+(N, H, W, C) of channels_last ones, (N C, H, W, 1) of contiguous ones. Windows are reduced along one axis after the
+other.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cnn_lightning.ops import expect
 from cnn_lightning.ops.expect import Windows
-from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.fast import blocks, memory, tuning
+from cnn_lightning.ops.fast.special import keep_where
 from cnn_lightning.ops.types import Array, Pair
 
 
@@ -21,18 +30,7 @@ def max_pool2d(
 ) -> Array:
     """`ops.pool.max_pool2d`."""
     g = expect.windows("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)
-    y = _output(x, g)
-
-    def block(part: slice) -> None:
-        padded = _padded(x[part], g)
-        for index, window in enumerate(_windows_of(g)):
-            if index == 0:
-                y[part] = padded[window]
-            else:
-                np.maximum(y[part], padded[window], out=y[part])
-
-    blocks.run(block, _parts(x))
-    return y
+    return _reduced(np.maximum, x, g, _lowest(x))
 
 
 def max_pool2d_with_indices(
@@ -45,16 +43,23 @@ def max_pool2d_with_indices(
     ceil_mode: bool = False,
 ) -> tuple[Array, Array]:
     """`ops.pool.max_pool2d_with_indices`."""
-    options = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
-    y = max_pool2d(x, **options, ceil_mode=ceil_mode)  # type: ignore[arg-type]
     g = expect.windows("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)
-    slots = _winners(_padded(x, g), g).astype(np.int64)
-    (top, _), (left, _) = g.pad
-    rows = np.arange(g.size[0], like=x)[:, None] * g.stride[0] + slots // g.kernel[1] * g.dilation[0] - top
-    columns = np.arange(g.size[1], like=x) * g.stride[1] + slots % g.kernel[1] * g.dilation[1] - left
-    places = np.empty_like(y, dtype=np.int64)
-    np.add(rows * x.shape[3], columns, out=places)
-    return y, places
+    order = _order(x)
+    (y, best), (indices, winners) = _output(x, g.size, order), _output(x, g.size, order, np.int64)
+    source, places = _planes(x, order), np.arange(prod(x.shape[2:]), like=x).reshape(*x.shape[2:], 1)
+    best[...], winners[...] = _lowest(x), -1
+
+    def block(part: slice) -> None:
+        for row in _taps(g, 0, x.shape[2]):
+            for column in _taps(g, 1, x.shape[3]):
+                windows, pixels = (slice(None), row.windows, column.windows), (row.pixels, column.pixels)
+                value, before, winner = source[part][:, *pixels], best[part][windows], winners[part][windows]
+                won = (value > before) | np.isnan(value) | (winner < 0)
+                np.copyto(before, value, where=won)
+                np.copyto(winner, places[pixels], where=won)
+
+    _run(block, source)
+    return y, indices
 
 
 def max_pool2d_backward(
@@ -67,23 +72,34 @@ def max_pool2d_backward(
     dilation: Pair = 1,
     ceil_mode: bool = False,
 ) -> Array:
-    """`ops.pool.max_pool2d_backward`."""
+    """`ops.pool.max_pool2d_backward`.
+
+    The first of equal pixels, row by row, is the first one in its row, in the first such row. So each window is decided
+    along its rows, and then between them.
+    """
     g = expect.windows("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)
-    grad_x = blocks.empty_like(x)
+    order = _order(x)
+    source, upstream = _planes(x, order), _planes(grad_y, order)
+    grad_x, target = _output(x, x.shape[2:], order)
+    rows, columns = _taps(g, 0, x.shape[2]), _taps(g, 1, x.shape[3])
 
     def block(part: slice) -> None:
-        padded, upstream = _padded(x[part], g), grad_y[part]
-        grad = _scratch("pool gradient", x[part], g)
-        grad[...] = 0
-        bits, routed = np.dtype(f"i{x.itemsize}"), np.empty_like(upstream)
-        for window, won in _wins(padded, g):
-            # As integers, since an infinite gradient times 0 would be NaN.
-            np.multiply(upstream.view(bits), won.view(np.int8), out=routed.view(bits), dtype=bits)
-            grad[window] += routed
-        grad_x[part] = _inside(grad, x, g)
+        phases = _phases(source[part], columns, g.stride[1])
+        across = _scratch("across", phases[columns[0].phase], width=g.size[1])
+        best = _scratch("best", across, height=g.size[0])
+        _reduce(np.maximum, _by_columns(columns, phases), across, _lowest(x))
+        _reduce(np.maximum, _by_rows(rows, across), best, _lowest(x))
+        grad_phases = _gradient_phases(target[part], columns, g.stride[1])
+        grad_across = _scratch("gradient across", across)
+        for grad_best, nan in _decided(upstream[part], best):
+            grad_across[...] = 0
+            _route(grad_best, best, _by_rows(rows, across), _by_rows(rows, grad_across), nan, _are_apart(g, 0))
+            by_columns = _by_columns(columns, phases), _by_columns(columns, grad_phases)
+            _route(grad_across, across, *by_columns, nan, _are_apart(g, 1))
+        _interleave(grad_phases, target[part], g.stride[1])
 
-    blocks.run(block, _parts(x))
-    return grad_x
+    _run(block, source)
+    return _arranged(grad_x, x, order)
 
 
 def avg_pool2d(
@@ -98,20 +114,8 @@ def avg_pool2d(
 ) -> Array:
     """`ops.pool.avg_pool2d`."""
     g = expect.windows("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
-    divisor = _divisor(x, g, count_include_pad, divisor_override)
-    y = _output(x, g)
-
-    def block(part: slice) -> None:
-        padded = _padded(x[part], g, 0)
-        for index, window in enumerate(_windows_of(g)):
-            if index == 0:
-                y[part] = padded[window]
-            else:
-                y[part] += padded[window]
-        y[part] /= divisor
-
-    blocks.run(block, _parts(x))
-    return y
+    expect.divisor(divisor_override)
+    return _reduced(np.add, x, g, 0, _divisor(x.dtype, x.shape[2:], g, count_include_pad, divisor_override))
 
 
 def avg_pool2d_backward(
@@ -127,185 +131,411 @@ def avg_pool2d_backward(
 ) -> Array:
     """`ops.pool.avg_pool2d_backward`."""
     g = expect.windows("avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode)
-    divisor = _divisor(x, g, count_include_pad, divisor_override)
-    grad_x = blocks.empty_like(x)
+    expect.divisor(divisor_override)
+    divisor = _divisor(x.dtype, x.shape[2:], g, count_include_pad, divisor_override)
+    order = _order(x)
+    upstream = _planes(grad_y, order)
+    grad_x, target = _output(x, x.shape[2:], order)
+    rows, columns = _taps(g, 0, x.shape[2]), _taps(g, 1, x.shape[3])
 
     def block(part: slice) -> None:
-        mean = grad_y[part] / divisor
-        grad = _scratch("pool gradient", x[part], g)
-        grad[...] = 0
-        for window in _windows_of(g):
-            grad[window] += mean
-        grad_x[part] = _inside(grad, x, g)
+        each = np.divide(upstream[part], divisor, out=_scratch("best", upstream[part]))
+        grad_phases = _gradient_phases(target[part], columns, g.stride[1])
+        grad_across = _scratch("gradient across", each, height=x.shape[2])
+        grad_across[...] = 0
+        _spread(each, _by_rows(rows, grad_across), _are_apart(g, 0))
+        _spread(grad_across, _by_columns(columns, grad_phases), _are_apart(g, 1))
+        _interleave(grad_phases, target[part], g.stride[1])
 
-    blocks.run(block, _parts(x))
-    return grad_x
+    _run(block, target)
+    return _arranged(grad_x, x, order)
 
 
 def adaptive_avg_pool2d(x: Array, *, output_size: Sequence[int]) -> Array:
     """`ops.pool.adaptive_avg_pool2d`."""
-    rows, columns = (_adaptive(n, size) for n, size in zip(x.shape[2:], output_size, strict=True))
-    y = _like(x, (len(rows), len(columns)))
-    with np.errstate(invalid="ignore", over="ignore"):
-        for u, row in enumerate(rows):
-            for v, column in enumerate(columns):
-                window = x[:, :, row, column]
-                np.divide(window.sum((2, 3)), window.shape[2] * window.shape[3], out=y[:, :, u, v])
+    order = _order(x)
+    source, (y, target) = _planes(x, order), _output(x, output_size, order)
+
+    def block(part: slice) -> None:
+        for u, v, rows, columns in _adaptive(x, output_size):
+            _mean(source[part][:, rows, columns], out=target[part][:, u, v])
+
+    _run(block, source)
     return y
 
 
 def adaptive_avg_pool2d_backward(grad_y: Array, x: Array, *, output_size: Sequence[int]) -> Array:
     """`ops.pool.adaptive_avg_pool2d_backward`."""
     expect.some_windows("adaptive_avg_pool2d", grad_y)
-    rows, columns = (_adaptive(n, size) for n, size in zip(x.shape[2:], output_size, strict=True))
-    grad_x = blocks.empty_like(x)
-    grad_x[...] = 0
-    for u, row in enumerate(rows):
-        for v, column in enumerate(columns):
-            count = (row.stop - row.start) * (column.stop - column.start)
-            grad_x[:, :, row, column] += (grad_y[:, :, u, v] / max(1, count))[:, :, None, None]
-    return grad_x
+    order = _order(x)
+    upstream, (grad_x, target) = _planes(grad_y, order), _output(x, x.shape[2:], order)
+    apart = all(n % size == 0 for n, size in zip(x.shape[2:], output_size, strict=True))
+
+    def block(part: slice) -> None:
+        grad = target[part]
+        if not apart:
+            grad[...] = 0
+        for u, v, rows, columns in _adaptive(x, output_size):
+            window = grad[:, rows, columns]
+            each = upstream[part][:, u, v, None, None] / max(1, window.shape[1] * window.shape[2])
+            if apart:
+                window[...] = each
+            else:
+                window += each
+
+    _run(block, target)
+    return _arranged(grad_x, x, order)
 
 
 def adaptive_max_pool2d(x: Array, *, output_size: Sequence[int]) -> tuple[Array, Array]:
     """`ops.pool.adaptive_max_pool2d`."""
-    rows, columns = (_adaptive(n, size) for n, size in zip(x.shape[2:], output_size, strict=True))
-    y = _like(x, (len(rows), len(columns)))
-    indices = np.empty_like(y, dtype=np.int64)
-    for u, row in enumerate(rows):
-        for v, column in enumerate(columns):
-            height, width = row.stop - row.start, column.stop - column.start
-            window = x[:, :, row, column].reshape(x.shape[0], x.shape[1], height * width)
-            nan = np.isnan(window)
-            last_nan = height * width - 1 - nan[:, :, ::-1].argmax(2)
-            winner = np.where(nan.any(2), last_nan, window.argmax(2))
-            y[:, :, u, v] = np.take_along_axis(window, winner[:, :, None], 2)[:, :, 0]
-            indices[:, :, u, v] = (row.start + winner // width) * x.shape[3] + column.start + winner % width
+    order = _order(x)
+    source = _planes(x, order)
+    (y, target), (indices, winners) = _output(x, output_size, order), _output(x, output_size, order, np.int64)
+    for u, v, rows, columns in _adaptive(x, output_size):
+        window = source[:, rows, columns]
+        planes, height, width, neighbours = window.shape
+        window = window.reshape(planes, height * width, neighbours)
+        nan = np.isnan(window)
+        last_nan = height * width - 1 - nan[:, ::-1].argmax(1)
+        winner = np.where(nan.any(1), last_nan, window.argmax(1))
+        target[:, u, v] = np.take_along_axis(window, winner[:, None], 1)[:, 0]
+        winners[:, u, v] = (rows.start + winner // width) * x.shape[3] + columns.start + winner % width
     return y, indices
 
 
 def adaptive_max_pool2d_backward(grad_y: Array, x: Array, indices: Array, *, output_size: Sequence[int]) -> Array:
     """`ops.pool.adaptive_max_pool2d_backward`."""
     expect.some_windows("adaptive_max_pool2d", grad_y)
-    n, c, h, w = x.shape
-    grad = np.zeros_like(x, shape=(n, c, h * w), order="C")
+    order = _order(x)
+    upstream, places = _planes(grad_y, order), _planes(indices, order)
+    grad_x, target = _output(x, x.shape[2:], order)
+    target[...] = 0
+    planes, height, width, neighbours = target.shape
+    flat = target.reshape(planes, height * width, neighbours)
     for u in range(output_size[0]):
         for v in range(output_size[1]):
-            place = indices[:, :, u, v, None]
-            both = np.take_along_axis(grad, place, 2) + grad_y[:, :, u, v, None]
-            np.put_along_axis(grad, place, both, 2)
-    grad_x = blocks.empty_like(x)
-    grad_x[...] = grad.reshape(x.shape)
-    return grad_x
+            place = places[:, u, v, None]
+            both = np.take_along_axis(flat, place, 1) + upstream[:, u, v, None]
+            np.put_along_axis(flat, place, both, 1)
+    return _arranged(grad_x, x, order)
 
 
-def _windows_of(g: Windows) -> Iterator[tuple[slice, slice, slice, slice]]:
-    """For each pixel of the window, its places for all windows."""
-    for i in range(g.kernel[0]):
-        for j in range(g.kernel[1]):
-            rows, columns = (
-                slice(k * d, k * d + s * (n - 1) + 1, s)
-                for k, d, s, n in zip((i, j), g.dilation, g.stride, g.size, strict=True)
+# ---- planes (P, H, W, K)
+
+_Order = tuple[int, int, int, int]
+_CONTIGUOUS: _Order = (0, 1, 2, 3)
+_CHANNELS_LAST: _Order = (0, 2, 3, 1)
+_BATCH_LAST: _Order = (1, 2, 3, 0)
+
+
+def _order(x: Array) -> _Order:
+    """The axes (N, C, H, W) in the order of the memory format of ``x``: contiguous if it has none of the others."""
+    if x.shape[1] > 1 and x.strides[1] == x.itemsize < x.strides[3]:
+        return _CHANNELS_LAST
+    return _BATCH_LAST if memory.is_batch_last(x) else _CONTIGUOUS
+
+
+def _planes(x: Array, order: _Order) -> Array:
+    """``x`` as planes: a view if it has this memory format, otherwise a copy."""
+    turned = x if order == _CONTIGUOUS else x.transpose(order)
+    return _as_planes(np.ascontiguousarray(turned), order)
+
+
+def _as_planes(turned: Array, order: _Order) -> Array:
+    shape = turned.shape
+    return turned.reshape(shape[0] * shape[1], *shape[2:], 1) if order == _CONTIGUOUS else turned
+
+
+def _output(x: Array, size: Sequence[int], order: _Order, dtype: Any = None) -> tuple[Array, Array]:
+    """A new array (N, C, *size) in this memory format, and its planes."""
+    shape = (*x.shape[:2], *size)
+    turned = blocks.empty([shape[axis] for axis in order], like=x, dtype=dtype)
+    if order == _CONTIGUOUS:
+        return turned, _as_planes(turned, order)
+    return turned.transpose([order.index(axis) for axis in range(4)]), turned
+
+
+def _arranged(result: Array, x: Array, order: _Order) -> Array:
+    """``result``, which is like ``x``, with its axes in the same order in memory as those of ``x``."""
+    axes = sorted(range(4), key=lambda axis: (-abs(x.strides[axis]), axis))
+    if result.transpose(axes).flags.c_contiguous:
+        return result
+    arranged = blocks.empty_like(x)
+    arranged[...] = result
+    return arranged
+
+
+def _run(block: Callable[[slice], None], planes: Array) -> None:
+    """``block`` for all planes, so many at once that they stay in cache."""
+    numbers, count = tuning.TUNING, planes.shape[0]
+    parts = blocks.blocks(count, planes.nbytes // max(1, count), block_bytes=numbers.pool_block_bytes)
+    blocks.run(block, parts, parallel=planes.nbytes >= numbers.pool_threads_bytes)
+
+
+def _scratch(
+    name: str, like: Array, *, height: int | None = None, width: int | None = None, dtype: Any = None
+) -> Array:
+    """Scratch memory for planes like these, of another height or width if given."""
+    planes, h, w, neighbours = like.shape
+    shape = planes, h if height is None else height, w if width is None else width, neighbours
+    return blocks.scratch(f"pool {name}", shape, like=like, dtype=dtype)
+
+
+# ---- windows along one axis
+
+
+class _Tap(NamedTuple):
+    """One pixel of the windows along an axis: a range of windows, and where this pixel of them is in the image.
+
+    Attributes:
+        windows: The windows in which it is inside the image.
+        everywhere: Whether these are all.
+        pixels: Its places in the image.
+        phase: Its places modulo the stride.
+        steps: Its places among all pixels of this phase: adjacent ones.
+    """
+
+    windows: slice
+    everywhere: bool
+    pixels: slice
+    phase: int
+    steps: slice
+
+
+def _taps(g: Windows, axis: int, n: int) -> tuple[_Tap, ...]:
+    """The taps along the rows or columns of an image of ``n``; those never inside the image are left out."""
+    return _taps_of(n, g.kernel[axis], g.stride[axis], g.dilation[axis], g.pad[axis][0], g.size[axis])
+
+
+@lru_cache(1024)
+def _taps_of(n: int, kernel: int, stride: int, dilation: int, pad: int, count: int) -> tuple[_Tap, ...]:
+    taps = []
+    for start in range(-pad, kernel * dilation - pad, dilation):
+        first, end = max(0, -(start // stride)), min(count, (n - 1 - start) // stride + 1)
+        if first < end:
+            pixel, number = start + first * stride, end - first
+            step = pixel // stride
+            taps.append(
+                _Tap(
+                    slice(first, end),
+                    number == count,
+                    slice(pixel, pixel + (number - 1) * stride + 1, stride),
+                    pixel % stride,
+                    slice(step, step + number),
+                )
             )
-            yield slice(None), slice(None), rows, columns
+    return tuple(taps)
 
 
-def _output(x: Array, g: Windows) -> Array:
-    return _like(x, g.size)
+def _are_apart(g: Windows, axis: int) -> bool:
+    """Whether every pixel belongs to one window at most."""
+    return g.stride[axis] > (g.kernel[axis] - 1) * g.dilation[axis]
 
 
-def _like(x: Array, size: Sequence[int]) -> Array:
-    """An output of this size in the memory format of ``x``."""
-    if _is_channels_last(x):
-        return blocks.empty((x.shape[0], *size, x.shape[1]), like=x).transpose(0, 3, 1, 2)
-    return blocks.empty((*x.shape[:2], *size), like=x)
+class _View(NamedTuple):
+    """The pixels of a tap, and how to get its windows from an array of one value for each window."""
+
+    tap: _Tap
+    pixels: Array
+    axis: int
+
+    def windows(self, values: Array) -> Array:
+        if self.tap.everywhere:
+            return values
+        return values[:, self.tap.windows] if self.axis == 1 else values[:, :, self.tap.windows]
 
 
-def _is_channels_last(x: Array) -> bool:
-    return bool(x.shape[1] > 1 and x.strides[1] == x.itemsize)
+def _by_rows(taps: Sequence[_Tap], image: Array) -> list[_View]:
+    return [_View(tap, image[:, tap.pixels], 1) for tap in taps]
 
 
-def _inside(padded: Array, x: Array, g: Windows) -> Array:
-    (top, _), (left, _) = g.pad
-    return padded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+def _by_columns(taps: Sequence[_Tap], phases: dict[int, Array]) -> list[_View]:
+    return [_View(tap, phases[tap.phase][:, :, tap.steps], 2) for tap in taps]
 
 
-def _adaptive(n: int, size: int) -> list[slice]:
-    return [slice(index * n // size, -(-(index + 1) * n // size)) for index in range(size)]
+# Columns of one phase are every stride-th one. Where pixels have neighbours in memory (K > 1), the columns of a phase
+# are copied together, because NumPy is fast only on long runs.
 
 
-def _divisor(x: Array, g: Windows, count_include_pad: bool, override: int | None) -> Array:
-    """The divisor of each window: (h, w), in the dtype of ``x``."""
-    expect.divisor(override)
+def _phases(image: Array, taps: Sequence[_Tap], stride: int) -> dict[int, Array]:
+    """The columns of each phase that a tap needs."""
+    used = sorted({tap.phase for tap in taps})
+    if stride == 1 or image.shape[3] == 1:
+        return {phase: image[:, :, phase::stride] for phase in used}
+    phases = {}
+    for phase in used:
+        columns = _columns(phase, image.shape[2], stride)
+        phases[phase] = _scratch(f"phase {phase}", image, width=len(columns))
+        np.take(image, columns, axis=2, out=phases[phase], mode="clip")  # without the mode it would copy ``out``
+    return phases
+
+
+@lru_cache(1024)
+def _columns(phase: int, n: int, stride: int) -> Array:
+    return np.arange(phase, n, stride)
+
+
+def _gradient_phases(grad: Array, taps: Sequence[_Tap], stride: int) -> dict[int, Array]:
+    """Zeros for the columns of each phase that a tap needs: views of ``grad``, or to be copied by `_interleave`."""
+    used = sorted({tap.phase for tap in taps})
+    if stride == 1 or grad.shape[3] == 1:
+        grad[...] = 0
+        return {phase: grad[:, :, phase::stride] for phase in used}
+    if len(used) < stride:
+        grad[...] = 0
+    phases = {}
+    for phase in used:
+        width = len(range(phase, grad.shape[2], stride))
+        phases[phase] = _scratch(f"gradient phase {phase}", grad, width=width)
+        phases[phase][...] = 0
+    return phases
+
+
+def _interleave(phases: dict[int, Array], grad: Array, stride: int) -> None:
+    """Copy the phases of `_gradient_phases` to their columns of ``grad``."""
+    if stride == 1 or grad.shape[3] == 1:
+        return
+    whole = np.dtype((np.void, grad.shape[3] * grad.itemsize))  # all neighbours at once: twice as fast
+    for phase, columns in phases.items():
+        grad.view(whole)[:, :, phase::stride] = columns.view(whole)
+
+
+# ---- reductions and their gradients
+
+
+def _lowest(x: Array) -> float:
+    """Where a window has no pixel in the image."""
+    return -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+
+
+def _reduced(combine: np.ufunc, x: Array, g: Windows, start: float, divisor: Array | None = None) -> Array:
+    """``combine`` over all pixels of each window, between rows and then along them."""
+    order = _order(x)
+    source, (y, target) = _planes(x, order), _output(x, g.size, order)
+    rows, columns = _taps(g, 0, x.shape[2]), _taps(g, 1, x.shape[3])
+
+    def block(part: slice) -> None:
+        down = _scratch("down", source[part], height=g.size[0])
+        _reduce(combine, _by_rows(rows, source[part]), down, start)
+        _reduce(combine, _by_columns(columns, _phases(down, columns, g.stride[1])), target[part], start)
+        if divisor is not None:
+            np.divide(target[part], divisor, out=target[part])
+
+    _run(block, source)
+    return y
+
+
+def _reduce(combine: np.ufunc, views: Sequence[_View], out: Array, start: float) -> None:
+    """``combine`` over the taps of one axis, for each window."""
+    views = sorted(views, key=lambda view: not view.tap.everywhere)
+    everywhere = [view.pixels for view in views[:2] if view.tap.everywhere]
+    if len(everywhere) == 2:
+        combine(*everywhere, out=out)
+    elif everywhere:
+        np.copyto(out, everywhere[0])
+    else:
+        out[...] = start
+    for view in views[len(everywhere) :]:
+        windows = view.windows(out)
+        combine(windows, view.pixels, out=windows)
+
+
+def _decided(upstream: Array, best: Array) -> Iterator[tuple[Array, bool]]:
+    """The gradients of windows without NaN, and then of those with NaN, each with zeros for the others."""
+    grad = _scratch("gradient", upstream)
+    nan = np.isnan(best) if blocks.may_hold_nan(best) else None
+    if nan is None:
+        grad[...] = upstream
+    else:
+        keep_where(~nan, upstream, out=grad)
+    yield grad, False
+    if nan is not None:
+        keep_where(nan, upstream, out=grad)
+        yield grad, True
+
+
+def _route(
+    rest: Array, best: Array, pixels: Sequence[_View], gradients: Sequence[_View], nan: bool, apart: bool
+) -> None:
+    """Add the gradient of each window to its first pixel that equals ``best``; with ``nan`` to its last NaN.
+
+    What a pixel takes is subtracted from ``rest``, so that the others get 0. The last pixel takes what is left.
+    """
+    bits = np.dtype(f"i{rest.itemsize}")
+    apart = apart and not nan  # the gradients of windows without NaN are there already
+    *pairs, (_, last) = list(zip(pixels, gradients, strict=True))[:: -1 if nan else 1]
+    for pixel, gradient in pairs:
+        left = pixel.windows(rest)
+        won = _scratch("won", left, dtype=bool)
+        if nan:
+            np.isnan(pixel.pixels, out=won)
+        else:
+            np.equal(pixel.pixels, pixel.windows(best), out=won)
+        taken = gradient.pixels if apart else _scratch("taken", left)
+        keep_where(won, left, out=taken)
+        np.subtract(left.view(bits), taken.view(bits), out=left.view(bits))  # exact, also for infinity
+        if not apart:
+            np.add(gradient.pixels, taken, out=gradient.pixels)
+    _add(last.pixels, last.windows(rest), apart)
+
+
+def _spread(each: Array, gradients: Sequence[_View], apart: bool) -> None:
+    """Add the gradient of each window to all its pixels."""
+    for view in gradients:
+        _add(view.pixels, view.windows(each), apart)
+
+
+def _add(pixels: Array, gradient: Array, apart: bool) -> None:
+    if apart:
+        np.copyto(pixels, gradient)
+    else:
+        np.add(pixels, gradient, out=pixels)
+
+
+@lru_cache(1024)
+def _divisor(dtype: Any, shape: tuple[int, int], g: Windows, count_include_pad: bool, override: int | None) -> Array:
+    """The divisor of each window: (h, w, 1), or one number if all are equal."""
     if override is not None:
-        return np.full_like(x, override, shape=g.size, order="C")
+        return np.array(override, dtype)
     counts = []
-    for n, k, s, count, (pad, _) in zip(x.shape[2:], g.kernel, g.stride, g.size, g.pad, strict=True):
-        start = np.arange(count, like=x) * s - pad
+    for n, k, s, count, (pad, _) in zip(shape, g.kernel, g.stride, g.size, g.pad, strict=True):
+        start = np.arange(count) * s - pad
         end = np.minimum(start + k, n + pad)
         counts.append(end - start if count_include_pad else np.minimum(end, n) - np.maximum(start, 0))
-    sizes: Array = counts[0][:, None] * counts[1]
-    return sizes.astype(x.dtype)
+    sizes = (counts[0][:, None, None] * counts[1][:, None]).astype(dtype)
+    return sizes[0, 0, 0] if (sizes == sizes[0, 0, 0]).all() else sizes
 
 
-def _parts(x: Array) -> list[slice]:
-    return blocks.blocks(x.shape[0], 4 * x.shape[1] * x.shape[2] * x.shape[3] * x.itemsize)
+def _adaptive(x: Array, output_size: Sequence[int]) -> Iterator[tuple[int, int, slice, slice]]:
+    """``(u, v, rows, columns)`` of each window of an adaptive pooling."""
+    down, across = (
+        [slice(index * n // size, -(-(index + 1) * n // size)) for index in range(size)]
+        for n, size in zip(x.shape[2:], output_size, strict=True)
+    )
+    for u, rows in enumerate(down):
+        for v, columns in enumerate(across):
+            yield u, v, rows, columns
 
 
-def _scratch(name: str, x: Array, g: Windows) -> Array:
-    """Working memory for ``x`` and its padding, in its memory format."""
-    n, c, height, width = *x.shape[:2], x.shape[2] + sum(g.pad[0]), x.shape[3] + sum(g.pad[1])
-    if _is_channels_last(x):
-        return blocks.scratch(name, (n, height, width, c), like=x).transpose(0, 3, 1, 2)
-    return blocks.scratch(name, (n, c, height, width), like=x)
+def _mean(window: Array, out: Array) -> None:
+    """The mean of the pixels of (P, H, W, K), for each plane and neighbour."""
+    _, height, width, neighbours = window.shape
+    pixels = height * width
+    if neighbours > 1 and pixels:
+        rows = _total([window[:, i] for i in range(height)])
+        total = _total([rows[:, j] for j in range(width)])
+    elif 0 < pixels <= tuning.TUNING.pool_few_pixels:
+        total = _total([window[:, i, j] for i in range(height) for j in range(width)])
+    else:
+        total = window[..., 0].sum((1, 2))[:, None]
+    np.divide(total, pixels, out=out, casting="same_kind")
 
 
-def _padded(x: Array, g: Windows, value: float | None = None) -> Array:
-    """``x`` with a border of ``value``, or of the lowest value, which never wins."""
-    if not any(map(any, g.pad)):
-        return x
-    if value is None:
-        value = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
-    padded = _scratch("pool padded", x, g)
-    padded[...] = value
-    _inside(padded, x, g)[...] = x
-    return padded
-
-
-def _wins(padded: Array, g: Windows) -> Iterator[tuple[tuple[slice, ...], Array]]:
-    """For each pixel of the window: its places for all windows, and the windows in which it won."""
-    windows = list(_windows_of(g))
-    best = padded[windows[0]].copy("K")
-    for window in windows[1:]:
-        np.maximum(best, padded[window], out=best)
-    if not blocks.lowest(best) > -np.inf:  # NaN, or minus infinity, the value of the padding
-        slots = _winners(padded, g)
-        for index, window in enumerate(windows):
-            yield window, slots == index
-        return
-    open_, won = np.ones_like(best, dtype=bool), np.empty_like(best, dtype=bool)
-    for window in windows:
-        np.equal(padded[window], best, out=won)
-        np.logical_and(won, open_, out=won)
-        np.logical_xor(open_, won, out=open_)
-        yield window, won
-
-
-def _winners(padded: Array, g: Windows) -> Array:
-    """The number of the pixel that won each window, row by row; if all are -inf, the first that is not padding."""
-    slot = np.int16 if g.kernel[0] * g.kernel[1] < 2**15 else np.int32
-    (top, bottom), (left, right) = g.pad
-    image = np.zeros_like(padded, shape=padded.shape[2:], dtype=bool, order="C")
-    image[top : image.shape[0] - bottom, left : image.shape[1] - right] = True
-    best = slots = found = None
-    for index, window in enumerate(_windows_of(g)):
-        value, is_image = padded[window], image[window[2:]]
-        if best is None or slots is None or found is None:
-            best, slots, found = value.copy("K"), np.zeros_like(value, dtype=slot), is_image
-        else:
-            won = (value > best) | np.isnan(value) | (is_image & ~found)
-            found = found | is_image
-            np.copyto(best, value, where=won)
-            np.copyto(slots, slot(index), where=won)
-    assert slots is not None
-    return slots
+def _total(parts: Sequence[Array]) -> Array:
+    """The sum of arrays; in float64 if they are many, because thousands of additions in float32 lose digits."""
+    first, *others = parts
+    total = first.astype(np.float64 if len(parts) > tuning.TUNING.pool_short_sum else first.dtype)
+    for part in others:
+        total += part
+    return total

@@ -19,6 +19,12 @@ def precise(function: np.ufunc, x: Array, out: Array | None = None) -> Array:
     return out
 
 
+def keep_where(where: Array, x: Array, *, out: Array) -> None:
+    """``out = x where where else 0``, by the bits of ``x``: an integer times 0 is 0, infinity times 0 is not."""
+    bits = np.dtype(f"i{out.itemsize}")
+    np.multiply(x.view(bits), where.view(np.int8), out=out.view(bits), dtype=bits)
+
+
 # By item size. For float32 a shorter polynomial than that of `ops.special` is enough: interpolated in the same way, but
 # on 0 <= a <= 14; for a larger a, P(-a) is below the range of float32.
 _COEFFICIENTS = {

@@ -51,6 +51,23 @@ class Tuning:
     """Compared with bytes times the passes of the operation, which are more for exp and tanh. See the blocks above:
     8 MiB are the 2 million values for which two threads took 628 us and one 788."""
 
+    elementwise_row: int = _number(2048, "values", "of a row of zeros, against which ReLU compares")
+    """131,000 values: with the number 0 54 us, with rows of 512, 1,024, 2,048 and 4,096 zeros 16.8, 13.0, 10.5 and
+    10.5."""
+
+    # ---- pool
+
+    pool_block_bytes: int = _number(2 * 2**20, "bytes", "of the planes of images in a block")
+    """8x64x32x32 in batch-last memory, maximum of 3x3 with stride 2, forward and backward, with blocks of 256 KiB, 512
+    KiB, 1 and 4 MiB: 296 and 1393, 238 and 1140, 225 and 1013, 208 and 954 us: fewer calls into NumPy. Blocks of 2 MiB
+    limit the scratch memory, which is about three times a block."""
+    pool_threads_bytes: int = _number(8 * 2**20, "bytes", "images from which several threads pay")
+    """Smaller ones take less than 5 ms, in calls of less than 20 us. Not measured separately."""
+    pool_short_sum: int = _number(64, "summands", "up to which a mean adds in the dtype of the images")
+    """It adds rows, and then their columns; more than these are added in float64, which takes twice as long."""
+    pool_few_pixels: int = _number(8, "pixels", "of contiguous windows, up to which they are added one by one")
+    """The means of 8x512x2x2: 51 us by `sum`, 23 one by one."""
+
     # ---- conv
 
     conv_columns: int = _number(512, "columns", "from which a single block is halved for two threads")
