@@ -42,11 +42,11 @@ def _before(ctx: Any, x: Tensor, inplace: bool) -> Tensor:
     return x.clone() if inplace and ctx.needs_input_grad[0] else x
 
 
-def _written(ctx: Any, x: Tensor, y: Tensor, inplace: bool) -> Tensor:
-    """``y``; with ``inplace=True`` it is written into ``x``, which is returned."""
+def _computed(ctx: Any, op: bridge.Operation, x: Tensor, inplace: bool, **options: Any) -> Tensor:
+    """``op`` of ``x``; with ``inplace=True`` written into ``x``, which is returned."""
     if inplace:
         ctx.mark_dirty(x)
-        return bridge.write(x, y)
+    y: Tensor = bridge.call(op, x, into=x if inplace else None, **options)
     return y
 
 
@@ -56,7 +56,7 @@ class ReLUFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
         """Save the output."""
-        y = _written(ctx, x, bridge.call(activation.relu, x), inplace)
+        y = _computed(ctx, activation.relu, x, inplace)
         ctx.save_for_backward(y)
         return y
 
@@ -95,7 +95,7 @@ class ReLU6Function(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
         """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
-        return _written(ctx, x, bridge.call(activation.relu6, x), inplace)
+        return _computed(ctx, activation.relu6, x, inplace)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
@@ -133,7 +133,7 @@ class HardtanhFunction(torch.autograd.Function):
         """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
         ctx.limits = {"min_val": min_val, "max_val": max_val}
-        return _written(ctx, x, bridge.call(activation.hardtanh, x, **ctx.limits), inplace)
+        return _computed(ctx, activation.hardtanh, x, inplace, **ctx.limits)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
@@ -173,7 +173,7 @@ class ThresholdFunction(torch.autograd.Function):
         """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
         ctx.options = {"threshold": threshold, "value": value}
-        return _written(ctx, x, bridge.call(activation.threshold, x, **ctx.options), inplace)
+        return _computed(ctx, activation.threshold, x, inplace, **ctx.options)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
@@ -212,7 +212,7 @@ class LeakyReLUFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, negative_slope: float, inplace: bool) -> Any:
         """Save the input, or the output that overwrites it."""
         ctx.negative_slope, ctx.inplace = negative_slope, inplace
-        y = _written(ctx, x, bridge.call(activation.leaky_relu, x, negative_slope=negative_slope), inplace)
+        y = _computed(ctx, activation.leaky_relu, x, inplace, negative_slope=negative_slope)
         ctx.save_for_backward(y if inplace else x)
         return y
 
@@ -297,7 +297,7 @@ class ELUFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, alpha: float, inplace: bool) -> Any:
         """Save the input, or the output that overwrites it."""
         ctx.alpha, ctx.inplace = alpha, inplace
-        y = _written(ctx, x, bridge.call(activation.elu, x, alpha=alpha), inplace)
+        y = _computed(ctx, activation.elu, x, inplace, alpha=alpha)
         ctx.save_for_backward(y if inplace else x)
         return y
 
@@ -339,7 +339,7 @@ class SELUFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
         """Save the input, or the output that overwrites it."""
         ctx.inplace = inplace
-        y = _written(ctx, x, bridge.call(activation.selu, x), inplace)
+        y = _computed(ctx, activation.selu, x, inplace)
         ctx.save_for_backward(y if inplace else x)
         return y
 
@@ -379,7 +379,7 @@ class CELUFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, alpha: float, inplace: bool) -> Any:
         """Save the input, or the output that overwrites it."""
         ctx.alpha, ctx.inplace = alpha, inplace
-        y = _written(ctx, x, bridge.call(activation.celu, x, alpha=alpha), inplace)
+        y = _computed(ctx, activation.celu, x, inplace, alpha=alpha)
         ctx.save_for_backward(y if inplace else x)
         return y
 
@@ -459,7 +459,7 @@ class SiLUFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
         """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
-        return _written(ctx, x, bridge.call(activation.silu, x), inplace)
+        return _computed(ctx, activation.silu, x, inplace)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
@@ -498,7 +498,7 @@ class MishFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
         """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
-        return _written(ctx, x, bridge.call(activation.mish, x), inplace)
+        return _computed(ctx, activation.mish, x, inplace)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
@@ -580,7 +580,7 @@ class HardswishFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
         """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
-        return _written(ctx, x, bridge.call(activation.hardswish, x), inplace)
+        return _computed(ctx, activation.hardswish, x, inplace)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:
@@ -617,7 +617,7 @@ class HardsigmoidFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, inplace: bool) -> Any:
         """Save the input, or a copy of it."""
         ctx.save_for_backward(_before(ctx, x, inplace))
-        return _written(ctx, x, bridge.call(activation.hardsigmoid, x), inplace)
+        return _computed(ctx, activation.hardsigmoid, x, inplace)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Any:

@@ -16,6 +16,7 @@ def call(
     *tensors: Tensor | None,
     like: Tensor | Sequence[Tensor | None] | None = None,
     mixed: bool = False,
+    into: Tensor | None = None,
     **options: Any,
 ) -> Any:
     """Run ``op`` on the arrays of ``tensors`` and return its results as tensors like those.
@@ -31,6 +32,8 @@ def call(
         like: The tensors whose dtypes the floating results take: one for all results, or one for each. Without it, the
             first floating tensor.
         mixed: Whether floating arguments may differ in dtype (normalisation with float32 weights under bfloat16).
+        into: The first argument, to write the only result into it and return it: the last line of a forward with
+            ``inplace=True``, which calls ``ctx.mark_dirty``. Save afterwards what the backward needs.
         options: Keyword arguments of ``op``: numbers, strings, booleans, None, and tuples or lists of those. ``needs``,
             if given, has one boolean for each result; results that are not needed are None.
 
@@ -65,8 +68,12 @@ def call(
             )
         if as_operator or (arrays is None and any(map(tracers.needs_operator, tensors))):
             results = operator(op, tensors, dtypes, mixed, options)
+        elif arrays is not None and into is not None and host.overwrite(op, into, arrays, options, heard_by):
+            return into
         else:
             results = host.run(op, tensors, dtypes, mixed, options, arrays, heard_by)
+        if into is not None and results[0] is not None:
+            return into.copy_(results[0])
         return results[0] if len(results) == 1 else tuple(results)
     finally:
         if heard_by:

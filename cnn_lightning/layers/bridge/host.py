@@ -54,6 +54,29 @@ def run(
         return _tensors(_compute(op, arrays, dtypes, options, host, heard_by), arrays, dtypes, to_tensor)
 
 
+def overwrite(
+    op: Operation,
+    into: Tensor,
+    arrays: Sequence[Array | None],
+    options: dict[str, Any],
+    heard_by: Sequence[listeners.Listener],
+) -> bool:
+    """Let the fast function of ``op`` write its result into the memory of ``into``, the first argument.
+
+    Returns False, and computes nothing, if there is no such function, if a listener needs the argument unchanged, or if
+    elements of ``into`` share memory, which torch refuses to write.
+    """
+    function, array = chooser.chosen(op), arrays[0]
+    if heard_by or array is None or "out" not in (getattr(function, "__kwdefaults__", None) or ()):
+        return False
+    if into.is_neg() or 0 in array.strides or not chooser.is_fast(function):
+        return False
+    blocks.quietly(function, *arrays, out=array, **options)
+    if not into.is_inference():
+        torch.autograd.graph.increment_version(into)
+    return True
+
+
 def _compute(
     op: Operation,
     arrays: Sequence[Array | None],

@@ -94,8 +94,8 @@ class Tuning:
     conv_column_bytes: int = _number(6 * 2**20, "bytes", "columns of a block")
     """PLACE."""
     conv_flipped_weight: int = _number(200_000, "values", "weights up to this are flipped for the input's gradient")
-    """Both gradients, one thread, flipped and not: 8x64x16x16 to 64 channels 1.69, 1.90 ms; 8x128x8x8 to 128 1.74, 1.82;
-    8x256x4x4 to 256, 590,000 values, 2.39, 1.95; with 32 images 6.8, 8.0; 6.2, 6.5; 6.6, 6.2."""
+    """Both gradients, one thread, flipped and not: 8x64x16x16 to 64 channels 1.69, 1.90 ms; 8x128x8x8 to 128 1.74,
+    1.82; 8x256x4x4 to 256, 590,000 values, 2.39, 1.95; with 32 images 6.8, 8.0; 6.2, 6.5; 6.6, 6.2."""
     conv_turned_weight: int = _number(150_000, "values", "weights smaller than this get a transposed gradient")
     """The gradient of the weight as ``columns @ grad_y^T``, and as ``grad_y @ columns^T``, with that of the input, 8
     images, one thread: 37,000 values 1.90, 2.20 ms; 147,000 1.82, 1.88; 295,000 1.33, 1.11; 590,000 2.69, 1.95."""
@@ -103,9 +103,9 @@ class Tuning:
     # ---- depthwise_batch_last
 
     depthwise_toeplitz: int = _number(1024, "entries", "of a channel's Toeplitz matrix, at most")
-    """Toeplitz, bands and runs, 8 images, forward and backward, one thread: 960 channels of 2x2 0.32, 0.64, 1.10 ms; 384
-    of 4x4 0.47, 0.47, 1.01; with 4,096 entries, 192 of 8x8, 1.92, 0.44, 0.83; with stride 2 and 1,024 entries, 192 of
-    8x8, 0.64 and by runs 0.80."""
+    """Toeplitz, bands and runs, 8 images, forward and backward, one thread: 960 channels of 2x2 0.32, 0.64, 1.10 ms;
+    384 of 4x4 0.47, 0.47, 1.01; with 4,096 entries, 192 of 8x8, 1.92, 0.44, 0.83; with stride 2 and 1,024 entries, 192
+    of 8x8, 0.64 and by runs 0.80."""
     depthwise_bands: int = _number(6, "rows", "for each column of the kernel, of images that are computed with bands")
     """Bands and runs, forward and backward, one thread: 3x3 on 144 channels of 16x16, 8 images 1.13, 1.65 ms, 32 images
     3.8, 6.9; on 32 channels of 32x32, 32 images 7.1, 5.5; 7x7 on 96 channels of 16x16, 8 images 2.2, 5.7."""
