@@ -6,8 +6,8 @@ Three ways, by the size of the image:
 * a small one with one band matrix (H', H) for each column of the kernel: the columns shift by runs of N;
 * a large one with a multiplication and an addition for each pixel of the kernel, over the padded image as one run.
 
-Matrices have zeros for pixels that are not under the kernel. Zero times infinity is NaN, and so is a zero of the
-padding times an infinite weight. Therefore all results are checked; with a NaN the caller computes them by columns.
+Matrices have zeros for pixels that are not under the kernel, and none for the padding. Zero times infinity is NaN.
+Therefore all results are checked; with a NaN, or an infinite weight, the caller computes them by columns.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def forward(x: Array, weight: Array, g: Geometry, y: Array) -> bool:
     Returns False if the result is not to be used.
     """
     way = _way(g)
-    if way is None or not y.size:
+    if way is None or not y.size or not np.isfinite(np.vdot(weight, weight)):
         return False
     blocks.run(lambda part: way.forward(x[part], weight[part, 0], g, y[part]), _parts(g, x), parallel=_is_large(g, x))
     return not blocks.may_hold_nan(y)
@@ -40,7 +40,7 @@ def backward(
 ) -> bool:
     """Write both gradients, unless None, in the shapes of ``x`` and ``weight``; as `forward`."""
     way = _way(g)
-    if way is None or not grad_y.size:
+    if way is None or not grad_y.size or not np.isfinite(np.vdot(weight, weight)):
         return False
 
     def block(part: slice) -> None:
