@@ -22,6 +22,7 @@ from cnn_lightning.ops import activation as formula_activation
 from cnn_lightning.ops import softmax as formula_softmax
 from cnn_lightning.ops.fast import activation as fast_activation
 from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.fast.memory import batch_last
 from cnn_lightning.ops.fast.special import normal
 from cnn_lightning.ops.fast.tuning import tuned
 from tests.cases import load
@@ -277,6 +278,62 @@ def test_prelu_on_a_device_array() -> None:
     weight: Any = Duck(np.array([0.1, 0.2, 0.3]))
     assert isinstance(formula_activation.prelu(x, weight), Duck)
     assert all(isinstance(result, Duck) for result in formula_activation.prelu_backward(x, x, weight))
+
+
+OUT = sorted(
+    name
+    for name, function in vars(fast_activation).items()
+    if inspect.isfunction(function) and not name.startswith("_") and "out" in inspect.signature(function).parameters
+)
+OUT_OPTIONS = {case.op: row for case in CASES for row in case.formula_options}
+
+
+@pytest.mark.parametrize("name", [name for name in OUT if name in OUT_OPTIONS])
+@pytest.mark.parametrize("values", [SPECIAL, np.linspace(-9, 9, 240)], ids=["special", "many"])
+@pytest.mark.parametrize("memory", ["contiguous", "batch_last", "some channels", "no axis"])
+def test_an_activation_writes_into_an_array_given_as_out(name: str, values: np.ndarray, memory: str) -> None:
+    function, options = getattr(fast_activation, name), OUT_OPTIONS[name]
+    for dtype in (np.float32, np.float64):
+        x = np.resize(values, (3, 4, 5, 4)).astype(dtype)
+        if memory == "batch_last":
+            x = batch_last(x)
+        elif memory == "some channels":
+            x = np.concatenate([x, x], axis=1)[:, 1::2]
+        elif memory == "no axis":
+            x = x[0, 0, 0, 0, ...]
+        expected, other = function(x, **options), np.empty_like(x)
+        assert function(x, out=other, **options) is other
+        assert function(x, out=x, **options) is x
+        for found in (other, x):
+            assert found.tobytes() == expected.tobytes()
+
+
+def test_the_activations_with_inplace_have_out() -> None:
+    assert set(OUT) >= {case.op for case in CASES if "inplace" in inspect.signature(case.native).parameters}
+
+
+@pytest.mark.parametrize(("name", "native", "options", "by_output"), PAIRS)
+def test_batch_last_memory(name: str, native: Native, options: dict[str, Any], by_output: bool) -> None:
+    """The bits of contiguous memory; the gradient in any order beside any order of the input."""
+    function, back = getattr(fast_activation, name), getattr(fast_activation, f"{name}_backward")
+    x = np.random.default_rng(0).standard_normal((6, 5, 9, 11)).astype(np.float32)
+    y, grad_x = function(x, **options), back(x[::-1].copy(), x, **options)
+    with tuned(elementwise_block_bytes=2048):
+        for memory in (np.array, batch_last):
+            found = function(memory(x), **options)
+            assert found.strides == memory(x).strides or not layout.MEMORY.get(name)
+            np.testing.assert_array_equal(found, y)
+            for of_gradient in (np.array, batch_last, lambda g: g.transpose(1, 0, 2, 3).copy().transpose(1, 0, 2, 3)):
+                np.testing.assert_array_equal(back(of_gradient(x[::-1]), memory(x), **options), grad_x)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 2047, 2048, 5000])
+def test_relu_has_the_bits_of_the_formula(dtype: Any, size: int) -> None:
+    x = np.resize(SPECIAL.astype(dtype), size)
+    for name in ("relu", "relu6"):
+        found, formula = getattr(fast_activation, name)(x), getattr(formula_activation, name)(x)
+        assert found.tobytes() == formula.tobytes()
 
 
 INPLACE = [

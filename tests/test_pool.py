@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from cnn_lightning import layers
 from cnn_lightning.layers import catalog
 from cnn_lightning.ops import pool
+from cnn_lightning.ops.fast import pool as fast_pool
+from cnn_lightning.ops.fast.memory import batch_last, is_batch_last
 from tests.test_layers import assert_equal, run
 from tests.tiers import both_tiers
 
@@ -182,6 +184,62 @@ def test_the_gradient_has_the_mass_of_the_windows(kind: str) -> None:
     upstream = random.standard_normal(forward(x, **options, **more).shape)
     gradient = backward(upstream, x, **options, **more)
     np.testing.assert_allclose(gradient.sum((2, 3)), upstream.sum((2, 3)), rtol=1e-12)
+
+
+WINDOWS: list[tuple[str, dict[str, Any]]] = [
+    ("max_pool2d", {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ("max_pool2d", {"kernel_size": 2}),
+    ("max_pool2d", {"kernel_size": (3, 2), "stride": (1, 3), "padding": (1, 0), "dilation": (2, 1)}),
+    ("max_pool2d", {"kernel_size": 3, "stride": 2, "ceil_mode": True}),
+    ("avg_pool2d", {"kernel_size": 2}),
+    ("avg_pool2d", {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}),
+    ("adaptive_avg_pool2d", {"output_size": (1, 1)}),
+    ("adaptive_avg_pool2d", {"output_size": (4, 3)}),
+]
+
+
+@pytest.mark.parametrize("values", ["normal", "ties", "special"])
+@pytest.mark.parametrize(("op", "options"), WINDOWS)
+def test_images_in_batch_last_memory_give_results_in_it(op: str, options: dict[str, Any], values: str) -> None:
+    """The same numbers as in contiguous memory, whatever the memory of the upstream gradient."""
+    random = np.random.default_rng(0)
+    x = (
+        random.integers(0, 3, (6, 5, 9, 11)).astype(float)
+        if values == "ties"
+        else random.standard_normal((6, 5, 9, 11))
+    )
+    if values == "special":
+        x[random.random(x.shape) < 0.3] = np.nan
+        x[random.random(x.shape) < 0.3] = -np.inf
+    function, backward = fast(op), fast(f"{op}_backward")
+    expected = function(x, **options)
+    y = function(batch_last(x), **options)
+    assert y.shape[2:] == (1, 1) or is_batch_last(y)
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+    upstream = random.standard_normal(y.shape)
+    expected = backward(upstream, x, **options)
+    for grad_y in (upstream, batch_last(upstream), upstream.transpose(0, 1, 3, 2).copy().transpose(0, 1, 3, 2)):
+        gradient = backward(grad_y, batch_last(x), **options)
+        assert is_batch_last(gradient)
+        np.testing.assert_array_equal(gradient, expected)
+        np.testing.assert_array_equal(backward(grad_y, x, **options), expected)
+
+
+def fast(name: str) -> Any:
+    return getattr(fast_pool, name)
+
+
+@pytest.mark.parametrize("memory", [np.array, batch_last])
+def test_of_equal_pixels_the_first_takes_the_gradient_and_of_several_nan_the_last(memory: Any) -> None:
+    x = np.zeros((2, 3, 4, 4))
+    x[1, :, 1, :] = np.nan
+    options: dict[str, Any] = {"kernel_size": 2}
+    for function in (pool.max_pool2d_backward, fast_pool.max_pool2d_backward):
+        gradient = function(np.full((2, 3, 2, 2), 7.0), memory(x), **options)
+        first, nan = np.zeros((4, 4)), np.zeros((4, 4))
+        first[::2, ::2] = 7
+        nan[1, 1::2], nan[2, ::2] = 7, 7
+        np.testing.assert_array_equal(gradient, np.stack([[first] * 3, [nan] * 3]))
 
 
 # ---- what is refused

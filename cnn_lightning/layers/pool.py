@@ -335,7 +335,8 @@ def _batched(input: Tensor, axes: int, function: Any) -> Any:
 
 
 def _only(tensor: Tensor) -> Tensor:
-    return tensor.squeeze(1)
+    """The results for a single image, contiguous as torch's: channels as the batch may be the last axis in memory."""
+    return tensor.squeeze(1).contiguous()
 
 
 def _along_rows(input: Tensor, function: Any) -> Any:

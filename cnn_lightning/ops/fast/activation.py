@@ -21,7 +21,7 @@ import numpy as np
 from cnn_lightning.ops import expect
 from cnn_lightning.ops.activation import ONE_SIXTH, SELU_ALPHA, SELU_SCALE
 from cnn_lightning.ops.fast import blocks, tuning
-from cnn_lightning.ops.fast.special import keep_where, normal, precise
+from cnn_lightning.ops.fast.special import BITS, keep_where, normal, precise
 from cnn_lightning.ops.types import Array
 
 
@@ -649,7 +649,7 @@ def _zero(where: Array, x: Array, *, out: Array) -> None:
 
 def _choose(where: Array, x: Array, *, out: Array) -> None:
     """``out = x where where else out``, by the bits of both."""
-    bits = np.dtype(f"i{out.itemsize}")
+    bits = BITS[out.itemsize]
     result = out.view(bits)
     change = np.bitwise_xor(result, x.view(bits), out=_like(out, "change", bits))
     keep_where(where, change, out=change)

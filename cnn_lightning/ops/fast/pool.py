@@ -15,7 +15,7 @@ import numpy as np
 from cnn_lightning.ops import expect
 from cnn_lightning.ops.expect import Windows
 from cnn_lightning.ops.fast import blocks, memory, tuning
-from cnn_lightning.ops.fast.special import keep_where
+from cnn_lightning.ops.fast.special import BITS, keep_where
 from cnn_lightning.ops.types import Array, Pair
 
 
@@ -462,19 +462,19 @@ def _route(
 
     What a pixel takes is subtracted from ``rest``, so that the others get 0. The last pixel takes what is left.
     """
-    bits = np.dtype(f"i{rest.itemsize}")
-    apart = apart and not nan  # the gradients of windows without NaN are there already
+    bits, apart = BITS[rest.itemsize], apart and not nan  # the gradients of windows without NaN are there already
+    left = rest.view(bits)
     *pairs, (_, last) = list(zip(pixels, gradients, strict=True))[:: -1 if nan else 1]
     for pixel, gradient in pairs:
-        left = pixel.windows(rest)
-        won = _scratch("won", left, dtype=bool)
+        before = pixel.windows(left)
+        won = _scratch("won", before, dtype=bool)
         if nan:
             np.isnan(pixel.pixels, out=won)
         else:
             np.equal(pixel.pixels, pixel.windows(best), out=won)
-        taken = gradient.pixels if apart else _scratch("taken", left)
-        keep_where(won, left, out=taken)
-        np.subtract(left.view(bits), taken.view(bits), out=left.view(bits))  # exact, also for infinity
+        taken = gradient.pixels if apart else _scratch("taken", before, dtype=rest.dtype)
+        keep_where(won, before, out=taken.view(bits))
+        np.subtract(before, taken.view(bits), out=before)  # exact, also for infinity
         if not apart:
             np.add(gradient.pixels, taken, out=gradient.pixels)
     _add(last.pixels, last.windows(rest), apart)

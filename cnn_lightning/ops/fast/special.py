@@ -19,9 +19,13 @@ def precise(function: np.ufunc, x: Array, out: Array | None = None) -> Array:
     return out
 
 
+BITS = {size: np.dtype(f"i{size}") for size in (1, 2, 4, 8)}
+"""The integers of each size, to see the bits of other numbers."""
+
+
 def keep_where(where: Array, x: Array, *, out: Array) -> None:
     """``out = x where where else 0``, by the bits of ``x``: an integer times 0 is 0, infinity times 0 is not."""
-    bits = np.dtype(f"i{out.itemsize}")
+    bits = BITS[out.itemsize]
     np.multiply(x.view(bits), where.view(np.int8), out=out.view(bits), dtype=bits)
 
 
