@@ -71,18 +71,18 @@ def compare(op: Operation, arrays: tuple[Any, ...], options: dict[str, Any]) -> 
     for a, b, need in zip(found, expected, needs, strict=True):
         assert (a is not None) == need
         if a is not None:
-            equal(np.asarray(a), np.asarray(b), name_of(op))
+            equal(np.asarray(a), np.asarray(b), name_of(op), computed_in=arrays)
 
 
-def equal(a: Any, b: Any, name: str) -> None:
-    """Equal within rounding; what is chosen and copied to the bit."""
+def equal(a: Any, b: Any, name: str, computed_in: tuple[Any, ...] = ()) -> None:
+    """Equal within rounding, that of the narrowest dtype ``computed_in``; what is chosen and copied to the bit."""
     assert (a.shape, a.dtype) == (b.shape, b.dtype), f"{name}: {a.shape} {a.dtype} for {b.shape} {b.dtype}"
     axes = [axis for axis, size in enumerate(a.shape) if size > 1]
     assert a.size == 0 or [a.strides[i] for i in axes] == [b.strides[i] for i in axes], f"{name}: strides"
     if a.dtype.kind != "f" or name.rpartition(".")[2] in EXACT:
         np.testing.assert_array_equal(a, b, err_msg=name)
         return
-    tolerance = TOLERANCE[a.dtype]
+    tolerance = max(TOLERANCE.get(array.dtype, 0) for array in (a, *computed_in) if array is not None)
     finite = np.abs(b[np.isfinite(b)])
     scale = max(1.0, finite.max(initial=0))
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale, err_msg=name)

@@ -15,14 +15,15 @@ Statistics are computed in float64, in two passes over a block of values that st
 mean nor a long sum loses digits.
 """
 
-from collections.abc import Callable, Sequence
-from math import prod
+from collections.abc import Sequence
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
 
 from cnn_lightning.ops import expect
 from cnn_lightning.ops.fast import blocks, tuning
+from cnn_lightning.ops.fast.channels import Channels, output, samples, wide
 from cnn_lightning.ops.types import Array
 
 Gradients = tuple[Array | None, Array | None, Array | None]
@@ -39,26 +40,30 @@ def batch_norm(
 ) -> tuple[Array, Array, Array]:
     """`ops.norm.batch_norm`."""
     expect.channels(x, weight=weight, bias=bias, mean=mean, var=var)
-    y = _output(x)
-    means, variances = (np.empty_like(x, shape=(x.shape[1],), dtype=np.float64) for _ in range(2))
-    view = _Channels(x)
-    count = max(1, view.count)
+    y = output(x)
+    view = Channels(x)
+    means, variances = _statistics_of(x, mean), _statistics_of(x, var)
     x, to_y = view.of(x), view.of(y)
 
     def block(part: slice) -> None:
-        part = view.channels(part)
         at = view.at(part)
-        values = _wide("norm values", x[at])
-        means[part] = view.sum(values) / count if mean is None else mean[part]
-        values -= view.across(means[part])
-        variances[part] = view.dot(values, values) / count if var is None else var[part]
+        values, out = x[at], to_y[at]
+        if mean is None:
+            out, rest = _centre(view, values, out, part, means, variances)
+        else:
+            shift = means[part].astype(x.dtype)
+            rest = means[part] - shift
+            np.subtract(values, view.across(shift, values), out=out)
         scale = _invstd(variances[part], eps)
-        values *= view.across(scale if weight is None else scale * weight[part])
+        if weight is not None:
+            scale *= weight[part]
+        constant = -rest * scale
         if bias is not None:
-            values += view.across(bias[part].astype(np.float64))
-        to_y[at] = values
+            constant += bias[part]
+        np.multiply(out, view.across(scale, out), out=out)
+        np.add(out, view.across(constant, out), out=to_y[at])
 
-    view.run(block, 4 * 8)
+    view.run(block, 2 * x.itemsize)
     return y, means, variances
 
 
@@ -74,47 +79,46 @@ def batch_norm_backward(
     needs: Sequence[bool] = (True, True, True),
 ) -> Gradients:
     """`ops.norm.batch_norm_backward`."""
-    grad_x = _output(x) if needs[0] else None
+    grad_x = output(x) if needs[0] else None
     grad_weight, grad_bias = (np.empty_like(x, shape=(x.shape[1],)) for _ in range(2))
-    view = _Channels(x)
+    view = Channels(x)
     x, upstream = view.of(x), view.of(grad_y)
     to_x = None if grad_x is None else view.of(grad_x)
-    count, rule = max(1, view.count), _Rule(view, weight, mean, var, eps, x.dtype)
+    rule = _Rule(view, weight, mean, var, eps, x.dtype)
 
     def block(part: slice) -> None:
-        part = view.channels(part)
         at = view.at(part)
-        grad, centred = upstream[at], rule.centred(x[at], part)
-        wide = _wide("norm gradient", grad)
-        total, dot = view.sum(wide), view.dot(wide, _wide("norm values", centred))
+        values, grad = x[at], upstream[at]
+        out = blocks.scratch("norm centred", values.shape, like=x) if to_x is None else to_x[at]
+        rule.centre(values, part, out)
+        total, dot = view.sum(grad), view.dot(grad, out)
+        if not _finite(dot) or not _finite(total):
+            grad64, centred = wide("norm gradient", grad), wide("norm values", out)
+            total, dot = view.sum(grad64), view.dot(grad64, centred)
         dot = (dot - rule.rest[part] * total) * rule.invstd[part]
         grad_bias[part], grad_weight[part] = total, dot
         if to_x is None:
             return
         if training:
-            rule.write(to_x[at], grad, centred, part, total / count, dot / count)
+            rule.write(out, grad, part, total / view.count, dot / view.count)
         else:
-            np.multiply(grad, view.across(rule.scale[part]), out=to_x[at])
+            np.multiply(grad, view.across(rule.scale[part], out), out=out)
 
-    view.run(block, 8 * x.itemsize)
+    view.run(block, 3 * x.itemsize)
     return grad_x, grad_weight if needs[1] else None, grad_bias if needs[2] else None
 
 
 def batch_statistics(x: Array) -> tuple[Array, Array]:
     """`ops.norm.batch_statistics`."""
-    means, variances = (np.empty_like(x, shape=(x.shape[1],), dtype=np.float64) for _ in range(2))
-    view = _Channels(x)
-    count = max(1, view.count)
+    view = Channels(x)
+    means, variances = _statistics_of(x, None), _statistics_of(x, None)
     x = view.of(x)
 
     def block(part: slice) -> None:
-        part = view.channels(part)
-        values = _wide("norm values", x[view.at(part)])
-        means[part] = view.sum(values) / count
-        values -= view.across(means[part])
-        variances[part] = view.dot(values, values) / count
+        values = x[view.at(part)]
+        _centre(view, values, blocks.scratch("norm centred", values.shape, like=x), part, means, variances)
 
-    view.run(block, 4 * 8)
+    view.run(block, 2 * x.itemsize)
     return means, variances
 
 
@@ -131,48 +135,76 @@ def batch_norm_backward_part(
     eps: float = 1e-5,
 ) -> Array:
     """`ops.norm.batch_norm_backward_part`."""
-    grad_x = _output(x)
-    view = _Channels(x)
+    grad_x = output(x)
+    view = Channels(x)
     x, upstream, to_x = view.of(x), view.of(grad_y), view.of(grad_x)
     rule = _Rule(view, weight, mean, var, eps, x.dtype)
 
     def block(part: slice) -> None:
-        part = view.channels(part)
         at = view.at(part)
-        centred = rule.centred(x[at], part)
-        rule.write(to_x[at], upstream[at], centred, part, grad_bias[part] / count, grad_weight[part] / count)
+        rule.centre(x[at], part, to_x[at])
+        rule.write(to_x[at], upstream[at], part, grad_bias[part] / count, grad_weight[part] / count)
 
-    view.run(block, 4 * x.itemsize)
+    view.run(block, 3 * x.itemsize)
     return grad_x
+
+
+def _statistics_of(x: Array, given: Array | None) -> Array:
+    """Memory for the statistics of each channel, or those given, in float64."""
+    return np.empty(x.shape[1], np.float64) if given is None else given.astype(np.float64)
+
+
+def _centre(view: Channels, x: Array, out: Array, part: slice, means: Array, variances: Array) -> tuple[Array, Array]:
+    """Write ``x - shift`` of a block, and its statistics; return where it is and ``rest``, ``mean - shift``.
+
+    It is in ``out``, or in float64 in scratch memory where float32 is too narrow. ``shift`` is the mean as far as its
+    sum in float32 is exact. The variance is the mean of squares less the square of ``rest``, of which a large mean is
+    no part any more.
+    """
+    mean = view.sum(x) / view.count
+    np.subtract(x, view.across(mean, out), out=out)
+    if x.dtype == np.float64:
+        means[part], variances[part] = mean, view.dot(out, out) / view.count
+        return out, np.zeros_like(mean)
+    rest = view.sum(out) / view.count
+    var = view.dot(out, out) / view.count - rest * rest
+    if not _finite(var):
+        values = wide("norm values", x)
+        return _centre(view, values, values, part, means, variances)
+    variances[part] = np.maximum(var, 0)
+    # Beside a small mean, the subtraction rounds by more than the first sum did.
+    means[part] = np.where(mean * mean > var, mean.astype(x.dtype) + rest, mean)
+    return out, rest
+
+
+def _finite(values: Array) -> bool:
+    """Whether all values are finite: float32 had no overflow, and no NaN or infinity went in."""
+    return isfinite(np.add.reduce(values))
 
 
 class _Rule:
     """``grad_x = scale * (grad_y - mean(grad_y) - xhat * mean(grad_y * xhat))``, in the dtype of x."""
 
-    def __init__(
-        self, view: "_Channels", weight: Array | None, mean: Array, var: Array, eps: float, dtype: Any
-    ) -> None:
-        self.view, self.dtype = view, dtype
+    def __init__(self, view: Channels, weight: Array | None, mean: Array, var: Array, eps: float, dtype: Any) -> None:
+        self.view = view
         with np.errstate(all="ignore"):
             self.invstd = _invstd(var, eps)
-            self.scale = (self.invstd if weight is None else self.invstd * weight).astype(dtype)
+            self.scale = self.invstd if weight is None else self.invstd * weight
             self.mean = mean.astype(dtype)
             self.rest = mean - self.mean  # the rounding error of float32
 
-    def centred(self, x: Array, part: slice) -> Array:
-        """``x - mean`` in scratch memory, for the rounded mean: without its rounding error, `rest`."""
-        result = blocks.scratch("norm centred", x.shape, like=x)
-        np.subtract(x, self.view.across(self.mean[part]), out=result)
-        return result
+    def centre(self, x: Array, part: slice, out: Array) -> None:
+        """``x - mean`` for the rounded mean: without its rounding error, `rest`."""
+        np.subtract(x, self.view.across(self.mean[part], out), out=out)
 
-    def write(self, out: Array, grad: Array, centred: Array, part: slice, of_grad: Array, of_dot: Array) -> None:
-        """``grad_x`` of a block from the means of ``grad`` and of ``grad * xhat``; overwrites ``centred``."""
+    def write(self, out: Array, grad: Array, part: slice, of_grad: Array, of_dot: Array) -> None:
+        """``grad_x`` of a block over what `centre` wrote, from the means of ``grad`` and of ``grad * xhat``."""
         slope = of_dot * self.invstd[part]
         constant = of_grad - slope * self.rest[part]
-        centred *= self.view.across((-slope).astype(self.dtype))
-        centred -= self.view.across(constant.astype(self.dtype))
-        centred += grad
-        np.multiply(centred, self.view.across(self.scale[part]), out=out)
+        np.multiply(out, self.view.across(-slope, out), out=out)
+        np.subtract(out, self.view.across(constant, out), out=out)
+        np.add(out, grad, out=out)
+        np.multiply(out, self.view.across(self.scale[part], out), out=out)
 
 
 def layer_norm(
@@ -223,13 +255,13 @@ def group_norm(
     expect.group_norm(x, weight, bias, groups)
     n, c, length = x.shape[0], x.shape[1], prod(x.shape[2:])
     size = c // groups * length
-    y = _output(x)
+    y = output(x)
     mean, var = (np.empty_like(x, shape=(n, groups, 1), dtype=np.float64) for _ in range(2))
     weight, bias = (None if array is None else array.astype(np.float64)[:, None] for array in (weight, bias))
-    x, to_y = _samples(x), _samples(y)
+    x, to_y = samples(x), samples(y)
 
     def block(part: slice) -> None:
-        values = _wide("norm values", x[part])
+        values = wide("norm values", x[part])
         rows = values.reshape(values.shape[0], groups, size)
         mean[part] = _row_sums(rows) / size
         rows -= mean[part]
@@ -259,13 +291,13 @@ def group_norm_backward(
     """`ops.norm.group_norm_backward`."""
     n, c, length = x.shape[0], x.shape[1], prod(x.shape[2:])
     size = c // groups * length
-    grad_x = _output(x) if needs[0] else None
-    x, upstream = _samples(x), _samples(grad_y)
-    to_x = None if grad_x is None else _samples(grad_x)
+    grad_x = output(x) if needs[0] else None
+    x, upstream = samples(x), samples(grad_y)
+    to_x = None if grad_x is None else samples(grad_x)
     mean, scale = mean.astype(np.float64), None if weight is None else weight.astype(np.float64)[:, None]
 
     def block(part: slice) -> tuple[Array, Array]:
-        g, xhat = _wide("norm gradient", upstream[part]), _wide("norm values", x[part])
+        g, xhat = wide("norm gradient", upstream[part]), wide("norm values", x[part])
         g_rows, rows = (array.reshape(array.shape[0], groups, size) for array in (g, xhat))
         invstd = _invstd(var[part], eps)
         rows -= mean[part]
@@ -311,103 +343,6 @@ def instance_norm_backward(
     return group_norm_backward(grad_y, x, weight, mean, var, groups=x.shape[1], eps=eps, needs=needs)
 
 
-# ---- the channels of a batch in memory
-
-
-class _Channels:
-    """A batch (N, C, ...) as three axes without a copy: (N, C, L), or (rows, f, C) if channels are last in memory.
-
-    In the second form, a row has ``f`` pixels, as many as NumPy needs to be fast.
-    """
-
-    def __init__(self, x: Array) -> None:
-        n, self.c, length = x.shape[0], x.shape[1], prod(x.shape[2:])
-        self.count = n * length
-        self.last = _is_channels_last(x)
-        self.side = 1
-        if self.last:
-            row = 2 * tuning.TUNING.norm_long_run
-            while self.count % (2 * self.side) == 0 and self.count and self.side * self.c < row:
-                self.side *= 2
-        self.shape = (self.count // self.side, self.side, self.c) if self.last else (n, self.c, length)
-        # Channels that are adjacent in memory stay in one block.
-        self.together = tuning.TUNING.norm_neighbours if self.last else 1
-        self.nbytes = x.nbytes
-
-    def of(self, a: Array) -> Array:
-        """``a``, of the shape of the batch, in this form; a copy if its order in memory is another one."""
-        return (np.moveaxis(a, 1, -1) if self.last else a).reshape(self.shape)
-
-    def run(self, block: Callable[[slice], None], value_bytes: int) -> None:
-        """``block`` for every block of channels, as `at` and `channels` take it."""
-        numbers = tuning.TUNING
-        parallel = self.nbytes >= numbers.norm_threads_bytes
-        # Each long run is summed separately, so that the sums do not depend on the blocks.
-        any_cut = not self.last and self.shape[2] >= numbers.norm_run
-        if parallel and any_cut and blocks.get_num_threads() > 1:
-            value_bytes //= numbers.norm_larger
-        parts = blocks.blocks(-(-self.c // self.together), self.together * self.count * value_bytes)
-        blocks.run(block, parts, parallel=parallel)
-
-    def channels(self, part: slice) -> slice:
-        """The channels of a block."""
-        return slice(part.start * self.together, min(self.c, part.stop * self.together))
-
-    def at(self, part: slice) -> tuple[slice, ...]:
-        """The index of a block of channels."""
-        return (slice(None), slice(None), part) if self.last else (slice(None), part)
-
-    def across(self, values: Array) -> Array:
-        """One value per channel of a block, as an array that broadcasts to the block."""
-        if self.last:
-            shape = (self.side, *values.shape)
-        elif self.shape[2] < tuning.TUNING.norm_long_run:
-            values, shape = values[:, None], (*values.shape, self.shape[2])
-        else:
-            return values[:, None]
-        result = np.empty_like(values, shape=shape)
-        result[...] = values
-        return result
-
-    def sum(self, a: Array) -> Array:
-        """The sum of each channel over a block of float64."""
-        return _channel_sums(self._middle(a))
-
-    def dot(self, a: Array, b: Array) -> Array:
-        """The sum of products of each channel."""
-        return _channel_dots(self._middle(a), self._middle(b))
-
-    def _middle(self, a: Array) -> Array:
-        return a.reshape(self.count, a.shape[2], 1) if self.last else a
-
-
-def _is_channels_last(x: Array) -> bool:
-    """Whether channels are adjacent in memory and the array is contiguous otherwise; also for (N, C)."""
-    if x.flags.c_contiguous and x.ndim > 2:
-        return False
-    return bool(np.moveaxis(x, 1, -1).flags.c_contiguous)
-
-
-def _samples(a: Array) -> Array:
-    """(N, C, ...) as (N, C, L), without a copy also if channels are last in memory."""
-    n, c, length = a.shape[0], a.shape[1], prod(a.shape[2:])
-    if length > 1 and _is_channels_last(a):
-        return np.moveaxis(a, 1, -1).reshape(n, length, c).swapaxes(1, 2)
-    return a.reshape(n, c, length)
-
-
-def _output(x: Array) -> Array:
-    """A new array like ``x`` of which `_Channels` of ``x`` makes a view."""
-    return blocks.empty_like(x) if _is_channels_last(x) else blocks.empty(x.shape, like=x)
-
-
-def _wide(name: str, x: Array) -> Array:
-    """A copy in float64, in scratch memory."""
-    values = blocks.scratch(name, x.shape, like=x, dtype=np.float64)
-    values[...] = x
-    return values
-
-
 # ---- sums, all of float64
 
 
@@ -415,7 +350,7 @@ def _channel_sums(a: Array) -> Array:
     """(n, c, L) to (c,)."""
     n, c, length = a.shape
     if length >= tuning.TUNING.norm_run:
-        return _over_samples(_row_sums(a))
+        return _oversamples(_row_sums(a))
     columns = np.matmul(np.ones_like(a, shape=(n,)), a.reshape(n, c * length))
     result: Array = np.matmul(columns.reshape(c, length), np.ones_like(a, shape=(length,)))
     return result
@@ -424,13 +359,13 @@ def _channel_sums(a: Array) -> Array:
 def _channel_dots(a: Array, b: Array) -> Array:
     """(n, c, L) and the same to (c,): the sum of products of each channel."""
     if a.shape[2] >= tuning.TUNING.norm_run:
-        return _over_samples(_row_dots(a, b))
+        return _oversamples(_row_dots(a, b))
     product = blocks.scratch("norm product", a.shape, like=a)
     np.multiply(a, b, out=product)
     return _channel_sums(product)
 
 
-def _over_samples(runs: Array) -> Array:
+def _oversamples(runs: Array) -> Array:
     """(n, c, 1) to (c,), with the runs of a channel adjacent: else NumPy adds a single channel in another order."""
     side_by_side = np.empty_like(runs, shape=(runs.shape[1], runs.shape[0]))
     side_by_side[...] = runs[:, :, 0].T
