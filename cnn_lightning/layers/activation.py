@@ -39,7 +39,7 @@ __all__ = [
 
 def _before(ctx: Any, x: Tensor, inplace: bool) -> Tensor:
     """The input, or a copy of it if backward needs it and ``inplace=True`` will overwrite it."""
-    return x.clone() if inplace and ctx.needs_input_grad[0] else x
+    return bridge.copy(x) if inplace and ctx.needs_input_grad[0] else x
 
 
 def _computed(ctx: Any, op: bridge.Operation, x: Tensor, inplace: bool, **options: Any) -> Tensor:

@@ -29,6 +29,7 @@ from cnn_lightning.layers.bridge.listeners import Listener, watch
 from cnn_lightning.layers.bridge.modules import (
     autocast,
     blank,
+    copy,
     expect_no_proxy,
     expect_no_transform,
     expect_tensor,
@@ -43,6 +44,7 @@ __all__ = [
     "autocast",
     "blank",
     "call",
+    "copy",
     "expect_no_proxy",
     "expect_no_transform",
     "expect_tensor",

@@ -5,8 +5,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cnn_lightning.layers.bridge import tracers
+from cnn_lightning.layers.bridge import host, tracers
 from cnn_lightning.layers.bridge.checks import no_tensor
+from cnn_lightning.ops.fast import blocks
 
 
 def autocast(policy: Literal["lower", "float32"], *tensors: Tensor | None) -> Any:
@@ -92,6 +93,16 @@ def is_plain(value: Any) -> bool:
 def blank(x: Tensor) -> Tensor:
     """Zeros of the shape of ``x`` in the memory of one element, to save for a backward that needs only the shape."""
     return x.new_zeros(()).expand(x.shape)
+
+
+def copy(x: Tensor) -> Tensor:
+    """``x.clone()`` of a tensor without gradient, on the CPU in recycled memory: half the time for 3 MB."""
+    arrays = host.host_arrays((x,), mixed=False) if is_plain(x) and x.is_floating_point() else None
+    if arrays is None or arrays[0] is None:
+        return x.clone()
+    result = blocks.empty_like(arrays[0])
+    result[...] = arrays[0]
+    return torch.from_numpy(result)
 
 
 def write(x: Tensor, y: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ Therefore all results are checked; with a NaN, or an infinite weight, the caller
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -101,42 +102,55 @@ class _Toeplitz:
 
     @staticmethod
     def forward(x: Array, weight: Array, g: Geometry, y: Array) -> None:
-        matrix = _Toeplitz.matrix(weight, g)
-        np.matmul(matrix, x.reshape(len(x), -1, g.n), out=y.reshape(len(x), -1, g.n))
+        c = len(x)
+        np.matmul(_Toeplitz.matrices(weight, g), x.reshape(c, -1, g.n), out=y.reshape(c, -1, g.n))
 
     @staticmethod
     def of_x(grad_y: Array, weight: Array, g: Geometry, grad_x: Array) -> None:
-        matrix, c = _Toeplitz.matrix(weight, g).swapaxes(1, 2), len(weight)
-        np.matmul(matrix, grad_y.reshape(c, -1, g.n), out=grad_x.reshape(c, -1, g.n))
+        matrices, c = _Toeplitz.matrices(weight, g).swapaxes(1, 2), len(weight)
+        np.matmul(matrices, grad_y.reshape(c, -1, g.n), out=grad_x.reshape(c, -1, g.n))
 
     @staticmethod
     def of_weight(grad_y: Array, x: Array, g: Geometry, grad_weight: Array) -> None:
         c = len(x)
-        products = np.matmul(grad_y.reshape(c, -1, g.n), x.reshape(c, -1, g.n).swapaxes(1, 2)).reshape(c, -1)
-        for i, j, places in _Toeplitz.places(g):
-            grad_weight[:, i, j] = products[:, places].sum(1)
+        products = np.matmul(grad_y.reshape(c, -1, g.n), x.reshape(c, -1, g.n).swapaxes(1, 2))
+        places = _of_image(_of_one(g), x.dtype)
+        grad_weight[...] = np.matmul(products.reshape(c, -1), places.T).reshape(grad_weight.shape)
 
     @staticmethod
-    def matrix(weight: Array, g: Geometry) -> Array:
-        matrix = np.zeros((len(weight), g.oh * g.ow * g.h * g.w), weight.dtype)
-        for i, j, places in _Toeplitz.places(g):
-            matrix[:, places] = weight[:, i, j, None]
-        return matrix.reshape(len(weight), g.oh * g.ow, g.h * g.w)
+    def matrices(weight: Array, g: Geometry) -> Array:
+        """(C, H' W', H W)."""
+        places = _of_image(_of_one(g), weight.dtype)
+        return np.matmul(weight.reshape(len(weight), -1), places).reshape(len(weight), g.oh * g.ow, g.h * g.w)
 
-    @staticmethod
-    def places(g: Geometry) -> tuple[tuple[int, int, Array], ...]:
-        return _places(g._replace(n=1, c=1, o=1, groups=1))
+
+def _of_one(g: Geometry) -> Geometry:
+    """What is equal for any number of images and channels."""
+    return g._replace(n=1, c=1, o=1, groups=1)
 
 
 @lru_cache(1024)
-def _places(g: Geometry) -> tuple[tuple[int, int, Array], ...]:
-    """For each pixel of the kernel, its places in a flat Toeplitz matrix."""
-    outputs, pixels = np.arange(g.oh * g.ow).reshape(g.oh, g.ow), np.arange(g.h * g.w).reshape(g.h, g.w)
-    return tuple(
-        (i, j, (outputs[u, v] * (g.h * g.w) + pixels[r, s]).reshape(-1))
-        for i, (u, r) in enumerate(_rows(g))
-        for j, (v, s) in enumerate(_columns(g))
-    )
+def _of_image(g: Geometry, dtype: Any) -> Array:
+    """Ones where a weight (i, j) stands in a flat Toeplitz matrix: (kh kw, H' W' H W), zeros elsewhere.
+
+    A product of the weights with it is the matrix, and its transpose adds the entries of each weight.
+    """
+    places = np.zeros((*g.kernel, g.oh, g.ow, g.h, g.w), dtype)
+    for i, (rows, inputs) in enumerate(_rows(g)):
+        for j, (columns, pixels) in enumerate(_columns(g)):
+            u, v = (np.arange(each.start, each.stop) for each in (rows, columns))
+            r, s = (np.arange(each.start, each.stop, each.step) for each in (inputs, pixels))
+            places[i, j, u[:, None], v, r[:, None], s] = 1
+    return places.reshape(g.kernel[0] * g.kernel[1], -1)
+
+
+@lru_cache(1024)
+def _of_rows(g: Geometry, dtype: Any) -> Array:
+    """`_of_image` for the band matrices of rows: (kh, H' H)."""
+    places = np.zeros((g.kernel[0], g.oh, g.h), dtype)
+    for i, (rows, inputs) in enumerate(_rows(g)):
+        places[i, np.arange(rows.start, rows.stop), np.arange(inputs.start, inputs.stop, inputs.step)] = 1
+    return places.reshape(g.kernel[0], -1)
 
 
 class _Bands:
@@ -177,24 +191,14 @@ class _Bands:
         upstream, pixels = grad_y.reshape(c, g.oh, -1), x.reshape(c, g.h, -1).swapaxes(1, 2)
         for j, (to, of) in enumerate(_columns(g)):
             outputs = upstream[:, :, to.start * n : to.stop * n]
-            products = np.matmul(outputs, pixels[:, of.start * n : of.stop * n]).reshape(c, -1)
-            for i, places in enumerate(_Bands.places(g)):
-                grad_weight[:, i, j] = products[:, places].sum(1)
+            products = np.matmul(outputs, pixels[:, of.start * n : of.stop * n])
+            grad_weight[:, :, j] = np.matmul(products.reshape(c, -1), _of_rows(_of_one(g), x.dtype).T)
 
     @staticmethod
     def matrices(weight: Array, g: Geometry) -> Array:
-        matrices = np.zeros((g.kernel[1], len(weight), g.oh * g.h), weight.dtype)
-        for i, places in enumerate(_Bands.places(g)):
-            matrices[:, :, places] = weight[:, i].T[:, :, None]
-        return matrices.reshape(g.kernel[1], len(weight), g.oh, g.h)
-
-    @staticmethod
-    def places(g: Geometry) -> list[slice]:
-        """The diagonal of each row of the kernel in a flat band matrix (H', H); of stride 1."""
-        return [
-            slice(to.start * g.h + of.start, (to.stop - 1) * g.h + of.stop, g.h + 1) if to.start < to.stop else slice(0)
-            for to, of in _rows(g)
-        ]
+        """(kw, C, H', H)."""
+        places = _of_rows(_of_one(g), weight.dtype)
+        return np.matmul(weight.transpose(2, 0, 1), places).reshape(g.kernel[1], len(weight), g.oh, g.h)
 
 
 class _Runs:
