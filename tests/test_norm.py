@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnn_lightning import layers
 from cnn_lightning.layers import catalog
@@ -266,6 +267,30 @@ def test_running_statistics_are_the_average_of_the_batches(momentum: float | Non
     module.eval()(batches[0])
     assert module.num_batches_tracked == 5
     torch.testing.assert_close(module.running_mean, mean)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_autograd_is_told_of_new_running_statistics(dtype: torch.dtype) -> None:
+    module, x = layers.BatchNorm1d(2).to(dtype), torch.randn(7, 2, dtype=dtype)
+    running = [getattr(module, name) for name in ("running_mean", "running_var", "num_batches_tracked")]
+    versions = [tensor._version for tensor in running]
+    module.eval()(x)
+    assert [tensor._version for tensor in running] == versions
+    module.train()(x)
+    assert all(tensor._version > version for tensor, version in zip(running, versions, strict=True))
+
+
+def test_running_statistics_are_the_same_when_a_mode_observes_operators() -> None:
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    x = torch.randn(7, 2)
+    plain, observed = layers.BatchNorm1d(2), layers.BatchNorm1d(2)
+    plain(x)
+    with Mode():
+        observed(x)
+    torch.testing.assert_close(observed.state_dict(), plain.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(16, 96, 28, 28), (512, 96, 4, 4), (31, 7, 101, 61)])

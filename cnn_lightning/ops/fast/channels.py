@@ -5,7 +5,8 @@ A batch has one of two forms, neither of which is a copy:
 * Long runs, (r, c, L): the values of a channel are r runs of L adjacent values. Batch-last memory has a single run for
   each channel.
 * Short runs, (r, side, c, L): tiny images, and channels_last memory with L = 1. Sums go over r first, which adds whole
-  rows of memory. A row has ``side`` samples or pixels, as many as NumPy needs to be fast.
+  rows of memory. A row has ``side`` samples or pixels, as many as NumPy needs to be fast; the axis is left out if one
+  is enough.
 
 NumPy adds float32 in float32 inside a piece, which is short enough to be exact to a rounding or two, and the pieces in
 float64. No sum depends on the number of threads.
@@ -47,7 +48,7 @@ class Channels:
         side, row = 1, self.c * self.length
         while rows % (2 * side) == 0 and 0 < side * row < numbers.norm_row <= rows * row:
             side *= 2
-        self.shape = (rows // side, side, self.c, self.length)
+        self.shape = (rows, self.c, self.length) if side == 1 else (rows // side, side, self.c, self.length)
 
     def of(self, a: Array) -> Array:
         """``a``, of the shape of the batch, in this form; a copy if its order in memory is another one."""
@@ -67,15 +68,15 @@ class Channels:
 
     def at(self, part: slice) -> tuple[slice, ...]:
         """The index of a block of channels."""
-        return (slice(None), part) if self.long else (slice(None), slice(None), part)
+        return (slice(None), part) if len(self.shape) == 3 else (slice(None), slice(None), part)
 
     def across(self, values: Array, like: Array) -> Array:
         """One value for each channel of a block, in the dtype of ``like``, as an array that broadcasts to the block."""
-        values = values.astype(like.dtype, copy=False)[:, None]
+        values = values[:, None]
         if self.long and (self.shape[0] == 1 or self.length >= tuning.TUNING.norm_long_run):
-            return values
+            return values.astype(like.dtype, copy=False)
         shape = (len(values), self.length)
-        result = np.empty_like(like, shape=shape if self.long else (self.shape[1], *shape))
+        result = np.empty(shape if len(self.shape) == 3 else (self.shape[1], *shape), like.dtype)
         result[...] = values
         return result
 
@@ -150,27 +151,25 @@ def _add_runs(pieces: Array) -> Array:
 
 
 def _sum_rows(a: Array) -> Array:
-    """(r, side, c, L) to (c,). Rows of memory are added by BLAS, a few at a time."""
-    rows, side, c, length = a.shape
+    """(r, c, L) or (r, side, c, L) to (c,). Rows of memory are added by BLAS, a few at a time."""
+    rows, c, length = a.shape[0], a.shape[-2], a.shape[-1]
     piece = tuning.TUNING.norm_rows
-    lines = a.reshape(rows, side, c * length)
-    if rows <= piece and side == 1:
-        columns = np.matmul(_ones(a, rows), lines[:, 0]).astype(np.float64)
+    if rows <= piece and a.ndim == 3:
+        columns = np.dot(_ones(a, rows), a.reshape(rows, c * length)).astype(np.float64)
     else:
-        lines = lines.swapaxes(0, 1)
-        whole = rows - rows % piece
+        lines = a.reshape(rows, -1, c * length).swapaxes(0, 1)
+        side, whole = len(lines), rows - rows % piece
         first = lines[:, :whole].reshape(side, whole // piece, piece, c * length)
         columns = np.matmul(_ones(a, piece), first).sum((0, 1), dtype=np.float64)
         if whole < rows:
             columns += np.matmul(_ones(a, rows - whole), lines[:, whole:]).sum(0, dtype=np.float64)
-    return columns if length == 1 else np.matmul(columns.reshape(c, length), _ones(columns, length))
+    return columns if length == 1 else np.dot(columns.reshape(c, length), _ones(columns, length))
 
 
 def _ones(like: Array, count: int) -> Array:
     """``count`` ones."""
-    if count > len(_ONES[like.dtype.char]):
-        return np.ones_like(like, shape=(count,))
-    return _ONES[like.dtype.char][:count]
+    ones = _ONES_32 if like.dtype == np.float32 else _ONES_64
+    return ones[:count] if count <= len(ones) else np.ones(count, like.dtype)
 
 
-_ONES = {np.dtype(dtype).char: np.ones(4096, dtype) for dtype in (np.float32, np.float64)}
+_ONES_32, _ONES_64 = np.ones(4096, np.float32), np.ones(4096, np.float64)

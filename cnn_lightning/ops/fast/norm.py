@@ -165,7 +165,7 @@ def _centre(view: Channels, x: Array, out: Array, part: slice, means: Array, var
     np.subtract(x, view.across(mean, out), out=out)
     if x.dtype == np.float64:
         means[part], variances[part] = mean, view.dot(out, out) / view.count
-        return out, np.zeros_like(mean)
+        return out, np.zeros(len(mean))
     rest = view.sum(out) / view.count
     var = view.dot(out, out) / view.count - rest * rest
     if not _finite(var):
