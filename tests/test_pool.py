@@ -174,6 +174,13 @@ def test_the_mean_of_a_window_is_as_near_to_the_truth_as_torchs(op: str) -> None
     assert distance <= max(1.5 * (theirs.double() - truth).abs().max().item(), 2**-24 * 100)
 
 
+def test_the_mean_in_batch_last_memory_is_as_near_to_the_truth() -> None:
+    x = np.random.default_rng(0).standard_normal((16, 8, 57, 56), dtype=np.float32) + 100
+    truth = x.mean((2, 3), dtype=np.float64, keepdims=True)
+    found = fast_pool.adaptive_avg_pool2d(batch_last(x), output_size=(1, 1))
+    assert np.abs(found - truth).max() <= 2 * np.spacing(np.float32(100))
+
+
 @pytest.mark.parametrize("kind", ["max", "avg"])
 def test_the_gradient_has_the_mass_of_the_windows(kind: str) -> None:
     """The gradient of each window is distributed once and completely, for any overlap."""

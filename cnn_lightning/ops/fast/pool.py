@@ -518,22 +518,24 @@ def _adaptive(x: Array, output_size: Sequence[int]) -> Iterator[tuple[int, int, 
 
 def _mean(window: Array, out: Array) -> None:
     """The mean of the pixels of (P, H, W, K), for each plane and neighbour."""
-    _, height, width, neighbours = window.shape
+    planes, height, width, neighbours = window.shape
     pixels = height * width
     if neighbours > 1 and pixels:
-        rows = _total([window[:, i] for i in range(height)])
-        total = _total([rows[:, j] for j in range(width)])
+        total = _total(_total(window))
     elif 0 < pixels <= tuning.TUNING.pool_few_pixels:
-        total = _total([window[:, i, j] for i in range(height) for j in range(width)])
+        first, *others = (window[:, i, j] for i in range(height) for j in range(width))
+        total = sum(others, first)
     else:
-        total = window[..., 0].sum((1, 2))[:, None]
-    np.divide(total, pixels, out=out, casting="same_kind")
+        total = window[..., 0].sum((1, 2)).reshape(planes, 1)
+    np.divide(total, pixels, out=out)
 
 
-def _total(parts: Sequence[Array]) -> Array:
-    """The sum of arrays; in float64 if they are many, because thousands of additions in float32 lose digits."""
-    first, *others = parts
-    total = first.astype(np.float64 if len(parts) > tuning.TUNING.pool_short_sum else first.dtype)
-    for part in others:
-        total += part
-    return total
+def _total(x: Array) -> Array:
+    """The sum along the second axis, of one half plus the other again and again: so rounding errors stay few."""
+    while x.shape[1] > 1:
+        half = x.shape[1] // 2
+        halves = x[:, :half] + x[:, half : 2 * half]
+        if x.shape[1] % 2:
+            halves[:, 0] += x[:, -1]
+        x = halves
+    return x[:, 0]
