@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from cnn_lightning import layers
 from cnn_lightning.layers import catalog
 from cnn_lightning.ops import pool
+from cnn_lightning.ops.fast import blocks
 from cnn_lightning.ops.fast import pool as fast_pool
 from cnn_lightning.ops.fast.memory import batch_last, is_batch_last
+from cnn_lightning.ops.fast.tuning import tuned
 from tests.test_layers import assert_equal, run
 from tests.tiers import both_tiers
 
@@ -247,6 +249,23 @@ def test_of_equal_pixels_the_first_takes_the_gradient_and_of_several_nan_the_las
         first[::2, ::2] = 7
         nan[1, 1::2], nan[2, ::2] = 7, 7
         np.testing.assert_array_equal(gradient, np.stack([[first] * 3, [nan] * 3]))
+
+
+@pytest.mark.parametrize("memory", [np.array, batch_last])
+def test_pooling_is_bit_equal_for_any_number_of_threads(memory: Any) -> None:
+    x, before, found = np.random.default_rng(0).standard_normal((4, 7, 9, 11)), blocks.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            blocks.set_num_threads(threads)
+            with tuned(pool_block_bytes=4096, pool_threads_bytes=1):
+                for op, options in WINDOWS:
+                    y = fast(op)(memory(x), **options)
+                    found.append((y, fast(f"{op}_backward")(y, memory(x), **options)))
+    finally:
+        blocks.set_num_threads(before)
+    for index, pair in enumerate(found):
+        for array, alone in zip(pair, found[index % len(WINDOWS)], strict=True):
+            assert array.tobytes() == alone.tobytes()
 
 
 # ---- what is refused
