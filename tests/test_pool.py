@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from cnn_lightning import layers
 from cnn_lightning.layers import catalog
 from cnn_lightning.ops import pool
+from cnn_lightning.ops.fast import blocks
 from cnn_lightning.ops.fast import pool as fast_pool
 from cnn_lightning.ops.fast.memory import batch_last, is_batch_last
+from cnn_lightning.ops.fast.tuning import tuned
 from tests.test_layers import assert_equal, run
 from tests.tiers import both_tiers
 
@@ -174,6 +176,13 @@ def test_the_mean_of_a_window_is_as_near_to_the_truth_as_torchs(op: str) -> None
     assert distance <= max(1.5 * (theirs.double() - truth).abs().max().item(), 2**-24 * 100)
 
 
+def test_the_mean_in_batch_last_memory_is_as_near_to_the_truth() -> None:
+    x = np.random.default_rng(0).standard_normal((16, 8, 57, 56), dtype=np.float32) + 100
+    truth = x.mean((2, 3), dtype=np.float64, keepdims=True)
+    found = fast_pool.adaptive_avg_pool2d(batch_last(x), output_size=(1, 1))
+    assert np.abs(found - truth).max() <= 2 * np.spacing(np.float32(100))
+
+
 @pytest.mark.parametrize("kind", ["max", "avg"])
 def test_the_gradient_has_the_mass_of_the_windows(kind: str) -> None:
     """The gradient of each window is distributed once and completely, for any overlap."""
@@ -240,6 +249,23 @@ def test_of_equal_pixels_the_first_takes_the_gradient_and_of_several_nan_the_las
         first[::2, ::2] = 7
         nan[1, 1::2], nan[2, ::2] = 7, 7
         np.testing.assert_array_equal(gradient, np.stack([[first] * 3, [nan] * 3]))
+
+
+@pytest.mark.parametrize("memory", [np.array, batch_last])
+def test_pooling_is_bit_equal_for_any_number_of_threads(memory: Any) -> None:
+    x, before, found = np.random.default_rng(0).standard_normal((4, 7, 9, 11)), blocks.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            blocks.set_num_threads(threads)
+            with tuned(pool_block_bytes=4096, pool_threads_bytes=1):
+                for op, options in WINDOWS:
+                    y = fast(op)(memory(x), **options)
+                    found.append((y, fast(f"{op}_backward")(y, memory(x), **options)))
+    finally:
+        blocks.set_num_threads(before)
+    for index, pair in enumerate(found):
+        for array, alone in zip(pair, found[index % len(WINDOWS)], strict=True):
+            assert array.tobytes() == alone.tobytes()
 
 
 # ---- what is refused

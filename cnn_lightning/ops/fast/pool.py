@@ -93,9 +93,9 @@ def max_pool2d_backward(
         grad_across = _scratch("gradient across", across)
         for grad_best, nan in _decided(upstream[part], best):
             grad_across[...] = 0
-            _route(grad_best, best, _by_rows(rows, across), _by_rows(rows, grad_across), nan, _are_apart(g, 0))
+            _route(grad_best, best, _by_rows(rows, across), _by_rows(rows, grad_across), nan)
             by_columns = _by_columns(columns, phases), _by_columns(columns, grad_phases)
-            _route(grad_across, across, *by_columns, nan, _are_apart(g, 1))
+            _route(grad_across, across, *by_columns, nan)
         _interleave(grad_phases, target[part], g.stride[1])
 
     _run(block, source)
@@ -143,8 +143,8 @@ def avg_pool2d_backward(
         grad_phases = _gradient_phases(target[part], columns, g.stride[1])
         grad_across = _scratch("gradient across", each, height=x.shape[2])
         grad_across[...] = 0
-        _spread(each, _by_rows(rows, grad_across), _are_apart(g, 0))
-        _spread(grad_across, _by_columns(columns, grad_phases), _are_apart(g, 1))
+        _spread(each, _by_rows(rows, grad_across))
+        _spread(grad_across, _by_columns(columns, grad_phases))
         _interleave(grad_phases, target[part], g.stride[1])
 
     _run(block, target)
@@ -294,6 +294,7 @@ class _Tap(NamedTuple):
         pixels: Its places in the image.
         phase: Its places modulo the stride.
         steps: Its places among all pixels of this phase: adjacent ones.
+        alone: Whether no other pixel of the windows has this phase, so that each place is in one window at most.
     """
 
     windows: slice
@@ -301,6 +302,7 @@ class _Tap(NamedTuple):
     pixels: slice
     phase: int
     steps: slice
+    alone: bool
 
 
 def _taps(g: Windows, axis: int, n: int) -> tuple[_Tap, ...]:
@@ -310,6 +312,7 @@ def _taps(g: Windows, axis: int, n: int) -> tuple[_Tap, ...]:
 
 @lru_cache(1024)
 def _taps_of(n: int, kernel: int, stride: int, dilation: int, pad: int, count: int) -> tuple[_Tap, ...]:
+    phases = [(number * dilation - pad) % stride for number in range(kernel)]
     taps = []
     for start in range(-pad, kernel * dilation - pad, dilation):
         first, end = max(0, -(start // stride)), min(count, (n - 1 - start) // stride + 1)
@@ -323,14 +326,10 @@ def _taps_of(n: int, kernel: int, stride: int, dilation: int, pad: int, count: i
                     slice(pixel, pixel + (number - 1) * stride + 1, stride),
                     pixel % stride,
                     slice(step, step + number),
+                    phases.count(pixel % stride) == 1,
                 )
             )
     return tuple(taps)
-
-
-def _are_apart(g: Windows, axis: int) -> bool:
-    """Whether every pixel belongs to one window at most."""
-    return g.stride[axis] > (g.kernel[axis] - 1) * g.dilation[axis]
 
 
 class _View(NamedTuple):
@@ -455,14 +454,12 @@ def _decided(upstream: Array, best: Array) -> Iterator[tuple[Array, bool]]:
         yield grad, True
 
 
-def _route(
-    rest: Array, best: Array, pixels: Sequence[_View], gradients: Sequence[_View], nan: bool, apart: bool
-) -> None:
+def _route(rest: Array, best: Array, pixels: Sequence[_View], gradients: Sequence[_View], nan: bool) -> None:
     """Add the gradient of each window to its first pixel that equals ``best``; with ``nan`` to its last NaN.
 
     What a pixel takes is subtracted from ``rest``, so that the others get 0. The last pixel takes what is left.
     """
-    bits, apart = BITS[rest.itemsize], apart and not nan  # the gradients of windows without NaN are there already
+    bits = BITS[rest.itemsize]
     left = rest.view(bits)
     *pairs, (_, last) = list(zip(pixels, gradients, strict=True))[:: -1 if nan else 1]
     for pixel, gradient in pairs:
@@ -472,25 +469,26 @@ def _route(
             np.isnan(pixel.pixels, out=won)
         else:
             np.equal(pixel.pixels, pixel.windows(best), out=won)
-        taken = gradient.pixels if apart else _scratch("taken", before, dtype=rest.dtype)
+        directly = gradient.tap.alone and not nan  # the gradients of windows without NaN are there already
+        taken = gradient.pixels if directly else _scratch("taken", before, dtype=rest.dtype)
         keep_where(won, before, out=taken.view(bits))
         np.subtract(before, taken.view(bits), out=before)  # exact, also for infinity
-        if not apart:
+        if not directly:
             np.add(gradient.pixels, taken, out=gradient.pixels)
-    _add(last.pixels, last.windows(rest), apart)
+    _add(last, last.windows(rest), directly=last.tap.alone and not nan)
 
 
-def _spread(each: Array, gradients: Sequence[_View], apart: bool) -> None:
+def _spread(each: Array, gradients: Sequence[_View]) -> None:
     """Add the gradient of each window to all its pixels."""
     for view in gradients:
-        _add(view.pixels, view.windows(each), apart)
+        _add(view, view.windows(each), directly=view.tap.alone)
 
 
-def _add(pixels: Array, gradient: Array, apart: bool) -> None:
-    if apart:
-        np.copyto(pixels, gradient)
+def _add(view: _View, gradient: Array, *, directly: bool) -> None:
+    if directly:
+        np.copyto(view.pixels, gradient)
     else:
-        np.add(pixels, gradient, out=pixels)
+        np.add(view.pixels, gradient, out=view.pixels)
 
 
 @lru_cache(1024)
@@ -520,22 +518,24 @@ def _adaptive(x: Array, output_size: Sequence[int]) -> Iterator[tuple[int, int, 
 
 def _mean(window: Array, out: Array) -> None:
     """The mean of the pixels of (P, H, W, K), for each plane and neighbour."""
-    _, height, width, neighbours = window.shape
+    planes, height, width, neighbours = window.shape
     pixels = height * width
     if neighbours > 1 and pixels:
-        rows = _total([window[:, i] for i in range(height)])
-        total = _total([rows[:, j] for j in range(width)])
+        total = _total(_total(window))
     elif 0 < pixels <= tuning.TUNING.pool_few_pixels:
-        total = _total([window[:, i, j] for i in range(height) for j in range(width)])
+        first, *others = (window[:, i, j] for i in range(height) for j in range(width))
+        total = sum(others, first)
     else:
-        total = window[..., 0].sum((1, 2))[:, None]
-    np.divide(total, pixels, out=out, casting="same_kind")
+        total = window[..., 0].sum((1, 2)).reshape(planes, 1)
+    np.divide(total, pixels, out=out)
 
 
-def _total(parts: Sequence[Array]) -> Array:
-    """The sum of arrays; in float64 if they are many, because thousands of additions in float32 lose digits."""
-    first, *others = parts
-    total = first.astype(np.float64 if len(parts) > tuning.TUNING.pool_short_sum else first.dtype)
-    for part in others:
-        total += part
-    return total
+def _total(x: Array) -> Array:
+    """The sum along the second axis, of one half plus the other again and again: so rounding errors stay few."""
+    while x.shape[1] > 1:
+        half = x.shape[1] // 2
+        halves = x[:, :half] + x[:, half : 2 * half]
+        if x.shape[1] % 2:
+            halves[:, 0] += x[:, -1]
+        x = halves
+    return x[:, 0]

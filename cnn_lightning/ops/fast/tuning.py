@@ -63,8 +63,6 @@ class Tuning:
     limit the scratch memory, which is about three times a block."""
     pool_threads_bytes: int = _number(8 * 2**20, "bytes", "images from which several threads pay")
     """Smaller ones take less than 5 ms, in calls of less than 20 us. Not measured separately."""
-    pool_short_sum: int = _number(64, "summands", "up to which a mean adds in the dtype of the images")
-    """It adds rows, and then their columns; more than these are added in float64, which takes twice as long."""
     pool_few_pixels: int = _number(8, "pixels", "of contiguous windows, up to which they are added one by one")
     """The means of 8x512x2x2: 51 us by `sum`, 23 one by one."""
 
