@@ -73,7 +73,8 @@ def call(
         else:
             results = host.run(op, tensors, dtypes, mixed, options, arrays, heard_by)
         if into is not None and results[0] is not None:
-            return into.copy_(results[0])
+            into.copy_(results[0])
+            return into  # the same object, which Dynamo requires
         return results[0] if len(results) == 1 else tuple(results)
     finally:
         if heard_by:
