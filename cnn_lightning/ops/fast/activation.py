@@ -39,7 +39,7 @@ def relu_backward(grad_y: Array, x: Array) -> Array:
 def relu6(x: Array, *, out: Array | None = None) -> Array:
     """`ops.activation.relu6`."""
     expect.dtype("relu6: x", x, "fiu")
-    return _blockwise(lambda x, y: np.clip(x, 0, 6, out=y), x, out=out)
+    return _blockwise(lambda x, y: x.clip(0, 6, out=y), x, out=out)
 
 
 def relu6_backward(grad_y: Array, x: Array) -> Array:
@@ -50,7 +50,7 @@ def relu6_backward(grad_y: Array, x: Array) -> Array:
 def hardtanh(x: Array, *, min_val: float = -1.0, max_val: float = 1.0, out: Array | None = None) -> Array:
     """`ops.activation.hardtanh`."""
     low, high = expect.hardtanh(x, min_val, max_val)
-    return _blockwise(lambda x, y: np.clip(x, low, high, out=y), x, out=out)
+    return _blockwise(lambda x, y: x.clip(low, high, out=y), x, out=out)
 
 
 def hardtanh_backward(grad_y: Array, x: Array, *, min_val: float = -1.0, max_val: float = 1.0) -> Array:
@@ -479,8 +479,7 @@ def _outside(x: Array, low: float, high: float) -> Array:
 
 def _up_to_six(x: Array, out: Array) -> Array:
     """``min(max(x + 3, 0), 6)``."""
-    np.clip(np.add(x, 3, out=out), 0, 6, out=out)
-    return out
+    return np.add(x, 3, out=out).clip(0, 6, out=out)
 
 
 def _leaky(x: Array, slope: float | Array, y: Array) -> None:
@@ -568,19 +567,16 @@ def _blockwise(
     """
     result = blocks.empty_like(arrays[0]) if out is None else out
     views = _in_order(result, arrays)
-    target = views.pop()
+    target = views[-1]
     if not target.flags.c_contiguous or (reads_twice and out is not None):
         np.copyto(result, _blockwise(formula, *arrays, passes=passes))
         return result
+    if target.nbytes <= tuning.TUNING.elementwise_block_bytes:
+        with blocks.one_blas_thread():
+            formula(*[view.reshape(-1) for view in views])
+        return result
     parallel, parts = _cut(target, passes)
-    if len(parts) == 1:
-        blocks.run(lambda _: formula(*(view.reshape(-1) for view in views), target.reshape(-1)), parts, parallel=False)
-    else:
-        blocks.run(
-            lambda part: formula(*(view[part].reshape(-1) for view in views), target[part].reshape(-1)),
-            parts,
-            parallel=parallel,
-        )
+    blocks.run(lambda part: formula(*[view[part].reshape(-1) for view in views]), parts, parallel=parallel)
     return result
 
 
@@ -591,8 +587,7 @@ def _in_order(result: Array, arrays: tuple[Array, ...]) -> list[Array]:
     """
     views = [*arrays, result]
     if not result.flags.c_contiguous:
-        strides = result.strides
-        order = sorted(range(result.ndim), key=lambda axis: (-abs(strides[axis]), axis))
+        order, _ = blocks.order_in_memory(result.strides)
         views = [view.transpose(order) for view in views]
     if result.ndim != 1 and all(view.flags.c_contiguous for view in views):
         return [view.reshape(-1) for view in views]
@@ -602,17 +597,12 @@ def _in_order(result: Array, arrays: tuple[Array, ...]) -> list[Array]:
 def _cut(target: Array, passes: int) -> tuple[bool, list[slice]]:
     """Whether several threads pay for a result, and its blocks along the first axis."""
     numbers, nbytes = tuning.TUNING, target.nbytes
-    if nbytes <= numbers.elementwise_block_bytes:
-        return False, _WHOLE
     parallel = passes * nbytes >= numbers.elementwise_threads_bytes
     by_threads = parallel and blocks.get_num_threads() > 1
     size = numbers.elementwise_parallel_bytes if by_threads else numbers.elementwise_block_bytes
     length, step = target.shape[0], numbers.elementwise_row if target.ndim == 1 else 1
     parts = blocks.blocks(-(-length // step), step * (nbytes // length), block_bytes=size)
     return parallel, [slice(part.start * step, part.stop * step) for part in parts]
-
-
-_WHOLE = [slice(None)]
 
 
 def _like(x: Array, name: str = "values", dtype: Any = None) -> Array:

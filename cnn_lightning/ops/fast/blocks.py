@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from contextvars import Context
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from math import prod
 from typing import Any, TypeVar
@@ -375,9 +375,17 @@ def empty_like(x: Array) -> Array:
     """A new array with the shape, dtype and memory layout of ``x`` (the order of its axes in memory)."""
     if x.nbytes < tuning.TUNING.recycled_bytes:
         return np.empty_like(x)
-    order = sorted(range(x.ndim), key=lambda axis: (-abs(x.strides[axis]), axis))
-    wide = empty([x.shape[axis] for axis in order], like=x)
-    return wide.transpose(np.argsort(order))
+    if x.flags.c_contiguous:
+        return np.ndarray(x.shape, x.dtype, _recycler.take(x.nbytes))
+    order, places = order_in_memory(x.strides)
+    return np.ndarray([x.shape[axis] for axis in order], x.dtype, _recycler.take(x.nbytes)).transpose(places)
+
+
+@lru_cache(1024)
+def order_in_memory(strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes from the outermost in memory to the innermost, and the place of each axis in that order."""
+    order = tuple(sorted(range(len(strides)), key=lambda axis: (-abs(strides[axis]), axis)))
+    return order, tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
 def scratch(name: str, shape: Sequence[int], *, like: Array, dtype: Any = None) -> Array:
