@@ -71,7 +71,7 @@ def test_any_geometry(geometry: Any, seed: int) -> None:
 @given(geometry=geometries(), seed=st.integers(0, 99))
 def test_any_geometry_by_many_blocks(geometry: Any, seed: int) -> None:
     shape, of_weight, options = geometry
-    small = {"conv_column_bytes": 512, "conv_columns": 8, "product_threads": 1, "block_bytes": 256}
+    small = {"conv_column_bytes": 512, "conv_strip": 4, "product_threads": 1, "block_bytes": 256}
     with tuning.tuned(**small, depthwise_toeplitz=30, depthwise_bands=2, product_multiplications=4):
         x, weight, bias = drawn(seed, shape, of_weight, of_weight[:1])
         assert_equal(x, weight, bias, **options)

@@ -171,7 +171,7 @@ def _own(result: Array, arrays: Sequence[Array | None]) -> Array:
 
     A tensor that shared memory with an argument would change with it, and autograd would not notice.
     """
-    if type(result) is np.ndarray and result.base is None and result.flags.writeable:
+    if type(result) is np.ndarray and _is_new(result):
         return result
     if hasattr(result, "strides") and (
         not getattr(result.flags, "writeable", True)  # CuPy's arrays always are
@@ -180,6 +180,15 @@ def _own(result: Array, arrays: Sequence[Array | None]) -> Array:
     ):
         return result.copy()
     return result
+
+
+def _is_new(result: Array) -> bool:
+    """Whether its memory is NumPy's own or recycled, so that it is no argument's; a quick answer to most results."""
+    source: object = result.base
+    while isinstance(source, np.ndarray):
+        source = source.base
+    is_own = source is None or isinstance(source, memoryview)
+    return is_own and result.flags.writeable and min(result.strides, default=0) >= 0
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -54,13 +54,13 @@ def _is_depthwise(g: Geometry) -> bool:
 def _forward(x: Array, matrix: Array, g: Geometry, y: Array) -> None:
     """Write ``matrix`` (groups, O / groups, K) times the columns of ``x`` into ``y`` (groups, O / groups, H' W' N)."""
     numbers, length = tuning.TUNING, g.ow * g.n
-    if g.oh * length < 2 * numbers.conv_columns and g.groups == 1:
+    if g.oh * length < 2 * numbers.conv_strip and g.groups == 1:
         columns = _columns(x, g)[0]
         halves = blocks.cut(g.o, 2 if _is_heavy(g) else 1, even=False)
         blocks.run(lambda part: np.matmul(matrix[0, part], columns, out=y[0, part]), halves)
         return
     rows = matrix.shape[0] * matrix.shape[2]
-    count = min(_count(g.oh * length * rows * x.itemsize, heavy=_is_heavy(g)), g.oh * length // numbers.conv_columns)
+    count = min(_count(g.oh * length * rows * x.itemsize, heavy=_is_heavy(g)), g.oh * length // numbers.conv_strip)
 
     def block(part: slice) -> None:
         strip, inside = _strip(g, part.start, part.stop)
@@ -106,6 +106,8 @@ def _backward(grad_y: Array, x: Array, weight: Array, g: Geometry, grad_x: Array
     """Write both gradients, by blocks of channels of the input, or the two side by side for a kernel of one pixel."""
     if g.groups > 1:
         return _backward_grouped(grad_y, x, weight, g, grad_x, grad_w)
+    if grad_x is None and grad_w is not None and weight.size < tuning.TUNING.conv_turned_weight:
+        return _backward_of_weight(grad_y, x, g, grad_w)
     taps, matrix, upstream = g.kernel[0] * g.kernel[1], weight.reshape(g.o, -1), grad_y.reshape(g.o, -1)
     to_w = None if grad_w is None else grad_w.reshape(g.o, -1)
     heavy, is_small = _is_heavy(g), weight.size < tuning.TUNING.conv_turned_weight
@@ -140,6 +142,25 @@ def _backward(grad_y: Array, x: Array, weight: Array, g: Geometry, grad_x: Array
     else:
         count = _count(matrix.shape[1] * upstream.shape[1] * x.itemsize, heavy=heavy)
         blocks.run(both, blocks.cut(g.c, min(count, g.c), even=count > 1), parallel=heavy)
+
+
+def _backward_of_weight(grad_y: Array, x: Array, g: Geometry, grad_w: Array) -> None:
+    """Write the gradient of a small weight, by blocks of rows of the output: a first layer has few channels."""
+    upstream, length, heavy = grad_y.reshape(g.o, -1), g.ow * g.n, _is_heavy(g)
+
+    def block(part: slice) -> Array:
+        strip, inside = _strip(g, part.start, part.stop)
+        at = slice(part.start * length, part.stop * length)
+        return matmul.times_transposed(_columns(x[:, inside], strip)[0], upstream[:, at])
+
+    count = min(_count(grad_w[0].size * upstream.shape[1] * x.itemsize, heavy=heavy), g.oh)
+    grad_w.reshape(g.o, -1)[...] = _total(blocks.run(block, blocks.cut(g.oh, count, even=count > 1), parallel=heavy)).T
+
+
+def _total(parts: list[Array]) -> Array:
+    for part in parts[1:]:
+        parts[0] += part
+    return parts[0]
 
 
 def _backward_grouped(
@@ -206,10 +227,7 @@ def _backward_flipped(grad_y: Array, x: Array, weight: Array, g: Geometry, grad_
 
     heavy = _is_heavy(g)
     count = min(_count(flipped.shape[1] * flat.shape[1] * x.itemsize, heavy=heavy), h.oh)
-    parts = blocks.run(block, blocks.cut(h.oh, count, even=count > 1), parallel=heavy)
-    total = parts[0]
-    for part in parts[1:]:
-        total += part
+    total = _total(blocks.run(block, blocks.cut(h.oh, count, even=count > 1), parallel=heavy))
     if blocks.may_hold_nan(total):
         return False
     grad_w[...] = total.reshape(g.o, *g.kernel, g.c)[:, ::-1, ::-1].transpose(0, 3, 1, 2)

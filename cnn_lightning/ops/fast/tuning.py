@@ -91,6 +91,10 @@ class Tuning:
 
     conv_column_bytes: int = _number(6 * 2**20, "bytes", "columns of a block")
     """PLACE."""
+    conv_strip: int = _number(256, "columns", "in a block of rows, at least")
+    """With fewer, the output's channels are halved for threads. One thread, 128 x 1,152 by 512 columns: whole 0.70 ms,
+    halves of the columns 0.73, of the rows 0.80; 256 x 2,304 by 128 columns: 0.64, 0.68, 0.69; 512 x 4,608 by 32: 0.74,
+    0.90, 0.75."""
     conv_flipped_weight: int = _number(200_000, "values", "weights up to this are flipped for the input's gradient")
     """Both gradients, one thread, flipped and not: 8x64x16x16 to 64 channels 1.69, 1.90 ms; 8x128x8x8 to 128 1.74,
     1.82; 8x256x4x4 to 256, 590,000 values, 2.39, 1.95; with 32 images 6.8, 8.0; 6.2, 6.5; 6.6, 6.2."""
