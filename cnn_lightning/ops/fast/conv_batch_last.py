@@ -103,45 +103,45 @@ def _count(nbytes: int, *, heavy: bool) -> int:
 
 
 def _backward(grad_y: Array, x: Array, weight: Array, g: Geometry, grad_x: Array | None, grad_w: Array | None) -> None:
-    """Write both gradients, by blocks of channels of the input, or the two side by side for a kernel of one pixel."""
+    """Write both gradients, each by blocks of channels of the input; the two are tasks of two threads."""
     if g.groups > 1:
         return _backward_grouped(grad_y, x, weight, g, grad_x, grad_w)
     if grad_x is None and grad_w is not None and weight.size < tuning.TUNING.conv_turned_weight:
         return _backward_of_weight(grad_y, x, g, grad_w)
     taps, matrix, upstream = g.kernel[0] * g.kernel[1], weight.reshape(g.o, -1), grad_y.reshape(g.o, -1)
     to_w = None if grad_w is None else grad_w.reshape(g.o, -1)
-    heavy, is_small = _is_heavy(g), weight.size < tuning.TUNING.conv_turned_weight
+    numbers, heavy = tuning.TUNING, _is_heavy(g)
+    is_small = weight.size < min(numbers.conv_turned_weight, numbers.conv_turned_columns * upstream.shape[1])
 
     def of_weight(part: slice) -> None:
-        if to_w is not None:
-            columns = _columns(x[part], g._replace(c=part.stop - part.start))[0]
-            to_part = to_w[:, part.start * taps : part.stop * taps]
-            if is_small:
-                to_part[...] = matmul.times_transposed(columns, upstream).T
-            else:
-                np.matmul(upstream, columns.T, out=to_part)
+        assert to_w is not None
+        columns = _columns(x[part], _of_channels(g, part.stop - part.start))[0]
+        to_part = to_w[:, part.start * taps : part.stop * taps]
+        if is_small:
+            to_part[...] = matmul.times_transposed(columns, upstream).T
+        else:
+            np.matmul(upstream, columns.T, out=to_part)
 
     def of_x(part: slice) -> None:
-        if grad_x is None:
-            return
+        assert grad_x is not None
         some = matrix[:, part.start * taps : part.stop * taps].T
         if g.kernel == g.stride == (1, 1) and g.pad == ((0, 0), (0, 0)):
             matmul.times(some, upstream, grad_x[part].reshape(part.stop - part.start, -1))
             return
         columns = blocks.scratch("conv columns", (len(some), upstream.shape[1]), like=x)
         matmul.times(some, upstream, columns)
-        patches.add_back(columns, g._replace(c=part.stop - part.start), memory.images(grad_x[part]))
+        patches.add_back(columns, _of_channels(g, part.stop - part.start), memory.images(grad_x[part]))
 
-    def both(part: slice) -> None:
-        of_weight(part)
-        of_x(part)
+    tasks: list[Callable[[slice], None]] = [of_weight] * (to_w is not None) + [of_x] * (grad_x is not None)
+    nbytes = matrix.shape[1] * upstream.shape[1] * x.itemsize
+    count = 1 if taps == 1 else _count(nbytes, heavy=heavy and len(tasks) == 1)
+    blocks.run_each(tasks, blocks.cut(g.c, min(count, g.c), even=count > 1), parallel=heavy)
 
-    if taps == 1:
-        tasks: list[Callable[[slice], None]] = [of_weight, of_x]
-        blocks.run_each(tasks, [slice(0, g.c)], parallel=heavy)
-    else:
-        count = _count(matrix.shape[1] * upstream.shape[1] * x.itemsize, heavy=heavy)
-        blocks.run(both, blocks.cut(g.c, min(count, g.c), even=count > 1), parallel=heavy)
+
+@lru_cache(1024)
+def _of_channels(g: Geometry, c: int) -> Geometry:
+    """``g`` for so many channels of the input."""
+    return g._replace(c=c)
 
 
 def _backward_of_weight(grad_y: Array, x: Array, g: Geometry, grad_w: Array) -> None:

@@ -102,6 +102,11 @@ class Tuning:
     """The gradient of the weight as ``columns @ grad_y^T``, and as ``grad_y @ columns^T``, with that of the input, 8
     images, one thread: 37,000 values 1.90, 2.20 ms; 147,000 1.82, 1.88; 295,000 1.33, 1.11; 590,000 2.69, 1.95."""
 
+    conv_turned_columns: int = _number(300, "values", "of such a weight for each column, at most")
+    """Turning costs time for each value, and the order of factors gains it for each column. The gradient of the weight
+    as above, 8 images: 131,000 values and 32 columns PLACE; 147,000 and 512 1.82, 1.88; with 32 images and 2,048
+    6.5, 7.1."""
+
     # ---- depthwise_batch_last
 
     depthwise_toeplitz: int = _number(1024, "entries", "of a channel's Toeplitz matrix, at most")
