@@ -9,10 +9,13 @@ one image, 0.17 from four; the adjoint 1.36 and 0.30.
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import product
+from math import prod
 from typing import NamedTuple
 
+import numpy as np
+
 from cnn_lightning.ops.expect import Geometry
-from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.fast import blocks, tuning
 from cnn_lightning.ops.types import Array
 
 Index = tuple[slice, ...]
@@ -26,15 +29,24 @@ def columns_of(x: Array, g: Geometry) -> Array:
         columns[:, 0, 0] = pixels[_every(g.stride)]
         return columns.reshape(g.groups, -1, g.oh * g.ow * n)
     for component in components(g):
-        image, part = blocks.scratch("conv image", (*component.shape, n), like=x), columns[component.taps]
-        for outside in component.border:
-            image[outside] = 0
+        image, part = _image(component, n, x), columns[component.taps]
         image[component.inside] = pixels[component.pixels]
         of_channel, of_row, of_pixel, of_image = image.strides
         of_tap, of_output = ((of_row * r, of_pixel * c) for r, c in (g.dilation, component.steps))
         strides = of_channel, *of_tap, *of_output, of_image
         blocks.copy_windows(part, image, strides)
     return columns.reshape(g.groups, -1, g.oh * g.ow * n)
+
+
+def _image(component: "Component", n: int, like: Array) -> Array:
+    """Scratch memory for a component of ``n`` images, with zeros in its border; a small one keeps them."""
+    shape = *component.shape, n
+    if prod(shape) * like.itemsize <= tuning.TUNING.conv_kept_image:
+        return blocks.kept((component.name, n, like.dtype), lambda: np.zeros(shape, like.dtype))
+    image = blocks.scratch("conv image", shape, like=like)
+    for outside in component.border:
+        image[outside] = 0
+    return image
 
 
 def add_back(columns: Array, g: Geometry, out: Array) -> None:
@@ -107,6 +119,8 @@ def _every(stride: tuple[int, int]) -> Index:
 class Component(NamedTuple):
     """One polyphase component of a padded image: the rows and columns of one pair of remainders."""
 
+    name: str
+    """Different for different shapes or borders."""
     shape: tuple[int, int, int]
     pixels: Index
     """Its pixels in the image (C, H, W)."""
@@ -136,6 +150,7 @@ def components(g: Geometry) -> tuple[Component, ...]:
     every = slice(None)
     return tuple(
         Component(
+            f"conv image {g.c} {rows.length} {rows.inside} {cols.length} {cols.inside}",
             (g.c, rows.length, cols.length),
             (every, rows.pixels, cols.pixels),
             (every, rows.inside, cols.inside),

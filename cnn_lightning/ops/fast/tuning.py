@@ -84,6 +84,8 @@ class Tuning:
     """OpenBLAS on (32, P) by (144, P): 98 GFLOP/s as columns @ upstream^T, 70 as upstream @ columns^T. For a large
     weight, it is faster to write the gradient in the order of the weight than to transpose it."""
 
+    conv_kept_image: int = _number(512 * 2**10, "bytes", "padded images up to this keep their zeros for the next call")
+    """So that four short calls of NumPy are left out. PLACE."""
     kept_geometries: int = _number(1024, "geometries", "kept for calls with the same shapes")
     """A network has one for each convolution and size of the batch. Not measured."""
 
