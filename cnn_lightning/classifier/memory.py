@@ -1,0 +1,151 @@
+"""The memory format of the batches: contiguous, channels_last or batch-last, and which of them ``auto`` is."""
+
+import copy
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cnn_lightning.errors import one_line
+from cnn_lightning.layers.memory import batch_last
+from cnn_lightning.model import heads
+from cnn_lightning.ops.fast import chooser
+from cnn_lightning.swap.native import formula_file, is_ours_type
+
+MemoryFormat = Literal["auto", "contiguous", "channels_last", "batch_last"]
+
+TOLERANCE = 1e-6
+"""The largest difference of the trial's results, relative to the largest of their kind.
+
+The trial is in float64: rounding makes 2e-11 of it at most (ResNet-18, DenseNet-121 and others, with normalisation over
+two values, which amplifies rounding most), and other arithmetic makes about 1.
+"""
+GAIN = (
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.BatchNorm2d,
+)
+"""The layers that are faster in batch-last if they run in NumPy."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A memory format, and why it was chosen in place of batch-last."""
+
+    format: MemoryFormat
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"memory: {self.format}" + (f" ({self.reason})" if self.reason else "")
+
+
+def arranged(images: Tensor, wanted: MemoryFormat) -> Tensor:
+    """The images in a memory format, themselves if they are in it; ``auto`` is contiguous until it is decided."""
+    if wanted == "batch_last":
+        return batch_last(images)
+    kept = torch.channels_last if wanted == "channels_last" else torch.contiguous_format
+    return images.contiguous(memory_format=kept)
+
+
+def chosen(net: nn.Module, device: torch.device, shape: Sequence[int], *, compiled: bool) -> Memory:
+    """Batch-last if NumPy gains by it and a trial step in it equals the contiguous one; contiguous otherwise.
+
+    Args:
+        net: Is not changed, nor is the state of torch's random numbers.
+        device: Where it will run.
+        shape: Of one image, (C, H, W).
+        compiled: Whether a compiler chooses the strides.
+    """
+    if compiled:
+        return Memory("contiguous", "compiled")
+    if device.type != "cpu":
+        return Memory("contiguous", f"on {device.type}")
+    if not any(map(_gains, net.modules())):
+        return Memory("contiguous", "no convolution, pooling or batch norm by fast functions")
+    reason = _trial(net, shape)
+    return Memory("contiguous", reason) if reason else Memory("batch_last")
+
+
+def _gains(module: nn.Module) -> bool:
+    ours = isinstance(module, GAIN) and is_ours_type(type(module))
+    return ours and not chooser.why_formula(formula_file(module))
+
+
+# ---- the trial
+
+
+def _trial(net: nn.Module, shape: Sequence[int]) -> str:
+    """Why a step of the network in batch-last is not the contiguous one; empty if it is.
+
+    A step is a forward and a backward pass of two made pictures through a copy of the network.
+    """
+    images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    try:
+        expected = _step(net, images)
+    except Exception as error:
+        return f"no trial with two pictures: {one_line(error, 40)}"
+    try:
+        found = _step(net, batch_last(images))
+    except Exception as error:
+        return f"fails in batch_last: {one_line(error, 50)}"
+    for kind, a, b in zip(("logits", "gradients", "buffers"), found, expected, strict=True):
+        difference = _difference(a, b)
+        if not difference <= TOLERANCE:  # or it is NaN
+            return f"in batch_last, {kind} of a trial step differ by {difference:.0e} of the largest"
+    return ""
+
+
+def _step(net: nn.Module, images: Tensor) -> tuple[list[Tensor], ...]:
+    """Logits, gradients of the weights, and buffers after one step, all in float64.
+
+    The loss is the sum of squared logits. The layers of dropout do nothing: they draw their masks in the order of the
+    memory, so that the pixels of images that they zero depend on the format.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=[]),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # the first batch gives them, too
+        torch.default_generator.manual_seed(0)
+        twin = _copy(net)
+        logits = heads(twin(images))
+        weights = [weight for weight in twin.parameters() if weight.requires_grad]
+        loss = torch.stack([head.square().sum() for head in logits]).sum()
+        gradients: Sequence[Tensor | None] = ()
+        if loss.requires_grad:
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    buffers = [buffer for buffer in twin.buffers() if buffer.is_floating_point()]
+    return [head.detach() for head in logits], [each for each in gradients if each is not None], buffers
+
+
+def _copy(net: nn.Module) -> nn.Module:
+    """A copy in float64, without hooks, and without dropout."""
+    hooks: dict[int, Any] = {
+        id(value): OrderedDict()
+        for module in net.modules()
+        for name, value in vars(module).items()
+        if name.endswith("_hooks")
+    }
+    twin = copy.deepcopy(net, hooks).double()  # the memo of `deepcopy`: what stands there is not copied
+    for module in twin.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    return twin
+
+
+def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest difference, relative to the largest value of all; NaN if there is one."""
+    if not expected:
+        return 0.0
+    a, b = (torch.cat([value.flatten() for value in values]) for values in (found, expected))
+    return float((a - b).abs().max() / b.abs().max().clamp(min=torch.finfo(b.dtype).tiny))
