@@ -299,8 +299,8 @@ class Classifier(LightningModule):
         of = (device.type, chooser.tier(), [type(module) for module in self.net.modules()])
         if self.memory_format == "auto" and self._memory_of != of:
             size = self.hparams["image_size"]
-            compiled = any(module._compiled_call_impl for module in (self, *self.net.modules()))
-            found = chosen(self.net, device, (self.hparams["in_channels"], size, size), compiled=compiled)
+            compiled = any(module._compiled_call_impl for module in (self, *self.net.modules())) or self._compiler_ctx
+            found = chosen(self.net, device, (self.hparams["in_channels"], size, size), compiled=bool(compiled))
             self.memory, self._memory_of = from_all(found)[0], of
         return self.memory
 
