@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cnn_lightning import layers as layers
     from cnn_lightning import ops as ops
     from cnn_lightning.classifier import Classifier as Classifier
+    from cnn_lightning.layers.memory import batch_last as batch_last
     from cnn_lightning.model import SimpleCNN as SimpleCNN
     from cnn_lightning.model import build_net as build_net
     from cnn_lightning.ops.fast.chooser import fast as fast
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Classifier": "classifier",
     "SimpleCNN": "model",
+    "batch_last": "layers.memory",
     "build_net": "model",
     "check_layer": "tools.check",
     "fast": "ops.fast.chooser",
     "swap_layers": "swap",
 }
 
-__all__ = ["Classifier", "SimpleCNN", "build_net", "check_layer", "fast", "layers", "ops", "swap_layers"]
+__all__ = ["Classifier", "SimpleCNN", "batch_last", "build_net", "check_layer", "fast", "layers", "ops", "swap_layers"]
 
 
 def __getattr__(name: str) -> Any:

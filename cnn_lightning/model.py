@@ -149,6 +149,11 @@ def total_loss(
     return total, logits
 
 
+def heads(outputs: Any) -> list[Tensor]:
+    """The logits of all heads in a network's outputs, the main one first."""
+    return [outputs] if isinstance(outputs, Tensor) else [head for head in outputs if isinstance(head, Tensor)]
+
+
 def net_of(module: nn.Module) -> nn.Module:
     """The network of a LightningModule, its attribute ``net`` or itself, by whose names messages name the layers."""
     net = getattr(module, "net", module)

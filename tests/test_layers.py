@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cnn_lightning import layers
+from cnn_lightning import batch_last, fast, layers
 from tests.cases import Case, Sample, load
 
 CASES = load()
@@ -46,8 +46,16 @@ def tensors(results: Any) -> list[Tensor]:
     return list(results) if isinstance(results, tuple) else [results]
 
 
-def run(module: torch.nn.Module, inputs: tuple[Any, ...], call: Callable[..., Any] | None = None) -> Run:
-    """Outputs, gradients of floating inputs and parameters for a fixed upstream gradient, and buffers."""
+def run(
+    module: torch.nn.Module,
+    inputs: tuple[Any, ...],
+    call: Callable[..., Any] | None = None,
+    layout: Callable[[Tensor], Tensor] = Tensor.contiguous,
+) -> Run:
+    """Outputs, gradients of floating inputs and parameters for a fixed upstream gradient, and buffers.
+
+    ``layout`` arranges the memory of the upstream gradient.
+    """
     torch.manual_seed(1)
     leaves = [
         value.detach().clone().requires_grad_() if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -60,7 +68,8 @@ def run(module: torch.nn.Module, inputs: tuple[Any, ...], call: Callable[..., An
     wanted = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad] + list(module.parameters())
     generator = torch.Generator().manual_seed(2)
     upstream = [
-        torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype) for output in floats
+        layout(torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype))
+        for output in floats
     ]
     gradients = torch.autograd.grad(floats, wanted, upstream, allow_unused=True) if floats else ()
     filled = [torch.zeros(()) if gradient is None else gradient for gradient in gradients]
@@ -158,6 +167,55 @@ def test_memory_format_is_kept_as_torch_keeps_it(case: Case, sample: Sample) -> 
         for a, b in zip(found, expected, strict=True):
             if b.dim() == 4 and b.is_contiguous():
                 assert a.is_contiguous()
+
+
+IMAGES = [
+    pytest.param(case, sample, id=f"{case.name}-{index}")
+    for case in CASES
+    for index, sample in enumerate(case.samples)
+    if any(isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point() for value in sample.inputs())
+]
+
+
+def _batch_last(x: Tensor) -> Tensor:
+    return batch_last(x) if x.dim() == 4 else x
+
+
+def _in_batch_last(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(_batch_last(value) if isinstance(value, Tensor) else value for value in inputs)
+
+
+@pytest.mark.parametrize("is_fast", [True, False], ids=["fast", "formula"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
+@pytest.mark.parametrize(("case", "sample"), IMAGES)
+def test_batch_last_gives_the_values_of_contiguous_memory(
+    case: Case, sample: Sample, dtype: torch.dtype, is_fast: bool
+) -> None:
+    """Whatever the memory format of the upstream gradient."""
+    ours, native = build(case, sample, dtype)
+    inputs = _in_batch_last(sample.inputs(dtype))
+    # A dropout draws its mask in memory order, as torch's does.
+    expected = run(native, inputs) if "Dropout" in case.name else run(copy.deepcopy(ours), sample.inputs(dtype))
+    with fast(is_fast):
+        for layout in (Tensor.contiguous, _channels_last, _batch_last):
+            assert_equal(run(copy.deepcopy(ours), inputs, layout=layout), expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("is_fast", [True, False], ids=["fast", "formula"])
+@pytest.mark.parametrize(("case", "sample"), IMAGES)
+def test_batch_last_is_kept_where_torch_keeps_channels_last(case: Case, sample: Sample, is_fast: bool) -> None:
+    ours, native = build(case, sample)
+    inputs = sample.inputs()
+    plain, kept = (
+        tensors(native(*(layout(value) if isinstance(value, Tensor) else value for value in inputs)))
+        for layout in (Tensor.contiguous, _channels_last)
+    )
+    with fast(is_fast):
+        found = tensors(ours(*_in_batch_last(inputs)))
+    for a, b, c in zip(found, plain, kept, strict=True):
+        if b.dim() == 4 and b.is_contiguous() and not c.is_contiguous():
+            assert _channels_last(c) is c
+            assert batch_last(a) is a, f"strides {a.stride()} of shape {tuple(a.shape)}"
 
 
 @pytest.mark.parametrize(("case", "sample"), FIRST)

@@ -1,4 +1,4 @@
-"""Prints, before training starts, which implementation runs which layer."""
+"""Prints, before training starts, which implementation runs which layer, and the memory format of the batches."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -6,10 +6,15 @@ from cnn_lightning.classifier import Classifier
 
 
 class LayerReport(Callback):
-    """Prints the number of parameters, and for each layer its name, type and implementation."""
+    """Prints the number of parameters, for each layer its name, type and implementation, and the memory format."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the report once, in the first process."""
-        if stage == "fit" and trainer.is_global_zero and isinstance(pl_module, Classifier):
+        if stage != "fit" or not isinstance(pl_module, Classifier):
+            return
+        memory = pl_module.choose_memory()  # a collective call
+        if trainer.is_global_zero:
             count = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
-            print(f"{pl_module.hparams['net']}: {count:,} parameters to train\n{pl_module.report}", flush=True)
+            print(
+                f"{pl_module.hparams['net']}: {count:,} parameters to train\n{pl_module.report}\n{memory}", flush=True
+            )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.plugins import DoublePrecision
 from lightning.pytorch.trainer.states import TrainerFn
@@ -15,6 +16,7 @@ from torchmetrics import ConfusionMatrix, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnn_lightning.checkpoints import FOR_TRAINER, read_checkpoint
+from cnn_lightning.classifier.memory import Memory, MemoryFormat, arranged, chosen
 from cnn_lightning.classifier.metrics import MeanLoss
 from cnn_lightning.classifier.nonfinite import StopAtNonFinite
 from cnn_lightning.classifier.optimizer import (
@@ -29,7 +31,7 @@ from cnn_lightning.data.record import DataRecord
 from cnn_lightning.data.sides import Sides
 from cnn_lightning.data.values import Range
 from cnn_lightning.errors import EverywhereError, UserError, one_line
-from cnn_lightning.model import build_net, total_loss
+from cnn_lightning.model import build_net, heads, total_loss
 from cnn_lightning.notices import tell
 from cnn_lightning.ops.fast import blocks, chooser
 from cnn_lightning.processes import from_all, leave_at_exit, sum_of_all, unpadded
@@ -63,6 +65,8 @@ class Classifier(LightningModule):
         fast: Use the fast functions for NumPy layers on the CPU; with false the formulas run.
         threads: Threads of the NumPy layers; None for the cores of the machine divided by its processes.
         compile: Compile the network with ``torch.compile``.
+        memory_format: Of the batches, and with "channels_last" of the weights too. "auto" is batch-last if NumPy layers
+            gain by it on the CPU and a trial step in it equals the contiguous one, see `choose_memory`.
 
     Raises:
         ValueError: A number out of its range, or an unknown network or layer.
@@ -87,6 +91,7 @@ class Classifier(LightningModule):
         threads: int | None = None,
         compile: bool = False,
         fast: bool = True,
+        memory_format: MemoryFormat = "auto",
     ) -> None:
         super().__init__()
         channels = tuple(channels)
@@ -120,6 +125,11 @@ class Classifier(LightningModule):
             self.train()
         if compile:
             self.net.compile()
+        if memory_format == "channels_last":
+            self.net.to(memory_format=torch.channels_last)
+        self.memory_format: MemoryFormat = memory_format
+        self.memory = Memory("contiguous" if memory_format == "auto" else memory_format)
+        self._memory_of: Any = None
         self._epoch_so_far: list[list[dict[str, Tensor]]] = []
         self._trained_with: dict[str, Any] = {}
         self.class_names = tuple(map(str, range(num_classes)))
@@ -138,9 +148,11 @@ class Classifier(LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of normalised images (N, C, H, W)."""
-        outputs = self.net(x)
-        logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs[0]
-        return logits
+        return heads(self._outputs(x))[0]
+
+    def _outputs(self, images: Tensor) -> Any:
+        """The network's outputs for images, which are brought into the memory format."""
+        return self.net(arranged(images, self.memory.format))
 
     # ---- one step
 
@@ -148,7 +160,7 @@ class Classifier(LightningModule):
         """Loss and logits of a batch; also updates the metrics of the stage."""
         images, labels = batch
         if len(labels) or stage == "train":
-            outputs = self.net(images)
+            outputs = self._outputs(images)
             loss, logits = total_loss(self.net, self.loss, outputs, labels)
         else:
             loss, logits = images.new_zeros(()), self._no_logits(images)
@@ -158,7 +170,7 @@ class Classifier(LightningModule):
             accuracy.update(logits.detach(), labels)
         elif stage == "train":
             # A rank without a sample of the last batch: zero, with a graph of every head, as DDP requires.
-            loss = sum((head.sum() for head in _heads(outputs)), logits.new_zeros(()))
+            loss = sum((head.sum() for head in heads(outputs)), logits.new_zeros(()))
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "batch_size": len(labels)}
         self.log(f"{stage}_loss", mean, **options)
         self.log(f"{stage}_acc", accuracy, **options)
@@ -266,7 +278,7 @@ class Classifier(LightningModule):
     def setup(self, stage: str) -> None:
         """Take class names and normalisation from the data, or give the network's to the data; reset the metrics."""
         leave_at_exit()
-        chooser.set_fast(self.fast)  # also in processes that were spawned
+        self.choose_memory()
         for metric in (module for module in self.modules() if isinstance(module, Metric)):
             metric.reset()  # spawned processes share the memory of tensors that are no parameters
         data = getattr(self.trainer, "datamodule", None)
@@ -276,6 +288,21 @@ class Classifier(LightningModule):
         elif self.mean and not self.data_record.differs_from(data):
             # If they differ, the checkpoint that comes next may fit; `on_validation_start` refuses what still differs.
             self.data_record.apply_to(data)
+
+    def choose_memory(self) -> Memory:
+        """The memory format of the run that begins, the same in all processes. A collective call.
+
+        With "auto" it is chosen again only if a layer, its implementation or the device has changed.
+        """
+        chooser.set_fast(self.fast)  # also in processes that were spawned
+        device = self.trainer.strategy.root_device
+        of = (device.type, chooser.tier(), [type(module) for module in self.net.modules()])
+        if self.memory_format == "auto" and self._memory_of != of:
+            size = self.hparams["image_size"]
+            compiled = any(module._compiled_call_impl for module in (self, *self.net.modules())) or self._compiler_ctx
+            found = chosen(self.net, device, (self.hparams["in_channels"], size, size), compiled=bool(compiled))
+            self.memory, self._memory_of = from_all(found)[0], of
+        return self.memory
 
     def _take_from(self, data: Any) -> None:
         if data is not None:
@@ -348,8 +375,3 @@ def from_checkpoint(path: str | Path, layers: Layers = "torch") -> Classifier:
 def hyper_parameters(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """`options.checked` for `Classifier`."""
     return checked(Classifier, checkpoint, path)
-
-
-def _heads(outputs: Any) -> list[Tensor]:
-    """The logits of all heads, the main one first."""
-    return [outputs] if isinstance(outputs, Tensor) else [head for head in outputs if isinstance(head, Tensor)]

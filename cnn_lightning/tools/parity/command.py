@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from cnn_lightning.classifier.memory import MemoryFormat
 from cnn_lightning.errors import UserError
 from cnn_lightning.files import PICTURES, expect_writable, written
 from cnn_lightning.tools import parser as parsers
@@ -30,6 +31,12 @@ def _parser() -> ArgumentParser:
         type=str | dict[str, str] | None,
         default=None,
         help="the layers to compare with torch: numpy (default) or patterns of layer names",
+    )
+    parser.add_argument(
+        "--model.memory_format",
+        type=MemoryFormat | None,
+        default=None,
+        help="memory of the pictures: contiguous (default, also for auto), channels_last or batch_last",
     )
     parser.add_argument("--model.channels", type=tuple[int, ...] | None, default=None, help="channels of SimpleCNN")
     parser.add_argument("--model.hidden", type=int | None, default=None, help="hidden units of SimpleCNN")

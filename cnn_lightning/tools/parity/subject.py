@@ -3,7 +3,7 @@
 import inspect
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import yaml
@@ -12,7 +12,8 @@ from torch import nn
 
 from cnn_lightning import data
 from cnn_lightning.checkpoints import newest
-from cnn_lightning.classifier import Classifier, from_checkpoint
+from cnn_lightning.classifier import NOT_KEPT, Classifier, from_checkpoint
+from cnn_lightning.classifier.memory import MemoryFormat, arranged
 from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.model import build_net, least_image_size
 from cnn_lightning.tools.parity.runner import Batch
@@ -52,7 +53,7 @@ def chosen_config(names: list[str]) -> dict[str, Any]:
 
 def chosen_subject(options: Namespace, config: dict[str, Any]) -> Subject:
     """The network and its data. A checkpoint's values are fixed; flags override configs, and both override the data."""
-    stated = {key: value for key, value in vars(options.model).items() if value is not None and key != "layers"}
+    stated = {key: value for key, value in vars(options.model).items() if value is not None and key not in NOT_KEPT}
     classifier = None if options.ckpt_path is None else _checkpoint(options.ckpt_path)
     module, shape, source = _data(options, config["data"])
     if classifier is None:
@@ -78,12 +79,21 @@ def chosen_subject(options: Namespace, config: dict[str, Any]) -> Subject:
         raise UserError(
             f"--data.batch_size: expected a batch that memory holds, got {size}: {readable(error)}"
         ) from error
-    batches = [(images.to(options.device), labels.to(options.device)) for images, labels in batches]
+    device, memory = options.device, _memory_format(options, config)
+    batches = [(arranged(images.to(device), memory), labels.to(device)) for images, labels in batches]
     smoothing = config["model"].get("label_smoothing", 0.0)
     if not isinstance(smoothing, int | float):
         raise UserError(f"--config: expected a number in model.label_smoothing, got {smoothing!r}")
     loss = nn.CrossEntropyLoss(label_smoothing=smoothing) if classifier is None else classifier.loss
     return Subject(name, net.to(options.device).train(), loss.to(options.device), batches, source)
+
+
+def _memory_format(options: Namespace, config: dict[str, Any]) -> MemoryFormat:
+    found: MemoryFormat = options.model.memory_format or config["model"].get("memory_format", "auto")
+    if found not in get_args(MemoryFormat):
+        known = ", ".join(get_args(MemoryFormat))
+        raise UserError(f"--config: expected one of {known} in model.memory_format, got {found!r}")
+    return found
 
 
 def _build(wanted: dict[str, Any]) -> nn.Module:
