@@ -98,9 +98,10 @@ def prove(op: Operation) -> None:
 def prove_chains() -> None:
     """Chains of one to three stages against their formulas one after the other, forward and backward."""
     random = np.random.default_rng(0)
-    for dtype, stages, bias in product((np.float64, np.float32), (1, 2, 3), (True, False)):
+    formats = np.ascontiguousarray, batch_last
+    for dtype, stages, bias, arranged in product((np.float64, np.float32), (1, 2, 3), (True, False), formats):
         channels, paddings = [3, 4, 5, 2][: stages + 1], [1, 0, 2][:stages]
-        x = random.standard_normal((5, 3, 22, 19)).astype(dtype)
+        x = arranged(random.standard_normal((5, 3, 22, 19)).astype(dtype))
         parameters: list[Any] = []
         for inside, outside, kernel in zip(channels, channels[1:], (3, 2, 3), strict=False):
             parameters.append(random.standard_normal((outside, inside, kernel, kernel)).astype(dtype) / kernel)
@@ -110,9 +111,10 @@ def prove_chains() -> None:
         needs = (True, *(parameter is not None for parameter in parameters))
         found = fused.conv_relu_pool_backward(grad_y, x, *parameters, *kept, paddings=paddings, needs=needs)
         expected = one_by_one(x, parameters, paddings, grad_y)
-        for a, b, need in zip((y, *found), expected, (True, *needs), strict=True):
+        for index, (a, b, need) in enumerate(zip((y, *found), expected, (True, *needs), strict=True)):
             if need:
-                equal(np.asarray(a), np.ascontiguousarray(b), "fused.conv_relu_pool")
+                of_images = arranged if index < 2 else np.ascontiguousarray  # y and the gradient of x
+                equal(np.asarray(a), of_images(b), "fused.conv_relu_pool")
 
 
 def one_by_one(x: Any, parameters: list[Any], paddings: list[int], grad_y: Any = None) -> tuple[Any, ...]:

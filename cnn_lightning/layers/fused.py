@@ -169,7 +169,7 @@ def _takes_plainly(module: Any, shape: Sequence[int], x: Tensor) -> bool:
         and all(
             size + 2 * _padding(module) > kernel for size, kernel in zip(shape[2:], module.kernel_size, strict=True)
         )
-        and x.is_contiguous()
+        and (x.is_contiguous() or x.permute(1, 2, 3, 0).is_contiguous())
     )
 
 

@@ -178,7 +178,7 @@ def _own(result: Array, arrays: Sequence[Array | None]) -> Array:
         or any(stride < 0 for stride in result.strides)
         or any(isinstance(result, type(array)) and np.may_share_memory(result, array) for array in arrays)
     ):
-        return result.copy()
+        return result.copy(order="K")
     return result
 
 

@@ -10,7 +10,7 @@ comparisons for each of its pixels.
 from collections.abc import Sequence
 from math import prod
 
-from cnn_lightning.ops.fast import blocks, tuning
+from cnn_lightning.ops.fast import blocks, memory, tuning
 from cnn_lightning.ops.fast.stage import Stage
 from cnn_lightning.ops.types import Array
 
@@ -21,7 +21,7 @@ def conv_relu_pool(
     """``x = max_pool2d(relu(conv2d(x, weight, bias, padding=padding)), 2)`` for each stage in turn.
 
     Args:
-        x: Images (N, C, H, W).
+        x: Images (N, C, H, W), contiguous or batch-last; y has the same format.
         parameters: For each stage its kernels (O, C, kh, kw) and its bias, (O,) or None.
         paddings: For each stage the zeros around its images.
         keep: Whether to return what the backward needs; otherwise only y.
@@ -34,7 +34,7 @@ def conv_relu_pool(
         in `max_pool2d`, the first of equal pixels wins, and NaN wins.
     """
     stages = _stages(x, parameters, paddings)
-    y = blocks.empty((len(x), *stages[-1].pooled), like=x)
+    y = memory.empty_as(x, (len(x), *stages[-1].pooled))
     kept = stages if keep else []
     winners = [blocks.empty((len(x) * 4 * stage.pixels,), like=x, dtype=bool) for stage in kept]
     images = [blocks.empty((len(x) * stage.pixels,), like=x) for stage in kept[:-1]]
@@ -73,7 +73,7 @@ def conv_relu_pool_backward(
     stages = _stages(x, saved[: 2 * count], paddings)
     winners, images = _arrays(saved[2 * count : 3 * count]), _arrays(saved[3 * count :])
     needs_x, needs_weight, needs_bias = needs[0], needs[1::2], needs[2::2]
-    grad_x = blocks.empty(x.shape, like=x) if needs_x else None
+    grad_x = memory.empty_as(x, x.shape) if needs_x else None
     lowest = 0 if needs_x else (list(needs).index(True) - 1) // 2  # stages before it need no gradient
 
     def block(part: slice) -> list[Array | None]:

@@ -44,6 +44,11 @@ def empty(shape: Sequence[int], *, like: Array, dtype: Any = None) -> Array:
     return images(blocks.empty((*shape[1:], shape[0]), like=like, dtype=dtype))
 
 
+def empty_as(x: Array, shape: Sequence[int]) -> Array:
+    """A new output of ``shape`` (N, C, ...), batch-last if ``x`` is, contiguous otherwise."""
+    return empty(shape, like=x) if is_batch_last(x) else blocks.empty(shape, like=x)
+
+
 def batch_last(x: Array) -> Array:
     """A copy of ``x`` (N, C, ...) in batch-last memory."""
     return images(np.ascontiguousarray(pixels(x)))
