@@ -392,8 +392,8 @@ class FakeArray:
     def __array__(self, *args: Any, **options: Any) -> Any:
         raise TypeError("implicit conversion to the host")
 
-    def copy(self) -> Any:
-        return FakeArray(self.array.copy())
+    def copy(self, order: Any = "C") -> Any:
+        return FakeArray(self.array.copy(order))
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (2, 1)

@@ -46,6 +46,10 @@ def call(
         RuntimeError: Tensors on different devices or (unless ``mixed``) of different floating dtypes; double backward,
             because a hand-written backward has no derivative; a recorder whose program would not contain NumPy.
     """
+    if not (torch.compiler.is_compiling() or listeners.current or torch.is_grad_enabled()):
+        done = host.quick(op, tensors, like, mixed, into, options)
+        if done is not None:
+            return done
     compiling = torch.compiler.is_compiling()
     as_operator = compiling or tracers.has_dispatch_mode()
     heard_by = () if as_operator else listeners.current  # the operator reports its own runs
@@ -59,7 +63,7 @@ def call(
             for index, given in enumerate(tensors):
                 if given is not None and not isinstance(given, Tensor):
                     raise TypeError(checks.no_tensor(checks.argument(op, index), given))
-        dtypes = _result_dtypes(tensors, like)
+        dtypes = host.result_dtypes(tensors, like)
         if torch.is_grad_enabled() and not compiling:
             raise RuntimeError(
                 f"{checks.label(op)}: double backward (create_graph=True) is not available: its gradient is "
@@ -68,8 +72,6 @@ def call(
             )
         if as_operator or (arrays is None and any(map(tracers.needs_operator, tensors))):
             results = operator(op, tensors, dtypes, mixed, options)
-        elif arrays is not None and into is not None and host.overwrite(op, into, arrays, options, heard_by):
-            return into
         else:
             results = host.run(op, tensors, dtypes, mixed, options, arrays, heard_by)
         if into is not None and results[0] is not None:
@@ -79,16 +81,3 @@ def call(
     finally:
         if heard_by:
             listeners.end(heard_by, op)
-
-
-def _result_dtypes(
-    tensors: Sequence[Tensor | None], like: Tensor | Sequence[Tensor | None] | None
-) -> tuple[torch.dtype, ...]:
-    if isinstance(like, Tensor):
-        return (like.dtype,)
-    if like is not None:
-        return tuple(torch.float32 if tensor is None else tensor.dtype for tensor in like)
-    for tensor in tensors:
-        if tensor is not None and tensor.is_floating_point():
-            return (tensor.dtype,)
-    return (torch.get_default_dtype(),)

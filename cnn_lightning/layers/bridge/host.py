@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnn_lightning.layers.bridge import checks, cuda, layout, listeners
+from cnn_lightning.layers.bridge import checks, cuda, layout, listeners, tracers
 from cnn_lightning.layers.bridge.checks import Operation, label
 from cnn_lightning.layers.bridge.tracers import PLAIN
 from cnn_lightning.ops.fast import blocks, chooser
@@ -54,27 +54,63 @@ def run(
         return _tensors(_compute(op, arrays, dtypes, options, host, heard_by), arrays, dtypes, to_tensor)
 
 
-def overwrite(
+def quick(
     op: Operation,
-    into: Tensor,
-    arrays: Sequence[Array | None],
+    tensors: Sequence[Tensor | None],
+    like: Tensor | Sequence[Tensor | None] | None,
+    mixed: bool,
+    into: Tensor | None,
     options: dict[str, Any],
-    heard_by: Sequence[listeners.Listener],
-) -> bool:
-    """Let the fast function of ``op`` write its result into the memory of ``into``, the first argument.
+) -> Any:
+    """The results of `call` in the most frequent case, and None in any other.
 
-    Returns False, and computes nothing, if there is no such function, if a listener needs the argument unchanged, or if
-    elements of ``into`` share memory, which torch refuses to write.
+    That is a fast function on plain tensors in the memory of the host, which nobody observes. In a network, the code of
+    a call has left the processor's cache when the next call comes, so that a short way counts for more than its steps.
     """
-    function, array = chooser.chosen(op), arrays[0]
-    if heard_by or array is None or "out" not in (getattr(function, "__kwdefaults__", None) or ()):
-        return False
-    if into.is_neg() or 0 in array.strides or not chooser.is_fast(function):
-        return False
+    if tracers.has_dispatch_mode() or torch._C._get_tracing_state() is not None:
+        return None
+    function = chooser.chosen(op)
+    if function is op:
+        return None
+    arrays = host_arrays(tensors, mixed)
+    if arrays is None:
+        return None
+    if into is not None:
+        return _overwritten(function, into, arrays, options)
+    results = blocks.quietly(function, *arrays, **options)
+    made = _tensors(results, arrays, result_dtypes(tensors, like), _tensor_of)
+    return tuple(made) if len(made) > 1 else made[0]
+
+
+def _overwritten(
+    function: Operation, into: Tensor, arrays: Sequence[Array | None], options: dict[str, Any]
+) -> Tensor | None:
+    """``into``, the first argument, in whose memory a fast function with the option ``out`` wrote its result.
+
+    None, and nothing is computed, if it has no such option, or if elements of ``into`` share memory, which torch
+    refuses to write.
+    """
+    array = arrays[0]
+    if array is None or "out" not in (function.__kwdefaults__ or ()) or into.is_neg() or 0 in array.strides:
+        return None
     blocks.quietly(function, *arrays, out=array, **options)
     if not into.is_inference():
         torch.autograd.graph.increment_version(into)
-    return True
+    return into
+
+
+def result_dtypes(
+    tensors: Sequence[Tensor | None], like: Tensor | Sequence[Tensor | None] | None
+) -> tuple[torch.dtype, ...]:
+    """The dtypes that the floating results take, see ``like`` of `call`: one for each, or one for all."""
+    if isinstance(like, Tensor):
+        return (like.dtype,)
+    if like is not None:
+        return tuple(torch.float32 if tensor is None else tensor.dtype for tensor in like)
+    for tensor in tensors:
+        if tensor is not None and tensor.is_floating_point():
+            return (tensor.dtype,)
+    return (torch.get_default_dtype(),)
 
 
 def _compute(

@@ -455,6 +455,9 @@ def glu_backward(grad_y: Array, x: Array, *, dim: int = -1) -> Array:
 def _relu(x: Array, y: Array) -> None:
     """``max(0, x)`` with rows of zeros: with the number 0 NumPy's maximum takes five times as long."""
     zeros = _zeros(x.dtype)
+    if x.size <= zeros.size:
+        np.maximum(zeros[: x.size], x, out=y)
+        return
     whole = x.size - x.size % zeros.size
     np.maximum(zeros, x[:whole].reshape(-1, zeros.size), out=y[:whole].reshape(-1, zeros.size))
     np.maximum(zeros[: x.size - whole], x[whole:], out=y[whole:])
@@ -572,8 +575,7 @@ def _blockwise(
         np.copyto(result, _blockwise(formula, *arrays, passes=passes))
         return result
     if target.nbytes <= tuning.TUNING.elementwise_block_bytes:
-        with blocks.one_blas_thread():
-            formula(*[view.reshape(-1) for view in views])
+        blocks.quietly(formula, *[view.reshape(-1) for view in views])
         return result
     parallel, parts = _cut(target, passes)
     blocks.run(lambda part: formula(*[view[part].reshape(-1) for view in views]), parts, parallel=parallel)

@@ -10,12 +10,11 @@ the digests, for work on a fast file.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from operator import attrgetter, itemgetter
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from cnn_lightning.errors import UserError
@@ -27,7 +26,7 @@ CHAINS = {"fused": ("conv", "activation", "pool")}
 """Fast files that compute several formulas as one, and the files of those."""
 
 
-def _functions(module: ModuleType) -> dict[str, Function]:
+def _functions(module: ModuleType) -> dict[str, FunctionType]:
     """The public functions that are defined in the module's own text."""
     return {
         name: value
@@ -36,56 +35,84 @@ def _functions(module: ModuleType) -> dict[str, Function]:
     }
 
 
-class _AsWritten:
-    """The functions of a module and of the modules from which it imports functions, as they were at import.
+class _Choice:
+    """A formula, its fast function, and the functions that the formula is made of, as they were at import.
 
-    Compared at every call, so by tuples: 2 us for the 60 functions of activations, 9 us one by one.
+    Only these are compared at a call. All functions of its file would be 48 for ReLU, which takes 9 us where their
+    memory has left the processor's cache.
     """
 
-    def __init__(self, module: ModuleType) -> None:
-        named = [value for value in vars(module).values() if isinstance(value, FunctionType)]
-        ours = [function for function in named if function.__module__.startswith(proof.PACKAGE)]
-        self.homes = []
-        self.functions: list[FunctionType] = []
-        for home in {id(function.__globals__): function.__globals__ for function in ours}.values():
-            names = [name for name, value in home.items() if isinstance(value, FunctionType)]
-            values = itemgetter(*names, names[0])  # of at least two names: the result is a tuple
-            self.homes.append((home, values, values(home)))
-            self.functions += [home[name] for name in names]
-        self.codes = [*map(_CODE, self.functions)]
+    def __init__(self, file: str, op: FunctionType) -> None:
+        self.file, self.op = file, op
+        self.parts = tuple(_parts(op))
+        self.home: dict[str, Any] | None = None
 
     def holds(self) -> bool:
         """Whether no function was replaced, and none has other code."""
-        try:
-            same = all(values(home) == functions for home, values, functions in self.homes)
-        except KeyError:  # one was deleted
-            return False
-        return same and [*map(_CODE, self.functions)] == self.codes
+        for home, name, function, code in self.parts:
+            if home.get(name) is not function or function.__code__ is not code:
+                return False
+        return True
+
+    def found(self) -> Function:
+        """The fast function, or the formula where the process does not use it."""
+        if self.home is None:
+            is_off = _setting() == "0" or _edited(self.file)
+            self.home = {} if is_off else vars(_fast(self.file))
+        return self.home.get(self.op.__name__, self.op)  # type: ignore[no-any-return]
 
 
-_CODE = attrgetter("__code__")
+def _parts(op: FunctionType) -> Iterator[tuple[dict[str, Any], str, FunctionType, CodeType]]:
+    """The function and the functions of `cnn_lightning.ops` that it calls by name, by each name, and their code."""
+    todo, seen = [(op.__globals__, op.__name__)], set()
+    while todo:
+        home, name = todo.pop()
+        function = home.get(name)
+        if (id(home), name) in seen or not isinstance(function, FunctionType):
+            continue
+        seen.add((id(home), name))
+        if function.__module__.startswith(proof.PACKAGE):
+            yield home, name, function, function.__code__
+            todo += [(function.__globals__, each) for each in _names(function.__code__)]
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """The names that the code and the functions inside it look up."""
+    yield from code.co_names
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield from _names(value)
+
+
 _modules = {file: import_module(f"cnn_lightning.ops.{file}") for file in FILES}
 _formulas = {file: _functions(module) for file, module in _modules.items()}
-_as_written = {file: _AsWritten(module) for file, module in _modules.items()}
-_file_of = {function: file for file, functions in _formulas.items() for function in functions.values()}
+_choices: dict[Function, _Choice] = {
+    op: _Choice(file, op) for file, functions in _formulas.items() for op in functions.values()
+}
+_replaced: set[str] = set()
+"""The files in which `why_formula` saw a replaced function when it was last asked."""
 _wishes = [True]
 """The setting of the process, see `set_fast`, then those of the open `fast` blocks: the last one counts."""
 
 
-def formulas() -> dict[str, dict[str, Function]]:
+def formulas() -> Mapping[str, Mapping[str, Function]]:
     """The formulas that have a fast function, by file and name, as they were at import."""
     return _formulas
 
 
 def chosen(op: Function) -> Function:
     """The fast function that replaces ``op`` on NumPy arrays, or ``op`` itself."""
-    file = _file_of.get(op)
-    return op if file is None or why_formula(file) else getattr(_fast(file), op.__name__, op)
+    choice = _choices.get(op)
+    if choice is None or not _wishes[-1] or not choice.holds():
+        return op
+    if _replaced and choice.file in _replaced and why_formula(choice.file):
+        return op  # so that all formulas of a file run as the report of layers says
+    return choice.found()
 
 
 def is_formula(op: Function) -> bool:
     """Whether this is one of `formulas`, not a function that replaced one."""
-    return op in _file_of
+    return op in _choices
 
 
 def is_fast(op: Function) -> bool:
@@ -100,8 +127,10 @@ def is_chain(file: str) -> bool:
 
 def why_formula(file: str) -> str:
     """Why the formulas of this file run themselves: "off", "edited", "replaced"; empty if fast functions run."""
-    if not _as_written[file].holds():
+    if not all(choice.holds() for choice in _choices.values() if choice.file == file):
+        _replaced.add(file)
         return "replaced"
+    _replaced.discard(file)
     return "off" if not _is_on() else "edited" if _edited(file) else ""
 
 

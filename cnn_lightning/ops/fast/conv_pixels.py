@@ -203,7 +203,7 @@ def _may_flip(weight: Array, g: Geometry) -> bool:
         and g.kernel != (1, 1)
         and weight.size <= tuning.TUNING.conv_flipped_weight
         and all(max(pad) < kernel for pad, kernel in zip(g.pad, g.kernel, strict=True))
-        and bool(np.isfinite(np.vdot(weight, weight)))
+        and blocks.is_finite(weight)
     )
 
 

@@ -30,7 +30,7 @@ def forward(x: Array, weight: Array, g: Geometry, y: Array) -> bool:
     Returns False if the result is not to be used.
     """
     way = _way(g)
-    if way is None or not y.size or not np.isfinite(np.vdot(weight, weight)):
+    if way is None or not y.size or not blocks.is_finite(weight):
         return False
     blocks.run(lambda part: way.forward(x[part], weight[part, 0], g, y[part]), _parts(g, x), parallel=_is_large(g, x))
     return not blocks.may_hold_nan(y)
@@ -41,7 +41,7 @@ def backward(
 ) -> bool:
     """Write both gradients, unless None, in the shapes of ``x`` and ``weight``; as `forward`."""
     way = _way(g)
-    if way is None or not grad_y.size or not np.isfinite(np.vdot(weight, weight)):
+    if way is None or not grad_y.size or not blocks.is_finite(weight):
         return False
 
     def block(part: slice) -> None:
