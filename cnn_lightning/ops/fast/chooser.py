@@ -59,7 +59,8 @@ class _Choice:
         if self.home is None:
             is_off = _setting() == "0" or _edited(self.file)
             self.home = {} if is_off else vars(_fast(self.file))
-        return self.home.get(self.op.__name__, self.op)  # type: ignore[no-any-return]
+        function: Function = self.home.get(self.op.__name__, self.op)
+        return function
 
 
 def _parts(op: FunctionType) -> Iterator[tuple[dict[str, Any], str, FunctionType, CodeType]]:
