@@ -134,9 +134,13 @@ def _gradients(ctx: Any, op: bridge.Operation, grad_y: Tensor, x: Tensor, weight
 
 
 def _statistics_like(x: Tensor) -> Tensor:
-    """Statistics are float64, or float32 on Apple's GPUs, which have no float64."""
+    """A tensor of the dtype of statistics: float64, or float32 on Apple's GPUs, which have no float64."""
+    if x.is_cpu and not torch.compiler.is_compiling():
+        return _FLOAT64
     return x.new_empty(0, dtype=torch.float32 if x.device.type == "mps" else torch.float64)
 
+
+_FLOAT64 = torch.empty(0, dtype=torch.float64)
 
 BATCH_NORM = (
     r"y_{c,u,v} = γ_c \frac{x_{c,u,v} - μ_c}{\sqrt{σ_c^2 + ε}} + β_c",
@@ -218,10 +222,10 @@ def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor, to
     module._check_input_dim(input)  # type: ignore[no-untyped-call]
     if not input.is_floating_point():
         raise NotImplementedError(f"input: expected a floating dtype, got {input.dtype}")
-    weight, bias, eps = module.weight, module.bias, module.eps
-    mean, var, training = module.running_mean, module.running_var, module.training
-    batches = module.num_batches_tracked if training and module.track_running_stats else None
-    if batches is not None:
+    weight, bias, mean, var, batches = _state(module)
+    eps, training = module.eps, module.training
+    tracks = training and module.track_running_stats
+    if tracks and batches is not None:
         batches.add_(1)
     stored = not training and mean is not None and var is not None
     count = input.numel() // max(1, input.shape[1])
@@ -239,13 +243,24 @@ def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor, to
         y = SyncBatchNormFunction.apply(input, weight, bias, batch_mean, batch_var, count, eps)
     else:
         y, batch_mean, batch_var = BatchNormFunction.apply(input, weight, bias, None, None, eps)
-    if training and module.track_running_stats and count and mean is not None and var is not None:
+    if tracks and count and mean is not None and var is not None:
         factor = module.momentum
         if factor is None:
             assert batches is not None
             factor = 1.0 / float(batches)
         _average((mean, var), (batch_mean, batch_var), factor, count)
     return y  # type: ignore[no-any-return]
+
+
+def _state(module: torch.nn.modules.batchnorm._BatchNorm) -> tuple[Any, ...]:
+    """Weight, bias, running mean and variance, number of batches; from the module's own tables, which is faster."""
+    parameters, buffers = module._parameters, module._buffers
+    try:
+        held = parameters["weight"], parameters["bias"]
+        return *held, buffers["running_mean"], buffers["running_var"], buffers["num_batches_tracked"]
+    except KeyError:  # one is computed, or was replaced by a plain attribute
+        held = module.weight, module.bias
+        return *held, module.running_mean, module.running_var, module.num_batches_tracked
 
 
 def _whole_batch(input: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
@@ -274,7 +289,7 @@ def _average(running: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], factor:
     computed on their own memory, in 5 us where torch's operators take 11; autograd is told of the change.
     """
     factors = factor, factor * count / (count - 1)
-    if all(map(_is_observed_by_nobody, (*running, *new))):
+    if _are_observed_by_nobody(*running, *new):
         for tensor, latest, share in zip(running, new, factors, strict=True):
             values = tensor.detach().numpy()
             values[...] = values * np.float64(1 - factor) + latest.numpy() * share
@@ -285,10 +300,19 @@ def _average(running: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], factor:
             tensor.copy_(tensor.to(latest.dtype).mul_(1 - factor).add_(latest, alpha=share))
 
 
-def _is_observed_by_nobody(tensor: Tensor) -> bool:
-    """Whether it may change on its own memory: no tracer or mode sees it, and no process shares its memory."""
-    on_host = tensor.is_cpu and tensor.dtype in (torch.float32, torch.float64)
-    return on_host and bridge.is_plain(tensor) and not torch._is_functional_tensor(tensor) and not are_several()
+def _are_observed_by_nobody(*tensors: Tensor) -> bool:
+    """Whether they may change on their own memory: no tracer or mode sees it, and no process shares it."""
+    if are_several():
+        return False
+    for tensor in tensors:
+        if not tensor.is_cpu or tensor.dtype not in _ON_HOST or not bridge.is_plain(tensor):
+            return False
+        if torch._is_functional_tensor(tensor):
+            return False
+    return True
+
+
+_ON_HOST = {torch.float32, torch.float64}
 
 
 @catalog.layer(
@@ -472,11 +496,14 @@ def _check_count(input: Tensor, count: int) -> None:
 
 def _check_dtypes(input: Tensor, weight: Tensor | None) -> None:
     """Half precision may come with float32 weights (or, where there are none, statistics)."""
-    if weight is None and not input.is_floating_point():
-        raise NotImplementedError(f"input: expected a floating dtype, got {input.dtype}")
-    half = input.dtype in (torch.bfloat16, torch.float16)
-    if weight is not None and weight.dtype != input.dtype and not (half and weight.dtype == torch.float32):
+    if weight is None:
+        if not input.is_floating_point():
+            raise NotImplementedError(f"input: expected a floating dtype, got {input.dtype}")
+    elif weight.dtype is not input.dtype and (weight.dtype is not torch.float32 or input.dtype not in _HALF):
         raise RuntimeError(f"input: expected the dtype of weight, {weight.dtype}, got {input.dtype}")
+
+
+_HALF = {torch.bfloat16, torch.float16}
 
 
 def _autocast(*tensors: Tensor | None) -> Any:

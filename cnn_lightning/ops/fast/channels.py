@@ -82,7 +82,8 @@ class Runs(_Form):
             self.shape, self.axes = (self.c, n, length), (1, 0, *self.axes[2:])
         self.column = (slice(None), *(None,) * (len(self.shape) - 1))
         self.length = self.shape[-1]
-        self.repeats = len(self.shape) == 3 and length < self.numbers.norm_long_run
+        is_short = length < self.numbers.norm_long_run and x.size >= self.numbers.norm_repeated
+        self.repeats = len(self.shape) == 3 and is_short
         self.piece = _piece(self.length, self.numbers.norm_piece)
         self.whole = self.length - self.length % max(1, self.piece)
         self.is_cut = self.piece < self.length

@@ -166,11 +166,15 @@ class Tuning:
     """Sum and dot product of each channel: 8 images of 256 channels of 16 values by runs 35 us, by rows 11; 128 of 64
     values 15 and 18; 64 of 256 values 20 and 35."""
     norm_few_runs: int = _number(256, "runs", "of a whole batch, up to which short ones are summed one by one, too")
-    """PLACE"""
+    """Forward and backward, by rows and by runs: 128 runs of 16 values 48 + 44, 29 + 27 us; 256 runs of 4 48 + 44, 29 +
+    27; 256 runs of 16 29 + 29, 34 + 32; 512 runs of 16 32 + 31, 42 + 38."""
     norm_long_run: int = _number(1024, "values", "length from which runs are multiplied one by one")
     """From this length of the runs of a channel on, NumPy multiplies by a number fastest run by run; shorter ones by a
     row in which the number is repeated. Forward and backward run by run and by rows: 8x64x16x16 133 + 182, 105 + 148
     us; 8x32x20x20 114 + 160, 89 + 130; 8x16x32x32 90 + 132, 98 + 148."""
+    norm_repeated: int = _number(16_384, "values", "of a batch, from which rows of a repeated number pay")
+    """By such rows and run by run, forward and backward: 8x16x8x8 29 + 29, 29 + 27 us; 8x32x8x8 34 + 35, 36 + 36;
+    8x32x16x16 51 + 59, 63 + 75."""
     norm_row: int = _number(512, "values", "in a row of short runs, at least")
     """From this length on, NumPy's operations on rows are fast. Not measured separately."""
     norm_piece: int = _number(1024, "values", "of a run that are added in float32")
