@@ -151,12 +151,12 @@ def test_frozen_parameters_get_no_gradient(layer: Any, frozen: tuple[str, ...], 
         assert (parameter.grad is not None) is parameter.requires_grad
 
 
-@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize("stride", [1, 2])
 def test_few_images_and_a_large_kernel_give_each_gradient_a_thread(
-    monkeypatch: pytest.MonkeyPatch, stride: int, groups: int
+    monkeypatch: pytest.MonkeyPatch, stride: int
 ) -> None:
-    options = {"in_channels": 96, "out_channels": 128, "kernel_size": 3, "stride": stride, "padding": 1}
-    x = torch.randn(4, 96, 15, 15, dtype=torch.float64)
+    options = {"in_channels": 128, "out_channels": 192, "kernel_size": 3, "stride": stride, "padding": 1}
+    x = torch.randn(2, 128, 8, 8, dtype=torch.float64)
     sizes, run_each = [], blocks.run_each
 
     def counted(functions: Any, parts: Any, **given: Any) -> Any:
@@ -165,7 +165,7 @@ def test_few_images_and_a_large_kernel_give_each_gradient_a_thread(
 
     monkeypatch.setattr(blocks, "run_each", counted)
     with chooser.fast():
-        agree(Conv2d, options | {"groups": groups}, x)
+        agree(Conv2d, options, x)
     assert (2, 1) in sizes
 
 

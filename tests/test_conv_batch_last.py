@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn_lightning.ops import conv as formulas
-from cnn_lightning.ops.fast import blocks, chooser, conv, conv_batch_last, depthwise_batch_last, memory, tuning
+from cnn_lightning.ops.fast import blocks, chooser, conv, conv_pixels, depthwise, memory, tuning
 from cnn_lightning.ops.types import Array
 
 
@@ -105,13 +105,13 @@ def test_infinity_and_nan_stay_where_they_are(value: float, target: str, groups:
 
 
 def test_the_flipped_kernel_is_used_and_left_where_the_border_is_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
-    done, flipped = [], conv_batch_last._backward_flipped
+    done, flipped = [], conv_pixels._backward_flipped
 
     def seen(*arguments: Any) -> bool:
         done.append(flipped(*arguments))
         return done[-1]
 
-    monkeypatch.setattr(conv_batch_last, "_backward_flipped", seen)
+    monkeypatch.setattr(conv_pixels, "_backward_flipped", seen)
     x, weight, bias = drawn(0, (3, 4, 6, 6), (5, 4, 3, 3), (5,))
     assert_equal(x, weight, bias, padding=1)
     x[0, 0, 0, 0] = np.inf
@@ -161,9 +161,9 @@ def test_the_ways_are_named_by_the_size_of_the_image() -> None:
     def way(size: int, stride: int = 1) -> Any:
         x, weight = drawn(0, (2, 3, size, size), (3, 1, 3, 3))
         g = conv._geometry(x, weight, None, stride, 1, 1, 3)
-        return depthwise_batch_last._way(g)
+        return depthwise._way(g)
 
-    assert way(4) is depthwise_batch_last._Toeplitz
-    assert way(8, stride=2) is depthwise_batch_last._Toeplitz
-    assert way(8) is depthwise_batch_last._Bands
-    assert way(33) is way(16, stride=2) is depthwise_batch_last._Runs
+    assert way(4) is depthwise._Toeplitz
+    assert way(8, stride=2) is depthwise._Toeplitz
+    assert way(8) is depthwise._Bands
+    assert way(33) is way(16, stride=2) is depthwise._Runs

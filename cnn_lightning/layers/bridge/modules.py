@@ -91,7 +91,12 @@ def is_plain(value: Any) -> bool:
 
 
 def blank(x: Tensor) -> Tensor:
-    """Zeros of the shape of ``x`` in the memory of one element, to save for a backward that needs only the shape."""
+    """A tensor of the shape of ``x``, to save for a backward that needs only the shape and the memory format.
+
+    It is zeros in the memory of one element; beside a batch-last ``x`` it is memory that nobody writes or reads.
+    """
+    if x.dim() == 4 and not x.is_contiguous() and x.permute(1, 2, 3, 0).is_contiguous():
+        return torch.empty_like(x)
     return x.new_zeros(()).expand(x.shape)
 
 

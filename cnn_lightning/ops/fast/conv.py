@@ -1,20 +1,19 @@
-"""Convolution: every output pixel is the weight times the patch of the input under it.
+"""Convolution in any memory format: blocks of images for `conv_pixels`, which computes.
 
-If the patches of a block of images are the columns of a matrix, the convolution and both of its gradients are matrix
-products. Inside a block the batch is the last axis, ``(C, H, W, n)``: then the weight need not be rearranged, and the
-rows of a patch are long runs of memory even for tiny images. The backward computes the columns again and does not save
-them: they are larger than the input by the number of pixels of the kernel.
+Batch-last images are one block as they are. Others become (C, H, W, n) for each block of n images in turn, which stay
+in cache.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from cnn_lightning.ops import expect
 from cnn_lightning.ops.expect import Geometry
-from cnn_lightning.ops.fast import blocks, conv_batch_last, depthwise, matmul, memory, patches, tuning
+from cnn_lightning.ops.fast import blocks, conv_pixels, memory, tuning
+from cnn_lightning.ops.fast.memory import images, pixels
 from cnn_lightning.ops.types import Array, Padding, Pair
 
 
@@ -31,38 +30,22 @@ def conv2d(
     """`ops.conv.conv2d`."""
     g = _geometry(x, weight, bias, stride, padding, dilation, groups)
     if memory.is_batch_last(x):
-        return conv_batch_last.forward(x, weight, bias, g)
-    y = blocks.empty((g.n, g.o, g.oh, g.ow), like=x)
-    if _is_pointwise(g):
-        flat = weight.reshape(g.o, g.c)
-
-        def images(part: slice) -> None:
-            np.matmul(flat, _pixels(x[part]), out=_pixels(y[part]))
-            if bias is not None:
-                y[part] += bias[:, None, None]
-
-        blocks.run(images, _parts(g, x))
-        return _format_of(x, y)
-    if _is_depthwise(g):
-        depthwise.forward(x, weight, g, y)
-        if not blocks.may_hold_nan(y):  # infinity times a zero of a band gives NaN, too: columns are exact
-            if bias is not None:
-                y += bias[:, None, None]
-            return _format_of(x, y)
-
-    matrix = weight.reshape(g.groups, g.o // g.groups, -1)
+        y = memory.empty((g.n, g.o, g.oh, g.ow), like=x)
+        conv_pixels.forward(pixels(x), weight, bias, g, pixels(y))
+        return y
+    y = _output(x, (g.n, g.o, g.oh, g.ow))
+    if not x.size:
+        y[...] = 0 if bias is None else bias[:, None, None]
+        return y
 
     def block(part: slice) -> None:
-        columns = patches.columns_of(x[part], g)
-        product = _scratch("product", (g.groups, g.o // g.groups, columns.shape[-1]), x)
-        matmul.times_groups(matrix, columns, product, alone=len(parts) == 1)
-        if bias is not None:
-            product += bias.reshape(g.groups, -1, 1)
-        y[part] = product.reshape(g.o, g.oh, g.ow, -1).transpose(3, 0, 1, 2)
+        some = _of_images(g, part.stop - part.start)
+        out = blocks.scratch("conv output", (g.o, g.oh, g.ow, some.n), like=x)
+        conv_pixels.forward(pixels(x[part]), weight, bias, some, out)
+        y[part] = images(out)
 
-    parts = _parts(g, x)
-    blocks.run(block, parts)
-    return _format_of(x, y)
+    blocks.run(block, _parts(g, x))
+    return y
 
 
 def conv2d_backward(
@@ -79,46 +62,60 @@ def conv2d_backward(
     """`ops.conv.conv2d_backward`."""
     g = _geometry(x, weight, None, stride, padding, dilation, groups)
     if memory.is_batch_last(x):
-        return conv_batch_last.backward(grad_y, x, weight, g, needs)
-    need_x, need_weight, need_bias = needs
-    grad_x = blocks.empty((g.n, g.c, g.h, g.w), like=x) if need_x else None
-    matrix = weight.reshape(g.groups, g.o // g.groups, -1).swapaxes(1, 2)
-    if _is_pointwise(g):
-        return _pointwise_backward(grad_y, x, weight, g, grad_x, needs)
-    grad_weight: Array | None
-    if _is_depthwise(g):
-        grad_weight = depthwise.backward(grad_y, x, weight, g, grad_x, need_weight)
-        if grad_x is None or not blocks.may_hold_nan(grad_x):  # as in the forward
-            grad_bias = bias_gradient(grad_y) if need_bias else None
-            return None if grad_x is None else _format_of(x, grad_x), grad_weight, grad_bias
+        return _backward_of_block(grad_y, x, weight, g, memory.empty(x.shape, like=x) if needs[0] else None, needs)
+    grad_x = _output(x, x.shape) if needs[0] else None
+    if not x.size:
+        return grad_x, np.zeros_like(weight) if needs[1] else None, bias_gradient(grad_y) if needs[2] else None
 
-    def gradients(part: slice, *, of_x: bool, of_parameters: bool) -> tuple[Any, Any]:
-        upstream = _scratch("upstream", (g.o, g.oh, g.ow, len(range(g.n)[part])), x)
-        upstream[...] = grad_y[part].transpose(1, 2, 3, 0)
-        upstream = upstream.reshape(g.groups, g.o // g.groups, -1)
-        weight_part = bias_part = None
-        if of_parameters and need_weight:
-            columns = patches.columns_of(x[part], g)
-            weight_part = _times_columns(upstream, columns, alone=alone)
-        if of_parameters and need_bias:
-            bias_part = upstream.sum(2).reshape(-1)
-        if of_x and grad_x is not None:
-            columns = _scratch("columns", (g.groups, matrix.shape[1], upstream.shape[-1]), x)
-            matmul.times_groups(matrix, upstream, columns, alone=alone)
-            patches.add_back(columns, g, grad_x[part])
-        return weight_part, bias_part
+    def block(part: slice) -> tuple[Array | None, Array | None]:
+        some = _of_images(g, part.stop - part.start)
+        to_x = images(blocks.scratch("conv gradient", (g.c, g.h, g.w, some.n), like=x)) if needs[0] else None
+        _, *sums = _backward_of_block(grad_y[part], x[part], weight, some, to_x, needs)
+        if grad_x is not None:
+            grad_x[part] = to_x
+        return sums[0], sums[1]
 
-    parts = _parts(g, x)
-    apart = need_x and need_weight and len(parts) <= tuning.TUNING.conv_apart_blocks and _is_worth_threads(g)
-    alone = len(parts) == 1 and not apart
-    if apart:
-        tasks = [partial(gradients, of_x=of_x, of_parameters=not of_x) for of_x in (False, True)]
-        sums, _ = blocks.run_each(tasks, [slice(0, g.n)])
-    else:
-        sums = blocks.run(partial(gradients, of_x=True, of_parameters=True), parts)
-    grad_weight = _total([w for w, _ in sums], weight, weight.shape) if need_weight else None
-    grad_bias = _total([b for _, b in sums], weight, (g.o,)) if need_bias else None
-    return None if grad_x is None else _format_of(x, grad_x), grad_weight, grad_bias
+    of_weight, of_bias = zip(*blocks.run(block, _parts(g, x)), strict=True)
+    return grad_x, _total(of_weight), _total(of_bias)
+
+
+def _backward_of_block(
+    grad_y: Array, x: Array, weight: Array, g: Geometry, grad_x: Array | None, needs: Sequence[bool]
+) -> tuple[Array | None, Array | None, Array | None]:
+    """The gradients, that of ``x`` in the batch-last ``grad_x``."""
+    upstream = memory.packed(grad_y, "conv upstream")
+    grad_weight = blocks.empty(weight.shape, like=weight) if needs[1] else None
+    conv_pixels.backward(upstream, pixels(x), weight, g, None if grad_x is None else pixels(grad_x), grad_weight)
+    return grad_x, grad_weight, conv_pixels.bias_gradient(upstream) if needs[2] else None
+
+
+def _total(parts: Sequence[Array | None]) -> Array | None:
+    """The sum of the results of the blocks in the first of them; None if there are none."""
+    total = parts[0]
+    if total is not None:
+        for part in parts[1:]:
+            total += part
+    return total
+
+
+def _output(x: Array, shape: Sequence[int]) -> Array:
+    """A new array (N, C, H, W), channels_last if ``x`` is, contiguous otherwise."""
+    of_image, of_channel, of_row, of_pixel = x.strides
+    if x.shape[1] > 1 and x.itemsize == of_channel < of_pixel and of_row <= of_image:
+        n, c, h, w = shape
+        return blocks.empty((n, h, w, c), like=x).transpose(0, 3, 1, 2)
+    return blocks.empty(shape, like=x)
+
+
+def _parts(g: Geometry, x: Array) -> list[slice]:
+    rows = g.c * g.kernel[0] * g.kernel[1]
+    return blocks.blocks(g.n, (rows + g.o) * g.oh * g.ow * x.itemsize)
+
+
+@lru_cache(1024)
+def _of_images(g: Geometry, n: int) -> Geometry:
+    """``g`` for so many images."""
+    return g._replace(n=n)
 
 
 _geometries: dict[Any, Geometry] = {}
@@ -192,92 +189,3 @@ def conv1d_backward(
         None if grad_weight is None else grad_weight[:, :, 0],
         grad_bias,
     )
-
-
-# ---- the matrix products
-
-
-def _times_columns(upstream: Array, columns: Array, *, alone: bool) -> Array:
-    """``upstream @ columns^T`` per group, with the factors in the order that is fastest."""
-    small = columns.shape[1] * upstream.shape[1] < tuning.TUNING.conv_small_weight
-    first, second = (columns, upstream) if small else (upstream, columns)
-    result: Array = (
-        matmul.times_transposed(first[0], second[0], alone=alone)[None]
-        if len(first) == 1
-        else np.matmul(first, second.swapaxes(1, 2))
-    )
-    if not small:
-        return result
-    turned = blocks.empty((result.shape[0], result.shape[2], result.shape[1]), like=result)
-    turned[...] = result.swapaxes(1, 2)
-    return turned
-
-
-def _parts(g: Geometry, x: Array) -> list[slice]:
-    rows, columns = g.c * g.kernel[0] * g.kernel[1], g.n * g.oh * g.ow
-    heavy = _is_worth_threads(g) and columns >= tuning.TUNING.conv_columns
-    return blocks.blocks(g.n, (rows + g.o) * g.oh * g.ow * x.dtype.itemsize, at_least=1 + heavy)
-
-
-def _is_worth_threads(g: Geometry) -> bool:
-    multiplications = g.c * g.kernel[0] * g.kernel[1] * g.o // g.groups * g.n * g.oh * g.ow
-    return multiplications >= tuning.TUNING.product_threads
-
-
-def _total(parts: list[Array], like: Array, shape: Sequence[int]) -> Array:
-    """The sum of the results of the blocks; it may overwrite them, since they are new arrays."""
-    if not parts:
-        return np.zeros_like(like, shape=tuple(shape), order="C")
-    total = parts[0].reshape(shape)
-    for part in parts[1:]:
-        total += part.reshape(shape)
-    return total
-
-
-def _scratch(name: str, shape: Sequence[int], like: Array) -> Array:
-    return blocks.scratch(f"conv {name}", shape, like=like)
-
-
-# ---- a 1x1 kernel needs no columns: the image is the matrix
-
-
-def _is_pointwise(g: Geometry) -> bool:
-    plain = g.kernel == g.stride == g.dilation == (1, 1) and g.groups == 1 and g.pad == ((0, 0), (0, 0))
-    return plain and g.oh * g.ow >= tuning.TUNING.conv_pointwise_pixels
-
-
-def _is_depthwise(g: Geometry) -> bool:
-    return g.groups == g.c == g.o > 1 and g.w <= tuning.TUNING.depthwise_pixels
-
-
-def _pixels(x: Array) -> Array:
-    """(N, C, H * W)."""
-    return x.reshape(x.shape[0], x.shape[1], x.shape[2] * x.shape[3])
-
-
-def _pointwise_backward(
-    grad_y: Array, x: Array, weight: Array, g: Geometry, grad_x: Array | None, needs: Sequence[bool]
-) -> tuple[Array | None, Array | None, Array | None]:
-    matrix = weight.reshape(g.o, g.c)
-
-    def images(part: slice) -> tuple[Any, Any]:
-        upstream = _pixels(grad_y[part])
-        if grad_x is not None:
-            np.matmul(matrix.T, upstream, out=_pixels(grad_x[part]))
-        weight_part = np.matmul(upstream, _pixels(x[part]).swapaxes(1, 2)).sum(0) if needs[1] else None
-        return weight_part, upstream.sum((0, 2)) if needs[2] else None
-
-    sums = blocks.run(images, _parts(g, x))
-    grad_weight = _total([w for w, _ in sums], weight, weight.shape) if needs[1] else None
-    grad_bias = _total([b for _, b in sums], weight, (g.o,)) if needs[2] else None
-    return None if grad_x is None else _format_of(x, grad_x), grad_weight, grad_bias
-
-
-def _format_of(x: Array, y: Array) -> Array:
-    """``y`` in the memory format of ``x``: channels_last if ``x`` is, contiguous otherwise."""
-    of_image, of_channel, of_row, of_pixel = x.strides
-    if x.shape[1] > 1 and x.itemsize == of_channel < of_pixel and of_row <= of_image:
-        wide = blocks.empty((y.shape[0], *y.shape[2:], y.shape[1]), like=y)
-        wide[...] = y.transpose(0, 2, 3, 1)
-        return wide.transpose(0, 3, 1, 2)
-    return y

@@ -17,13 +17,12 @@ mean nor a long sum loses digits.
 
 from collections.abc import Sequence
 from math import isfinite, prod
-from typing import Any
 
 import numpy as np
 
 from cnn_lightning.ops import expect
 from cnn_lightning.ops.fast import blocks, tuning
-from cnn_lightning.ops.fast.channels import Channels, output, samples, wide
+from cnn_lightning.ops.fast.channels import Rows, Runs, channels_of, output, samples, wide
 from cnn_lightning.ops.types import Array
 
 Gradients = tuple[Array | None, Array | None, Array | None]
@@ -40,30 +39,27 @@ def batch_norm(
 ) -> tuple[Array, Array, Array]:
     """`ops.norm.batch_norm`."""
     expect.channels(x, weight=weight, bias=bias, mean=mean, var=var)
-    y = output(x)
-    view = Channels(x)
+    view = channels_of(x)
+    y = view.empty(x)
     means, variances = _statistics_of(x, mean), _statistics_of(x, var)
-    x, to_y = view.of(x), view.of(y)
+    inputs, outputs = view.of(x), view.of(y)
 
     def block(part: slice) -> None:
         at = view.at(part)
-        values, out = x[at], to_y[at]
+        out = centred = outputs[at]
         if mean is None:
-            out, rest = _centre(view, values, out, part, means, variances)
+            centred, rest = _centre(view, inputs[at], out, means[part], variances[part])
         else:
-            shift = means[part].astype(x.dtype)
-            rest = means[part] - shift
-            np.subtract(values, view.across(shift, values), out=out)
+            rest = _subtract(view, inputs[at], means[part], out)
         scale = _invstd(variances[part], eps)
         if weight is not None:
             scale *= weight[part]
-        constant = -rest * scale
-        if bias is not None:
-            constant += bias[part]
-        np.multiply(out, view.across(scale, out), out=out)
-        np.add(out, view.across(constant, out), out=to_y[at])
+        rest *= scale
+        constant = -rest if bias is None else bias[part] - rest
+        np.multiply(centred, view.across(scale.astype(centred.dtype)), out=centred)
+        np.add(centred, view.across(constant.astype(centred.dtype)), out=out)
 
-    view.run(block, 2 * x.itemsize)
+    view.run(block, 2)
     return y, means, variances
 
 
@@ -79,46 +75,49 @@ def batch_norm_backward(
     needs: Sequence[bool] = (True, True, True),
 ) -> Gradients:
     """`ops.norm.batch_norm_backward`."""
-    grad_x = output(x) if needs[0] else None
-    grad_weight, grad_bias = (np.empty_like(x, shape=(x.shape[1],)) for _ in range(2))
-    view = Channels(x)
-    x, upstream = view.of(x), view.of(grad_y)
-    to_x = None if grad_x is None else view.of(grad_x)
-    rule = _Rule(view, weight, mean, var, eps, x.dtype)
+    view = channels_of(x)
+    grad_x = view.empty(x) if needs[0] else None
+    grad_weight, grad_bias = np.empty(view.c, x.dtype), np.empty(view.c, x.dtype)
+    inputs, upstream = view.of(x), view.of(grad_y)
+    outputs = None if grad_x is None else view.of(grad_x)
 
     def block(part: slice) -> None:
         at = view.at(part)
-        values, grad = x[at], upstream[at]
-        out = blocks.scratch("norm centred", values.shape, like=x) if to_x is None else to_x[at]
-        rule.centre(values, part, out)
+        values, grad = inputs[at], upstream[at]
+        out = blocks.scratch("norm centred", values.shape, like=x) if outputs is None else outputs[at]
+        rest = _subtract(view, values, mean[part], out)
+        invstd = _invstd(var[part], eps)
         total, dot = view.sum(grad), view.dot(grad, out)
-        if not _finite(dot) or not _finite(total):
+        if not isfinite(total.dot(dot)):  # float32 is too narrow, or the gradients are not finite
             grad64, centred = wide("norm gradient", grad), wide("norm values", out)
             total, dot = view.sum(grad64), view.dot(grad64, centred)
-        dot = (dot - rule.rest[part] * total) * rule.invstd[part]
+        dot -= rest * total
+        dot *= invstd
         grad_bias[part], grad_weight[part] = total, dot
-        if to_x is None:
+        if outputs is None:
             return
         if training:
-            rule.write(out, grad, part, total / view.count, dot / view.count)
-        else:
-            np.multiply(grad, view.across(rule.scale[part], out), out=out)
+            _centre_gradient(view, out, grad, invstd, rest, total / view.count, dot / view.count)
+            grad = out
+        if weight is not None:
+            invstd *= weight[part]
+        np.multiply(grad, view.across(invstd.astype(x.dtype)), out=out)
 
-    view.run(block, 3 * x.itemsize)
+    view.run(block, 3)
     return grad_x, grad_weight if needs[1] else None, grad_bias if needs[2] else None
 
 
 def batch_statistics(x: Array) -> tuple[Array, Array]:
     """`ops.norm.batch_statistics`."""
-    view = Channels(x)
+    view = channels_of(x)
     means, variances = _statistics_of(x, None), _statistics_of(x, None)
-    x = view.of(x)
+    inputs = view.of(x)
 
     def block(part: slice) -> None:
-        values = x[view.at(part)]
-        _centre(view, values, blocks.scratch("norm centred", values.shape, like=x), part, means, variances)
+        values = inputs[view.at(part)]
+        _centre(view, values, blocks.scratch("norm centred", values.shape, like=x), means[part], variances[part])
 
-    view.run(block, 2 * x.itemsize)
+    view.run(block, 2)
     return means, variances
 
 
@@ -135,17 +134,20 @@ def batch_norm_backward_part(
     eps: float = 1e-5,
 ) -> Array:
     """`ops.norm.batch_norm_backward_part`."""
-    grad_x = output(x)
-    view = Channels(x)
-    x, upstream, to_x = view.of(x), view.of(grad_y), view.of(grad_x)
-    rule = _Rule(view, weight, mean, var, eps, x.dtype)
+    view = channels_of(x)
+    grad_x = view.empty(x)
+    inputs, upstream, outputs = view.of(x), view.of(grad_y), view.of(grad_x)
 
     def block(part: slice) -> None:
         at = view.at(part)
-        rule.centre(x[at], part, to_x[at])
-        rule.write(to_x[at], upstream[at], part, grad_bias[part] / count, grad_weight[part] / count)
+        out, invstd = outputs[at], _invstd(var[part], eps)
+        rest = _subtract(view, inputs[at], mean[part], out)
+        _centre_gradient(view, out, upstream[at], invstd, rest, grad_bias[part] / count, grad_weight[part] / count)
+        if weight is not None:
+            invstd *= weight[part]
+        np.multiply(out, view.across(invstd.astype(x.dtype)), out=out)
 
-    view.run(block, 3 * x.itemsize)
+    view.run(block, 3)
     return grad_x
 
 
@@ -154,57 +156,57 @@ def _statistics_of(x: Array, given: Array | None) -> Array:
     return np.empty(x.shape[1], np.float64) if given is None else given.astype(np.float64)
 
 
-def _centre(view: Channels, x: Array, out: Array, part: slice, means: Array, variances: Array) -> tuple[Array, Array]:
+def _invstd(var: Array, eps: float) -> Array:
+    result: Array = np.add(var, eps, dtype=np.float64)
+    np.sqrt(result, out=result)
+    return np.reciprocal(result, out=result)
+
+
+def _subtract(view: Runs | Rows, x: Array, mean: Array, out: Array) -> Array:
+    """Write ``x - mean`` of a block for the mean in the dtype of x; return what this leaves of the mean."""
+    shift = mean.astype(x.dtype)
+    np.subtract(x, view.across(shift), out=out)
+    rest: Array = mean - shift
+    return rest
+
+
+def _centre(view: Runs | Rows, x: Array, out: Array, means: Array, variances: Array) -> tuple[Array, Array]:
     """Write ``x - shift`` of a block, and its statistics; return where it is and ``rest``, ``mean - shift``.
 
     It is in ``out``, or in float64 in scratch memory where float32 is too narrow. ``shift`` is the mean as far as its
     sum in float32 is exact. The variance is the mean of squares less the square of ``rest``, of which a large mean is
     no part any more.
     """
-    mean = view.sum(x) / view.count
-    np.subtract(x, view.across(mean, out), out=out)
+    np.divide(view.sum(x), view.count, out=means)
     if x.dtype == np.float64:
-        means[part], variances[part] = mean, view.dot(out, out) / view.count
-        return out, np.zeros(len(mean))
-    rest = view.sum(out) / view.count
-    var = view.dot(out, out) / view.count - rest * rest
-    if not _finite(var):
+        np.subtract(x, view.across(means), out=out)
+        np.divide(view.dot(out, out), view.count, out=variances)
+        return out, np.zeros(len(means))
+    shift = means.astype(x.dtype)
+    np.subtract(x, view.across(shift), out=out)
+    rest, var = view.sum(out), view.dot(out, out)
+    rest /= view.count
+    var /= view.count
+    var -= rest * rest
+    if not isfinite(var.dot(var)):
         values = wide("norm values", x)
-        return _centre(view, values, values, part, means, variances)
-    variances[part] = np.maximum(var, 0)
+        return _centre(view, values, values, means, variances)
+    np.maximum(var, 0, out=variances)
     # Beside a small mean, the subtraction rounds by more than the first sum did.
-    means[part] = np.where(mean * mean > var, mean.astype(x.dtype) + rest, mean)
+    np.add(shift, rest, out=means, where=means * means > var)
     return out, rest
 
 
-def _finite(values: Array) -> bool:
-    """Whether all values are finite: float32 had no overflow, and no NaN or infinity went in."""
-    return isfinite(np.add.reduce(values))
-
-
-class _Rule:
-    """``grad_x = scale * (grad_y - mean(grad_y) - xhat * mean(grad_y * xhat))``, in the dtype of x."""
-
-    def __init__(self, view: Channels, weight: Array | None, mean: Array, var: Array, eps: float, dtype: Any) -> None:
-        self.view = view
-        with np.errstate(all="ignore"):
-            self.invstd = _invstd(var, eps)
-            self.scale = self.invstd if weight is None else self.invstd * weight
-            self.mean = mean.astype(dtype)
-            self.rest = mean - self.mean  # the rounding error of float32
-
-    def centre(self, x: Array, part: slice, out: Array) -> None:
-        """``x - mean`` for the rounded mean: without its rounding error, `rest`."""
-        np.subtract(x, self.view.across(self.mean[part], out), out=out)
-
-    def write(self, out: Array, grad: Array, part: slice, of_grad: Array, of_dot: Array) -> None:
-        """``grad_x`` of a block over what `centre` wrote, from the means of ``grad`` and of ``grad * xhat``."""
-        slope = of_dot * self.invstd[part]
-        constant = of_grad - slope * self.rest[part]
-        np.multiply(out, self.view.across(-slope, out), out=out)
-        np.subtract(out, self.view.across(constant, out), out=out)
-        np.add(out, grad, out=out)
-        np.multiply(out, self.view.across(self.scale[part], out), out=out)
+def _centre_gradient(
+    view: Runs | Rows, out: Array, grad: Array, invstd: Array, rest: Array, of_grad: Array, of_dot: Array
+) -> None:
+    """``grad_y - mean(grad_y) - xhat * mean(grad_y * xhat)`` of a block, from those means, over ``x - shift``."""
+    slope = of_dot * invstd
+    constant = slope * rest
+    constant -= of_grad
+    np.multiply(out, view.across(np.negative(slope, dtype=out.dtype, casting="same_kind")), out=out)
+    np.add(out, view.across(constant.astype(out.dtype)), out=out)
+    np.add(out, grad, out=out)
 
 
 def layer_norm(
@@ -381,9 +383,4 @@ def _row_sums(a: Array) -> Array:
 def _row_dots(a: Array, b: Array) -> Array:
     """(n, r, m) and the same to (n, r, 1): the sum of products of each row."""
     result: Array = np.matmul(a[:, :, None, :], b[:, :, :, None])[:, :, :, 0]
-    return result
-
-
-def _invstd(var: Array, eps: float) -> Array:
-    result: Array = 1 / np.sqrt(var.astype(np.float64) + eps)
     return result

@@ -165,6 +165,8 @@ class Tuning:
     norm_run: int = _number(64, "values", "length from which runs are summed one by one")
     """Sum and dot product of each channel: 8 images of 256 channels of 16 values by runs 35 us, by rows 11; 128 of 64
     values 15 and 18; 64 of 256 values 20 and 35."""
+    norm_few_runs: int = _number(256, "runs", "of a whole batch, up to which short ones are summed one by one, too")
+    """PLACE"""
     norm_long_run: int = _number(1024, "values", "length from which runs are multiplied one by one")
     """From this length of the runs of a channel on, NumPy multiplies by a number fastest run by run; shorter ones by a
     row in which the number is repeated. Forward and backward run by run and by rows: 8x64x16x16 133 + 182, 105 + 148

@@ -1,47 +1,52 @@
-"""Convolution in batch-last memory (C, H, W, N), see `memory`: no array is transposed, rows of images are long runs.
+"""Convolution of images that are (C, H, W, N) in memory: no array is transposed, and rows of images are long runs.
 
-A block of columns is made of some rows of the output, or of some channels of the input. Blocks depend on the sizes
-alone, so that results are the same for any number of threads.
+If the patches of the images are the columns of a matrix, the convolution and both of its gradients are matrix products.
+The backward computes the columns again and does not save them: they are larger than the input by the number of pixels
+of the kernel. A block of columns is made of some rows of the output, or of some channels of the input. Blocks depend
+on the sizes alone, so that results are the same for any number of threads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
 from cnn_lightning.ops.expect import Geometry
-from cnn_lightning.ops.fast import blocks, depthwise_batch_last, matmul, memory, patches, tuning
+from cnn_lightning.ops.fast import blocks, depthwise, matmul, memory, patches, tuning
 from cnn_lightning.ops.fast.sums import row_sums
 from cnn_lightning.ops.types import Array
 
-Gradients = tuple[Array | None, Array | None, Array | None]
 
-
-def forward(x: Array, weight: Array, bias: Array | None, g: Geometry) -> Array:
-    """`ops.conv.conv2d` of a batch-last ``x``; the result is batch-last."""
-    y = memory.empty((g.n, g.o, g.oh, g.ow), like=x)
-    pixels, out = memory.pixels(x), memory.pixels(y).reshape(g.groups, g.o // g.groups, -1)
-    if not (_is_depthwise(g) and depthwise_batch_last.forward(pixels, weight, g, memory.pixels(y))):
-        _forward(pixels, weight.reshape(g.groups, g.o // g.groups, -1), g, out)
+def forward(x: Array, weight: Array, bias: Array | None, g: Geometry, y: Array) -> None:
+    """Write the convolution of ``x`` (C, H, W, N) with ``weight`` into the contiguous ``y`` (O, H', W', N)."""
+    out = y.reshape(g.groups, g.o // g.groups, -1)
+    if not (_is_depthwise(g) and depthwise.forward(_packed(x), weight, g, y)):
+        _forward(x, weight.reshape(g.groups, g.o // g.groups, -1), g, out)
     if bias is not None:
         out += bias.reshape(g.groups, -1, 1)
-    return y
 
 
-def backward(grad_y: Array, x: Array, weight: Array, g: Geometry, needs: Sequence[bool]) -> Gradients:
-    """`ops.conv.conv2d_backward` of a batch-last ``x``; its gradient is batch-last."""
-    need_x, need_weight, need_bias = needs
-    pixels, upstream = memory.pixels(x), memory.packed(grad_y, "conv upstream")
-    grad_bias = row_sums(upstream.reshape(g.o, -1)).astype(x.dtype) if need_bias else None
-    grad_x = memory.empty(x.shape, like=x) if need_x else None
-    grad_weight = blocks.empty(weight.shape, like=weight) if need_weight else None
-    to_x = None if grad_x is None else memory.pixels(grad_x)
-    done = _is_depthwise(g) and depthwise_batch_last.backward(upstream, pixels, weight, g, to_x, grad_weight)
-    if not done and to_x is not None and grad_weight is not None and _may_flip(weight, g):
-        done = _backward_flipped(upstream, pixels, weight, g, to_x, grad_weight)
+def backward(grad_y: Array, x: Array, weight: Array, g: Geometry, grad_x: Array | None, grad_w: Array | None) -> None:
+    """Write the gradients of ``x`` and ``weight``, unless None, in their shapes; all but ``x`` are contiguous."""
+    done = _is_depthwise(g) and depthwise.backward(grad_y, _packed(x), weight, g, grad_x, grad_w)
+    if not done and grad_x is not None and grad_w is not None and _may_flip(weight, g):
+        done = _backward_flipped(grad_y, _packed(x), weight, g, grad_x, grad_w)
     if not done:
-        _backward(upstream, pixels, weight, g, to_x, grad_weight)
-    return grad_x, grad_weight, grad_bias
+        _backward(grad_y, x, weight, g, grad_x, grad_w)
+
+
+def bias_gradient(grad_y: Array) -> Array:
+    """Sum of ``grad_y`` (O, H', W', N) over pixels and images, (O,)."""
+    return row_sums(grad_y.reshape(len(grad_y), -1)).astype(grad_y.dtype)
+
+
+def _packed(x: Array) -> Array:
+    """``x`` itself if it is contiguous, otherwise a copy in scratch memory."""
+    if x.flags.c_contiguous:
+        return x
+    copy = blocks.scratch("conv packed", x.shape, like=x)
+    copy[...] = x
+    return copy
 
 
 def _is_depthwise(g: Geometry) -> bool:
