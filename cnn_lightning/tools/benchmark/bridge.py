@@ -1,30 +1,30 @@
 """How much of a training step the bridge between tensors and arrays takes."""
 
-import time
 from typing import Any
 
 from cnn_lightning.layers import bridge
 from cnn_lightning.tools.benchmark.steps import Contender, Setting
-from cnn_lightning.tools.benchmark.timing import UNTIMED, Tick, Timing
+from cnn_lightning.tools.benchmark.timing import UNTIMED, Tick, Timing, clock
 
 
 class _Spent(bridge.Listener):
     """Adds up the seconds inside calls, and inside the operations that they run, of one call after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, cpu: bool) -> None:
+        self.now = clock(cpu)
         self.layers = self.arrays = 0.0
 
     def begin(self, op: bridge.Operation, tensors: Any) -> None:
-        self._begun = time.perf_counter()
+        self._begun = self.now()
 
     def enter(self, op: bridge.Operation, arrays: Any, options: Any) -> None:
-        self._entered = time.perf_counter()
+        self._entered = self.now()
 
     def leave(self, op: bridge.Operation, arrays: Any, results: Any, dtypes: Any) -> None:
-        self.arrays += time.perf_counter() - self._entered
+        self.arrays += self.now() - self._entered
 
     def end(self, op: bridge.Operation) -> None:
-        self.layers += time.perf_counter() - self._begun
+        self.layers += self.now() - self._begun
 
 
 def measure_bridge(setting: Setting, rounds: int, tick: Tick | None = None) -> dict[str, Timing]:
@@ -35,7 +35,7 @@ def measure_bridge(setting: Setting, rounds: int, tick: Tick | None = None) -> d
     contender = Contender.make("numpy", setting)
     timings = {"layers": Timing(), "arrays": Timing()}
     for index in range(rounds + 1):
-        with bridge.watch(_Spent()) as spent:
+        with bridge.watch(_Spent(setting.counts_cpu)) as spent:
             for _ in range(UNTIMED if index == 0 else _BRIDGE_STEPS):
                 contender.step()
         if index == 0:

@@ -1,9 +1,9 @@
-"""``cnn-lightning benchmark``: step, layers, bridge, memory and the floor, measured on this machine."""
+"""``cnn-lightning benchmark``: step, layers, operations, memory and the floor, measured on this machine."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import torch
@@ -11,19 +11,24 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from cnn_lightning.classifier.memory import MemoryFormat
 from cnn_lightning.errors import UserError
 from cnn_lightning.files import PICTURES, expect_writable, written
 from cnn_lightning.tools import parser as parsers
 from cnn_lightning.tools.benchmark.bridge import measure_bridge
+from cnn_lightning.tools.benchmark.fixed import measure_fixed
 from cnn_lightning.tools.benchmark.floor import Floor, measure_floor
 from cnn_lightning.tools.benchmark.layers import LayerRow, measure_layers
 from cnn_lightning.tools.benchmark.memory import measure_memory
+from cnn_lightning.tools.benchmark.networks import NETWORKS, NetworkRow, measure_networks
+from cnn_lightning.tools.benchmark.operations import OperationRow, measure_operations
 from cnn_lightning.tools.benchmark.picture import draw
 from cnn_lightning.tools.benchmark.steps import IMPLEMENTATIONS, Setting, measure_steps
 from cnn_lightning.tools.benchmark.tables import (
     BELOW_TUNING,
     Measured,
     machine_of,
+    network_table,
     numbers_table,
     tables,
     trial_table,
@@ -40,6 +45,15 @@ def _parser() -> ArgumentParser:
         "--model.channels", type=tuple[int, ...], default=(16, 32), help="channels of SimpleCNN's convolutions"
     )
     parser.add_argument("--model.hidden", type=int, default=128, help="units of SimpleCNN's first linear layer")
+    parser.add_argument(
+        "--model.dropout", type=bool, default=True, help="false: dropout and stochastic depth do nothing"
+    )
+    parser.add_argument(
+        "--model.memory_format",
+        type=MemoryFormat,
+        default="auto",
+        help="memory of the NumPy layers' pictures; auto: the one that fit takes",
+    )
     parser.add_argument("--data.in_channels", type=int, default=1, help="1 for grey, 3 for colour")
     parser.add_argument("--data.image_size", type=int, default=28, help="height and width of the random pictures")
     parser.add_argument("--data.num_classes", type=int, default=10, help="number of classes")
@@ -47,8 +61,12 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="threads of NumPy and torch")
     parser.add_argument("--rounds", type=int, default=15, help="number of bursts of each implementation")
     parser.add_argument(
+        "--networks", action="store_true", help="only measure a training step of SimpleCNN and networks of torchvision"
+    )
+    parser.add_argument(
         "--tune", action="store_true", help="only print the tuned numbers and measure the most important ones"
     )
+    parser.add_argument("--formulas", type=bool, default=True, help="measure the formulas too")
     parser.add_argument("--compile", type=bool, default=False, help="measure torch.compile too")
     parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="device of the tensors")
     parser.add_argument("--json", type=str | None, default=None, help="file for all figures")
@@ -62,13 +80,19 @@ def main(args: list[str]) -> int:
     parsers.expect_at_least_one(options, "rounds", "threads", "data.batch_size")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: expected a device of this machine, got cuda, which torch does not see here")
-    if options.tune and (options.json or options.png or options.device != "cpu"):
-        raise UserError("--tune: expected neither --json nor --png nor --device cuda: it measures the CPU and prints")
+    if options.tune and (options.json or options.png or options.networks or options.device != "cpu"):
+        raise UserError(
+            "--tune: expected neither --json nor --png nor --networks nor --device cuda: it measures the CPU and prints"
+        )
+    if options.networks and (options.png or options.compile or options.device != "cpu"):
+        raise UserError("--networks: expected neither --png nor --compile nor --device cuda: it measures the CPU")
     expect_writable("--json", options.json)
     expect_writable("--png", options.png, PICTURES)
     console = Console()
     if options.tune:
         return _tune(more_threads(options.threads), options.rounds, console)
+    if options.networks:
+        return _networks(options.threads, options.rounds, options.json, console)
     setting = Setting(
         net=options.model.net,
         batch_size=options.data.batch_size,
@@ -77,6 +101,8 @@ def main(args: list[str]) -> int:
         num_classes=options.data.num_classes,
         channels=tuple(options.model.channels),
         hidden=options.model.hidden,
+        dropout=options.model.dropout,
+        memory_format=options.model.memory_format,
         threads=options.threads,
         device=options.device,
     )
@@ -84,17 +110,34 @@ def main(args: list[str]) -> int:
         setting.network()
     except ValueError as error:
         raise UserError(str(error)) from error
-    found = _measure(setting, options.rounds, options.compile, console)
+    left_out = [*["numpy formulas"] * (not options.formulas), *["torch.compile"] * (not options.compile)]
+    setting, found = _measure(
+        setting, [name for name in IMPLEMENTATIONS if name not in left_out], options.rounds, console
+    )
     for table in tables(setting, found):
         console.print(table)
-    if options.json:
-        with written("--json", options.json) as temporary:
-            temporary.write_text(json.dumps(_plain(setting, found), indent=1))
-        console.print(f"json: {options.json}")
+    _write({"setting": asdict(setting), "machine": machine_of(setting), **found}, options.json, console)
     if options.png:
         draw(setting, found["layers"], options.png)
         console.print(f"png: {options.png}")
     return 0
+
+
+def _networks(threads: int, rounds: int, path: str | None, console: Console) -> int:
+    with _progress(console) as tick:
+        rows = measure_networks([replace(each, threads=threads) for each in NETWORKS], rounds, tick)
+    for part in (*network_table(rows), forced_kernel()):
+        if part:
+            console.print(part)
+    _write({"machine": machine_of(rows[0].setting), "networks": rows}, path, console)
+    return 0
+
+
+def _write(found: Measured, path: str | None, console: Console) -> None:
+    if path:
+        with written("--json", path) as temporary:
+            temporary.write_text(json.dumps(_plain(found), indent=1))
+        console.print(f"json: {path}")
 
 
 def _tune(threads: int, rounds: int, console: Console) -> int:
@@ -113,40 +156,43 @@ def _tune(threads: int, rounds: int, console: Console) -> int:
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Tick]:
-    """Progress bars, one for each name."""
+    """Progress bars, one for each name, drawn between the bursts alone: a thread that draws them takes CPU time."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
         tasks: dict[str, Any] = {}
 
         def tick(name: str, done: int, total: int) -> None:
             if name not in tasks:
                 tasks[name] = progress.add_task(name)
-            progress.update(tasks[name], completed=done, total=total)
+            progress.update(tasks[name], completed=done, total=total, refresh=True)
 
         yield tick
 
 
-def _measure(setting: Setting, rounds: int, compiled: bool, console: Console) -> Measured:
-    names = [name for name in IMPLEMENTATIONS if compiled or name != "torch.compile"]
+def _measure(setting: Setting, names: list[str], rounds: int, console: Console) -> tuple[Setting, Measured]:
+    """The setting with its memory format decided, and all figures."""
     with threads(setting.threads), _progress(console) as tick:
-        found: Measured = measure_steps(setting, names, rounds, tick)
+        setting, memory = setting.decided()
+        found: Measured = {"memory_format": str(memory), **measure_steps(setting, names, rounds, tick)}
         found["layers"] = measure_layers(setting, rounds, tick)
+        found["operations"] = measure_operations(setting, rounds, tick)
+        found["fixed"] = measure_fixed(setting, rounds)
         found["bridge"] = measure_bridge(setting, rounds, tick)
         tick("memory", 0, 1)
         found["memory"] = measure_memory(setting, names)
         tick("memory", 1, 1)
         found["floor"] = measure_floor(setting)
-    return found
+    return setting, found
 
 
-def _plain(setting: Setting, found: Measured) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, Timing):
-            return {"median_s": value.median, "spread": value.spread, "seconds": value.seconds}
-        if isinstance(value, LayerRow | Floor):
-            return asdict(value)
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, list) else value
-
-    return {"setting": asdict(setting), "machine": machine_of(setting), **plain(found)}
+def _plain(value: Any) -> Any:
+    """``value`` in the types of JSON."""
+    if isinstance(value, Timing):
+        return {"median_s": value.median, "spread": value.spread, "seconds": value.seconds, "wall": value.wall}
+    if isinstance(value, NetworkRow):
+        return _plain({"setting": asdict(value.setting), "step": value.step, "memory": value.memory})
+    if isinstance(value, LayerRow | OperationRow | Floor):
+        return asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -3,20 +3,31 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
+from cnn_lightning.classifier.memory import arranged
 from cnn_lightning.swap import LAYERS, swap_layers
+from cnn_lightning.tools.benchmark import timing
+from cnn_lightning.tools.benchmark.operations import kind_of
 from cnn_lightning.tools.benchmark.steps import Setting
 from cnn_lightning.tools.benchmark.timing import Tick, interleave
+
+SECONDS = 60.0
+"""All layers together take at most about this long: the bursts of a deep network are short."""
 
 
 @dataclass
 class LayerRow:
-    """One layer alone on its own input: median seconds of both passes in both implementations, and its FLOPs."""
+    """One layer alone on its own input: median seconds of both passes in both implementations, and its FLOPs.
+
+    ``group`` is its type; for a convolution, also the size of its kernel.
+    """
 
     name: str
     kind: str
@@ -25,6 +36,7 @@ class LayerRow:
     native_forward: float
     native_backward: float
     flops: int
+    group: str = ""
 
     @property
     def gflops(self) -> float:
@@ -33,16 +45,39 @@ class LayerRow:
 
 
 def measure_layers(setting: Setting, rounds: int, tick: Tick | None = None) -> list[LayerRow]:
-    """Time each layer alone, on the input that it gets inside the network; NumPy and native take turns."""
-    net = setting.network()
+    """Time each layer alone, on the input that it gets inside the network; NumPy and native take turns.
+
+    The input has the memory layout that it has in the network of NumPy layers, and in that of native layers.
+    """
     images, _ = setting.batch()
-    seen: dict[str, tuple[torch.nn.Module, Tensor]] = {}
+    net = setting.network()
+    native = {name: found for name, found in _seen(net, images).items() if type(found[0]) in LAYERS}
+    first = next(name for name, module in net.named_modules() if not list(module.children()))
+    swap_layers(net, "numpy")
+    ours = _seen(net, arranged(images, setting.memory_format))
+    burst = min(timing.BURST_SECONDS, SECONDS / max(1, len(native)) / rounds / 4)
+    rows = []
+    for index, name in enumerate(native):
+        rows.append(_measure_layer(name, ours[name], native[name], setting, name == first, rounds, burst))
+        if tick:
+            tick("layers", index + 1, len(native))
+    return rows
+
+
+Seen = tuple[nn.Module, Tensor]
+"""A layer as it was before its first call, and the input of that call."""
+
+
+def _seen(net: nn.Module, images: Tensor) -> dict[str, Seen]:
+    """The layers that the network calls, by name."""
+    seen: dict[str, Seen] = {}
+
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if name not in seen:
+            seen[name] = _copy(module), inputs[0].detach().clone()
+
     hooks = [
-        module.register_forward_pre_hook(
-            lambda module, inputs, name=name: (
-                seen.setdefault(name, (copy.deepcopy(module), inputs[0].detach().clone())) and None
-            )
-        )
+        module.register_forward_pre_hook(partial(note, name))
         for name, module in net.named_modules()
         if not list(module.children())
     ]
@@ -50,29 +85,27 @@ def measure_layers(setting: Setting, rounds: int, tick: Tick | None = None) -> l
         net(images)
     for hook in hooks:
         hook.remove()
-    rows = []
-    for index, (name, (native, x)) in enumerate(seen.items()):
-        ours = copy.deepcopy(native)
-        if type(native) not in LAYERS:
-            continue
-        swap_layers(ours, "numpy")
-        rows.append(_measure_layer(name, ours, native, x, first=index == 0, rounds=rounds, cuda=x.is_cuda))
-        if tick:
-            tick("layers", index + 1, len(seen))
-    return rows
+    return seen
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A copy without hooks."""
+    twin = copy.deepcopy(module)
+    twin._forward_pre_hooks.clear()
+    return twin
 
 
 def _measure_layer(
-    name: str, ours: torch.nn.Module, native: torch.nn.Module, x: Tensor, *, first: bool, rounds: int, cuda: bool
+    name: str, ours: Seen, native: Seen, setting: Setting, is_first: bool, rounds: int, burst: float
 ) -> LayerRow:
-    def passes(module: torch.nn.Module) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    def passes(module: nn.Module, x: Tensor) -> tuple[Callable[[], Any], Callable[[], Any]]:
         # The first layer's input is the picture, which needs no gradient. For the others, the product with 1 makes the
         # input a node of the graph, as inside the network, that an in-place layer may write to.
-        leaf = x.clone().requires_grad_(not first)
-        wanted = [leaf] * (not first) + list(module.parameters())
+        leaf = x.clone().requires_grad_(not is_first)
+        wanted = [leaf] * (not is_first) + list(module.parameters())
 
         def forward() -> Tensor:
-            result: Tensor = module(leaf if first else leaf * 1)
+            result: Tensor = module(leaf if is_first else leaf * 1)
             return result
 
         def both() -> None:
@@ -82,17 +115,29 @@ def _measure_layer(
 
         return forward, both
 
-    (forward, both), (native_forward, native_both) = passes(ours), passes(native)
+    (forward, both), (native_forward, native_both) = passes(*ours), passes(*native)
     with FlopCounterMode(display=False) as counter:
         native_both()
-    times = interleave({"f": forward, "b": both, "nf": native_forward, "nb": native_both}, rounds, cuda=cuda)
+    times = interleave(
+        {"f": forward, "b": both, "nf": native_forward, "nb": native_both},
+        rounds,
+        cuda=setting.is_cuda,
+        cpu=setting.counts_cpu,
+        burst=burst,
+    )
     medians = {key: timing.median for key, timing in times.items()}
     return LayerRow(
         name,
-        type(native).__name__,
+        type(native[0]).__name__,
         medians["f"],
         max(0.0, medians["b"] - medians["f"]),
         medians["nf"],
         max(0.0, medians["nb"] - medians["nf"]),
         int(counter.get_total_flops()),
+        _group(native[0]),
     )
+
+
+def _group(module: nn.Module) -> str:
+    name = type(module).__name__
+    return kind_of(name, module.weight.shape, module.groups) if isinstance(module, _ConvNd) else name

@@ -7,18 +7,20 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import torch
 
+from cnn_lightning.ops.fast import blocks
 from cnn_lightning.tools.benchmark.steps import Contender, Setting
 from cnn_lightning.tools.benchmark.timing import threads
 
 
 def measure_memory(setting: Setting, implementations: Sequence[str]) -> dict[str, int]:
     """Peak memory in bytes of five training steps, without that of the imports; each in its own process."""
-    peaks = {}
-    for name in implementations:
+
+    def peak(name: str) -> int:
         text = json.dumps({"implementation": name, "setting": asdict(setting)})
         done = subprocess.run(
             [sys.executable, "-m", "cnn_lightning.tools.benchmark.memory", text],
@@ -26,8 +28,10 @@ def measure_memory(setting: Setting, implementations: Sequence[str]) -> dict[str
             text=True,
             check=True,
         )
-        peaks[name] = int(done.stdout.split()[-1])
-    return peaks
+        return int(done.stdout.split()[-1])
+
+    with ThreadPoolExecutor(blocks.cores()) as pool:
+        return dict(zip(implementations, pool.map(peak, implementations), strict=True))
 
 
 def _peak_bytes() -> int:
@@ -37,7 +41,7 @@ def _peak_bytes() -> int:
 
 def _memory_of_steps(implementation: str, setting: Setting) -> int:
     with threads(setting.threads):
-        cuda = setting.device.startswith("cuda")
+        cuda = setting.is_cuda
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         else:

@@ -1,12 +1,16 @@
 """A whole training step: the network, its implementations, and the time of each."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
 
 from cnn_lightning import layers
+from cnn_lightning.classifier.memory import Memory, MemoryFormat, arranged, chosen
 from cnn_lightning.model import build_net
 from cnn_lightning.ops.fast import chooser
 from cnn_lightning.swap import swap_layers
@@ -17,7 +21,11 @@ IMPLEMENTATIONS = ("numpy", "numpy formulas", "torch", "torch channels_last", "t
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured: a network as for `build_net`, a batch, and the number of threads of NumPy and torch."""
+    """What is measured: a network as for `build_net`, a batch, and the number of threads of NumPy and torch.
+
+    ``memory_format`` is that of the NumPy layers; ``auto`` counts as contiguous until it is `decided`. Without
+    ``dropout``, dropout and stochastic depth do nothing.
+    """
 
     net: str = "simple_cnn"
     batch_size: int = 64
@@ -26,8 +34,30 @@ class Setting:
     num_classes: int = 10
     channels: tuple[int, ...] = (16, 32)
     hidden: int = 128
+    dropout: bool = True
+    memory_format: MemoryFormat = "auto"
     threads: int = 1
     device: str = "cpu"
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the tensors are on a GPU."""
+        return self.device.startswith("cuda")
+
+    @property
+    def counts_cpu(self) -> bool:
+        """Whether times are CPU time of the process, which is possible with one thread."""
+        return self.threads == 1 and not self.is_cuda
+
+    def decided(self) -> tuple["Setting", Memory]:
+        """The setting with the memory format that ``auto`` stands for, and the reason."""
+        if self.memory_format != "auto":
+            return self, Memory(self.memory_format)
+        net = self.network()
+        swap_layers(net, "numpy")
+        shape = self.in_channels, self.image_size, self.image_size
+        memory = chosen(net, torch.device(self.device), shape, compiled=False)
+        return replace(self, memory_format=memory.format), memory
 
     def network(self) -> torch.nn.Module:
         """The network in training mode, with the same weights at every call."""
@@ -40,7 +70,11 @@ class Setting:
             channels=self.channels,
             hidden=self.hidden,
         )
-        return net.train().to(self.device)
+        net.train()
+        for module in net.modules():
+            if not self.dropout and isinstance(module, _DropoutNd | StochasticDepth):
+                module.eval()
+        return net.to(self.device)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Random images and labels."""
@@ -60,25 +94,29 @@ class Contender:
     images: Tensor
     labels: Tensor
     optimizer: torch.optim.Optimizer
+    memory_format: MemoryFormat = "contiguous"
     fast: bool = True
 
     @classmethod
     def make(cls, implementation: str, setting: Setting) -> "Contender":
-        """The network of ``setting`` in one of `IMPLEMENTATIONS`."""
+        """The network of ``setting`` in one of `IMPLEMENTATIONS`; formulas run in contiguous memory."""
         net, (images, labels) = setting.network(), setting.batch()
+        memory_format: MemoryFormat = "contiguous"
         loss: torch.nn.Module = torch.nn.CrossEntropyLoss()
         if implementation in ("numpy", "numpy formulas"):
             swap_layers(net, "numpy")
             loss = layers.CrossEntropyLoss()
+            memory_format = setting.memory_format if implementation == "numpy" else "contiguous"
         elif implementation == "torch channels_last":
-            net = net.to(memory_format=torch.channels_last)
-            images = images.contiguous(memory_format=torch.channels_last)
+            memory_format = "channels_last"
         elif implementation == "torch.compile":
             net.compile()
         elif implementation != "torch":
             raise ValueError(f"implementation: expected one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
+        if memory_format == "channels_last":
+            net.to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
-        return cls(net, loss, images, labels, optimizer, fast=implementation != "numpy formulas")
+        return cls(net, loss, images, labels, optimizer, memory_format, fast=implementation != "numpy formulas")
 
     def step(self) -> None:
         """zero_grad, forward, loss, backward, SGD."""
@@ -87,31 +125,40 @@ class Contender:
         self.optimizer.step()
 
     def backward(self) -> None:
-        """Forward, loss and backward."""
+        """Forward, loss and backward; the images are brought into the memory format, as in training."""
         with chooser.fast(self.fast):
-            outputs = self.net(self.images)
+            outputs = self.net(arranged(self.images, self.memory_format))
             # Networks with auxiliary heads return a named tuple whose first entry is the prediction.
             self.loss(outputs[0] if isinstance(outputs, tuple) else outputs, self.labels).backward()
 
     def forward(self) -> None:
         """The prediction alone, without an autograd graph."""
         with torch.no_grad(), chooser.fast(self.fast):
-            self.net(self.images)
+            self.net(arranged(self.images, self.memory_format))
 
 
 def measure_steps(
-    setting: Setting, implementations: Sequence[str], rounds: int, tick: Tick | None = None
+    setting: Setting,
+    implementations: Sequence[str],
+    rounds: int,
+    tick: Tick | None = None,
+    kinds: Sequence[str] = ("step", "forward"),
+    limit: float = math.inf,
 ) -> dict[str, dict[str, Timing]]:
-    """Training step and forward of each implementation: ``{"step": {name: Timing}, "forward": {...}}``."""
+    """Training step and forward of each implementation: ``{"step": {name: Timing}, "forward": {...}}``.
+
+    After ``limit`` seconds of a kind no new round begins.
+    """
     contenders = {name: Contender.make(name, setting) for name in implementations}
-    cuda = setting.device.startswith("cuda")
     return {
         kind: interleave(
             {name: getattr(contender, kind) for name, contender in contenders.items()},
             rounds,
             name=kind,
             tick=tick,
-            cuda=cuda,
+            cuda=setting.is_cuda,
+            cpu=setting.counts_cpu,
+            limit=limit,
         )
-        for kind in ("step", "forward")
+        for kind in kinds
     }

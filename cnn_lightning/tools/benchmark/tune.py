@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cnn_lightning.ops.fast import activation, blocks, conv, fused, matmul, norm
+from cnn_lightning.ops.fast import activation, blocks, conv, fused, matmul, memory, norm
 from cnn_lightning.ops.fast.tuning import tuned
 from cnn_lightning.tools.benchmark.timing import Tick, Timing, interleave, threads
 
-SECONDS = 36.0
+SECONDS = 45.0
 """All measurements together take at most about this long; a slow machine measures fewer rounds."""
 BURST_SECONDS = 0.02
 """Short bursts give more rounds: then other work on the machine slows all candidates equally."""
@@ -97,7 +97,9 @@ def _measured(trial: Trial, rounds: int, limit: float, tick: Tick | None) -> Fou
         )
         for way, candidate in product(trial.ways, trial.candidates)
     }
-    return Found(trial, interleave(functions, rounds, name=trial.number, tick=tick, burst=BURST_SECONDS, limit=limit))
+    alone = all(way.threads == 1 for way in trial.ways)
+    times = interleave(functions, rounds, name=trial.number, tick=tick, cpu=alone, burst=BURST_SECONDS, limit=limit)
+    return Found(trial, times)
 
 
 def _in_way(work: Work, count: int, numbers: dict[str, int]) -> None:
@@ -117,10 +119,10 @@ def trials(many: int) -> list[Trial]:
         Trial(
             "block_bytes",
             "choice",
-            "convolution 3x3 of 64x16x14x14 to 32 channels, forward and backward",
+            "convolution 3x3 of contiguous 64x16x14x14 to 32 channels, forward",
             (1 * MIB, 2 * MIB, 4 * MIB, 8 * MIB),
             both,
-            lambda _: _convolution((64, 16, 14, 14), 32, 3),
+            lambda _: partial(conv.conv2d, _random(64, 16, 14, 14), _random(32, 16, 3, 3), padding=1),
         ),
         Trial(
             "buffer_values",
@@ -132,29 +134,32 @@ def trials(many: int) -> list[Trial]:
         ),
         _blocks_of_elements("elementwise_block_bytes", one),
         *_about_threads(many),
+        Trial(
+            "elementwise_row",
+            "choice",
+            "ReLU, 131,000 values, 20 times",
+            (512, 1024, 2048, 4096),
+            (one,),
+            lambda _: _times(20, partial(activation.relu, _random(128, 1024))),
+        ),
+        *_of_convolutions(both),
         _limit(
-            "conv_pointwise_pixels",
+            "norm_run",
             "from",
-            "convolution 1x1 of 8 images, 256 channels to 256, forward and backward",
-            (16, 36, 64, 144, 256),
-            ("all images", "per image"),
-            lambda size: _convolution((8, 256, round(size**0.5), round(size**0.5)), 256, 1),
+            "batch norm of 8 images, 64 channels, runs so long, forward and backward, 10 times",
+            (16, 64, 256, 1024),
+            ("by rows", "by runs"),
+            lambda size: _times(10, _batch_norm(8, 64, round(size**0.5))),
+            pinned={"norm_few_runs": ALWAYS},
         ),
         _limit(
-            "conv_small_weight",
-            "from",
-            "gradient of a 3x3 weight of so many values, 8 images of 8x8",
-            (9_216, 36_864, 147_456, 589_824),
-            ("turned", "in order"),
-            lambda size: _weight_gradient(round((size / 9) ** 0.5)),
-        ),
-        _limit(
-            "depthwise_pixels",
+            "norm_few_runs",
             "up to",
-            "depthwise 3x3 of 8 images, 32 channels, rows so long, forward and backward",
-            (32, 64, 96, 128),
-            ("columns", "bands"),
-            lambda size: _convolution((8, 32, 32, size), 32, 3, groups=32),
+            "batch norm of 8 images of 4x4, so many runs, forward and backward, 10 times",
+            (64, 256, 1024, 4096),
+            ("by rows", "by runs"),
+            lambda size: _times(10, _batch_norm(8, size // 8, 4)),
+            pinned={"norm_run": NEVER},
         ),
         Trial(
             "chain_images",
@@ -171,6 +176,55 @@ def trials(many: int) -> list[Trial]:
             (1, 500_000, 1_000_000, 2_000_000),
             (one,),
             lambda _: _long_products(),
+        ),
+    ]
+
+
+def _of_convolutions(both: tuple[Way, ...]) -> list[Trial]:
+    """Of batch-last images; the works are forward and backward passes, except for those about gradients."""
+    return [
+        Trial(
+            "conv_column_bytes",
+            "choice",
+            "convolution 3x3 of 32x64x16x16 and of 32x128x8x8, forward and backward",
+            tuple(round(size * MIB) for size in (1.5, 3, 6, 12, 24)),
+            both,
+            lambda _: _both(_convolution((32, 64, 16, 16), 64, 3), _convolution((32, 128, 8, 8), 128, 3)),
+        ),
+        _limit(
+            "conv_flipped_weight",
+            "up to",
+            "gradients of a 3x3 convolution with so many values, 8 images",
+            (9_216, 36_864, 147_456, 589_824),
+            ("as it is", "flipped"),
+            _gradients,
+        ),
+        _limit(
+            "conv_turned_weight",
+            "up to",
+            "gradients of a 3x3 convolution with so many values, 8 images",
+            (9_216, 36_864, 147_456, 589_824),
+            ("in order", "turned"),
+            _gradients,
+            pinned={"conv_flipped_weight": ALWAYS, "conv_turned_columns": NEVER},
+        ),
+        _limit(
+            "depthwise_toeplitz",
+            "up to",
+            "depthwise 3x3 of 8 images, matrices of so many entries, forward and backward",
+            (16, 256, 1296, 4096),
+            ("bands", "matrix"),
+            lambda size: _depthwise(round(size**0.25), 1536),
+            pinned={"depthwise_bands": NEVER},
+        ),
+        _limit(
+            "depthwise_bands",
+            "up to",
+            "depthwise 3x3 of 8 images with so many rows for each column of the kernel",
+            (2, 4, 6, 8, 12),
+            ("runs", "bands"),
+            lambda size: _depthwise(3 * size, 2304),
+            pinned={"depthwise_toeplitz": ALWAYS},
         ),
     ]
 
@@ -202,16 +256,6 @@ def _about_threads(many: int) -> list[Trial]:
             many,
         ),
         _limit(
-            "conv_columns",
-            "from",
-            "convolution 3x3 of 8 images, 128 channels, so many columns, forward",
-            (128, 256, 512, 1024),
-            ("one block", "two blocks"),
-            _few_columns,
-            many,
-            {"block_bytes": 64 * MIB},
-        ),
-        _limit(
             "depthwise_threads_bytes",
             "from",
             "depthwise 3x3 of 8 images of 16x16, so many bytes, forward and backward",
@@ -226,7 +270,7 @@ def _about_threads(many: int) -> list[Trial]:
             "batch norm of images of 64x32x32, so many bytes, forward and backward",
             (4 * MIB, 8 * MIB, 16 * MIB, 32 * MIB),
             names,
-            lambda size: _batch_norm(size // (64 * 32 * 32 * 4)),
+            lambda size: _batch_norm(size // (64 * 32 * 32 * 4), 64, 32),
             many,
         ),
         _limit(
@@ -267,26 +311,43 @@ def _random(*shape: int) -> Any:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-def _convolution(shape: tuple[int, ...], channels: int, kernel: int, groups: int = 1) -> Work:
-    x, weight = _random(*shape), _random(channels, shape[1] // groups, kernel, kernel)
-    grad_y = _random(shape[0], channels, *shape[2:])
+def _convolution(shape: tuple[int, ...], channels: int, kernel: int, groups: int = 1, *, forward: bool = True) -> Work:
+    """Both passes of a convolution of batch-last images, or the backward alone."""
+    x, weight = memory.batch_last(_random(*shape)), _random(channels, shape[1] // groups, kernel, kernel)
+    grad_y = memory.batch_last(_random(shape[0], channels, *shape[2:]))
     options: dict[str, Any] = {"padding": kernel // 2, "groups": groups}
 
     def work() -> None:
-        conv.conv2d(x, weight, **options)
+        if forward:
+            conv.conv2d(x, weight, **options)
         conv.conv2d_backward(grad_y, x, weight, **options)
 
     return work
 
 
-def _few_columns(count: int) -> Work:
-    height = 4 if count < 512 else 8
-    return partial(conv.conv2d, _random(8, 128, height, count // 8 // height), _random(128, 128, 3, 3), padding=1)
+def _gradients(values: int) -> Work:
+    """The backward of a 3x3 convolution with such a weight, on images as ResNet has them."""
+    channels = round((values / 9) ** 0.5)
+    size = min(16, 1024 // channels)
+    return _convolution((8, channels, size, size), channels, 3, forward=False)
 
 
-def _weight_gradient(channels: int) -> Work:
-    x, weight = _random(8, channels, 8, 8), _random(channels, channels, 3, 3)
-    return partial(conv.conv2d_backward, x, x, weight, padding=1, needs=(False, True, False))
+def _depthwise(size: int, values: int) -> Work:
+    """Both passes on square images of this size with so many rows in all channels together."""
+    channels = max(1, values // size)
+    return _convolution((8, channels, size, size), channels, 3, groups=channels)
+
+
+def _both(first: Work, second: Work) -> Work:
+    return lambda: (first(), second())
+
+
+def _times(count: int, work: Work) -> Work:
+    def repeated() -> None:
+        for _ in range(count):
+            work()
+
+    return repeated
 
 
 def _elementwise(nbytes: int) -> Work:
@@ -311,8 +372,8 @@ def _rows_times_numbers() -> Work:
     return work
 
 
-def _batch_norm(images: int) -> Work:
-    x, weight = _random(images, 64, 32, 32), _random(64)
+def _batch_norm(images: int, channels: int, size: int) -> Work:
+    x, weight = _random(images, channels, size, size), _random(channels)
 
     def work() -> None:
         y, mean, var = norm.batch_norm(x, weight, weight)
