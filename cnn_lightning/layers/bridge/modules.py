@@ -19,7 +19,10 @@ def autocast(policy: Literal["lower", "float32"], *tensors: Tensor | None) -> An
     Raises:
         TypeError: The first argument is not a tensor.
     """
-    kind = expect_tensor(tensors[0]).device.type
+    first = expect_tensor(tensors[0])
+    if not torch._C._is_any_autocast_enabled():
+        return tensors if len(tensors) > 1 else first
+    kind = first.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind) if policy == "lower" else torch.float32
         tensors = tuple(
@@ -55,7 +58,8 @@ def expect_no_transform(value: Any, name: str = "input") -> None:
     """
     if torch.compiler.is_compiling():
         return
-    expect_no_proxy(value, name)
+    if type(value) not in tracers.PLAIN:
+        expect_no_proxy(value, name)
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(
             f"{name}: torch.func's transforms (grad, vmap, ...) can't see into NumPy layers; expected none of them "
