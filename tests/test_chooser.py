@@ -25,7 +25,7 @@ from cnn_lightning.ops import conv, pool, taps
 from cnn_lightning.ops.fast import chooser, proof
 from cnn_lightning.ops.fast.proof import bare
 from tests import prove
-from tests.calls import OPERATIONS, Operation, name_of, recorded
+from tests.calls import OPERATIONS, Operation, name_of, recorded, results
 
 PACKAGE = Path(cnn_lightning.__file__).parent
 REPORT = """
@@ -111,6 +111,23 @@ def test_fast_functions_have_names_and_signatures_of_their_formulas(file: str) -
             for added in ("needs", "out"):
                 parameters.pop(added, None)
             assert list(parameters.values()) == list(inspect.signature(getattr(formulas, name)).parameters.values())
+
+
+@pytest.mark.parametrize("op", OPERATIONS, ids=name_of)
+def test_results_of_fast_functions_are_new_arrays_of_the_arguments_dtype(op: Operation) -> None:
+    """The bridge makes tensors of them without a look: one that shared memory would change with an argument."""
+    for arrays, options in recorded()[name_of(op)]:
+        for given in prove.variants(op, arrays):
+            with np.errstate(all="ignore"):
+                found = results(prove.fast_function(op)(*given, **options))
+            floats = {array.dtype for array in given if array is not None and array.dtype.kind == "f"}
+            for result in found:
+                if result is not None and not isinstance(result, np.generic):
+                    assert type(result) is np.ndarray
+                    assert result.flags.writeable
+                    assert min(result.strides, default=0) >= 0
+                    assert not any(np.may_share_memory(result, array) for array in given if array is not None)
+                    assert result.dtype.kind != "f" or result.dtype in floats | {np.dtype(np.float64)}
 
 
 # ---- what is edited runs

@@ -80,8 +80,8 @@ def quick(
         return _overwritten(function, into, arrays, options)
     results = blocks.quietly(function, *arrays, **options)
     if type(results) is not tuple:
-        return torch.from_numpy(results)
-    made = [None if result is None else torch.from_numpy(result) for result in results]
+        return _tensor_of(results)
+    made = [None if result is None else _tensor_of(result) for result in results]
     if like is None:
         return tuple(made)
     dtypes = result_dtypes(tensors, like) if isinstance(like, Sequence) else (like.dtype,) * len(made)
