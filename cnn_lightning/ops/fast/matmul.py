@@ -11,8 +11,6 @@ GFLOP/s with 16,384 columns, one thread of a Xeon with AVX-512, whole -> in piec
     32 x 28        74 -> 112     77 -> 121     58 -> 108
     16 x 145       74 -> 92      56 -> 81      71 -> 69
     32 x 145       92 -> 87      79 -> 75      83 -> 83     stays whole
-
-If the batch is too small for several blocks, there is only one product; then two threads compute half of it each.
 """
 
 import numpy as np
@@ -21,62 +19,40 @@ from cnn_lightning.ops.fast import blocks, tuning
 from cnn_lightning.ops.types import Array
 
 
-def times(a: Array, b: Array, out: Array, *, alone: bool = False) -> None:
+def times(a: Array, b: Array, out: Array) -> None:
     """``a @ b`` into ``out``: (m, k) and (k, n) to (m, n).
 
     Args:
         a: The small matrix, or the large one.
         b: The long matrix, or the one of few columns.
         out: The result.
-        alone: Whether it is the only product of the operation, so that other threads are free.
     """
     size, whole = _pieces(a.size, b.shape[1])
-    if alone and not whole:
-        _by_halves(a, b, out)
-        return
     if whole:
         np.matmul(a, _stack(b, size, whole), out=_stack(out, size, whole))
     if whole < b.shape[1]:
         np.matmul(a, b[:, whole:], out=out[:, whole:])
 
 
-def times_groups(matrices: Array, columns: Array, out: Array, *, alone: bool = False) -> None:
+def times_groups(matrices: Array, columns: Array, out: Array) -> None:
     """`times` for each group: (groups, m, k) and (groups, k, n) to (groups, m, n)."""
     if len(matrices) == 1:
-        times(matrices[0], columns[0], out[0], alone=alone)
+        times(matrices[0], columns[0], out[0])
     else:
         np.matmul(matrices, columns, out=out)
 
 
-def times_transposed(a: Array, b: Array, *, alone: bool = False) -> Array:
-    """``a @ b.T``: (m, n) and (k, n) to (m, k), with ``alone`` as in `times`."""
+def times_transposed(a: Array, b: Array) -> Array:
+    """``a @ b.T``: (m, n) and (k, n) to (m, k)."""
     size, whole = _pieces(len(a) * len(b), a.shape[1])
     total = blocks.empty((len(a), len(b)), like=a)
     if not whole:
-        if alone:
-            _by_halves(a, b.T, total)
-        else:
-            np.matmul(a, b.T, out=total)
+        np.matmul(a, b.T, out=total)
         return total
     np.matmul(_stack(a, size, whole), _stack(b, size, whole).transpose(0, 2, 1)).sum(0, out=total)
     if whole < a.shape[1]:
         total += np.matmul(a[:, whole:], b[:, whole:].T)
     return total
-
-
-def _by_halves(a: Array, b: Array, out: Array) -> None:
-    """``a @ b`` into ``out`` by two threads, each with half of the longer side of ``out``."""
-    numbers, tall = tuning.TUNING, len(a) >= b.shape[1]
-    length = max(out.shape)
-    worth = length >= 2 * numbers.product_half and a.size * b.shape[1] >= numbers.product_threads
-
-    def half(part: slice) -> None:
-        if tall:
-            np.matmul(a[part], b, out=out[part])
-        else:
-            np.matmul(a, b[:, part], out=out[:, part])
-
-    blocks.run(half, [slice(0, length // 2), slice(length // 2, length)] if worth else [slice(0, length)])
 
 
 def _pieces(entries: int, n: int) -> tuple[int, int]:

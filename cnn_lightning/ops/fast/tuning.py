@@ -66,30 +66,15 @@ class Tuning:
     pool_few_pixels: int = _number(8, "pixels", "of contiguous windows, up to which they are added one by one")
     """The means of 8x512x2x2: 51 us by `sum`, 23 one by one."""
 
-    # ---- conv
-
-    conv_columns: int = _number(512, "columns", "from which a single block is halved for two threads")
-    """With fewer columns, reading the weight twice costs more than two threads save: at 128 columns of 2,304 rows for
-    256 channels, two blocks take 1.17 times a single product, whose halves on two threads take 0.7."""
-    conv_apart_blocks: int = _number(2, "blocks", "up to which each gradient runs on its own thread")
-    """Up to this number of blocks, it is faster to compute the gradients of input and weight on one thread each, over
-    the whole batch: this has fewer calls into NumPy, in which threads wait for each other at begin and end. With two
-    threads, 8 images: 64 channels of 16x16 2.13 -> 1.93 ms, 256 of 4x4 1.95 -> 1.62; with one thread 3.4 -> 3.3 and
-    2.6 -> 2.5."""
-    conv_pointwise_pixels: int = _number(64, "pixels", "from which a 1x1 kernel runs per image")
-    """From this number of pixels on, one matrix product per image (which copies nothing) is faster than one for all
-    images of a block: at 256 pixels 1.6 times faster, at 16 it is 3 times slower, because the weight is read again for
-    every few pixels."""
-    conv_small_weight: int = _number(2**16, "values", "weights smaller than this get a transposed gradient")
-    """OpenBLAS on (32, P) by (144, P): 98 GFLOP/s as columns @ upstream^T, 70 as upstream @ columns^T. For a large
-    weight, it is faster to write the gradient in the order of the weight than to transpose it."""
+    # ---- conv and patches
 
     conv_kept_image: int = _number(512 * 2**10, "bytes", "padded images up to this keep their zeros for the next call")
-    """So that four short calls of NumPy are left out. PLACE."""
+    """So that four short calls of NumPy are left out: 512x2x2, 8 images, 69 -> 52 us; 64x16x16, where the copies take
+    most of the time, 103 -> 106."""
     kept_geometries: int = _number(1024, "geometries", "kept for calls with the same shapes")
     """A network has one for each convolution and size of the batch. Not measured."""
 
-    # ---- conv_batch_last
+    # ---- conv_pixels
 
     conv_column_bytes: int = _number(6 * 2**20, "bytes", "columns of a block")
     """PLACE."""
@@ -104,12 +89,12 @@ class Tuning:
     """The gradient of the weight as ``columns @ grad_y^T``, and as ``grad_y @ columns^T``, with that of the input, 8
     images, one thread: 37,000 values 1.90, 2.20 ms; 147,000 1.82, 1.88; 295,000 1.33, 1.11; 590,000 2.69, 1.95."""
 
-    conv_turned_columns: int = _number(300, "values", "of such a weight for each column, at most")
-    """Turning costs time for each value, and the order of factors gains it for each column. The gradient of the weight
-    as above, 8 images: 131,000 values and 32 columns PLACE; 147,000 and 512 1.82, 1.88; with 32 images and 2,048
-    6.5, 7.1."""
+    conv_turned_columns: int = _number(100, "values", "of such a weight for each column, at most")
+    """Turning costs time for each value, and the order of factors gains it for each column. Turned and not, both
+    gradients, one thread: 131,000 values and 32 columns 0.31, 0.15 ms; 33,000 and 128 0.18, 0.14; 25,000 and 512 0.29,
+    0.33; 147,000 and 2,048 6.5, 7.1."""
 
-    # ---- depthwise_batch_last
+    # ---- depthwise
 
     depthwise_toeplitz: int = _number(1024, "entries", "of a channel's Toeplitz matrix, at most")
     """Toeplitz, bands and runs, 8 images, forward and backward, one thread: 960 channels of 2x2 0.32, 0.64, 1.10 ms;
@@ -118,13 +103,6 @@ class Tuning:
     depthwise_bands: int = _number(6, "rows", "for each column of the kernel, of images that are computed with bands")
     """Bands and runs, forward and backward, one thread: 3x3 on 144 channels of 16x16, 8 images 1.13, 1.65 ms, 32 images
     3.8, 6.9; on 32 channels of 32x32, 32 images 7.1, 5.5; 7x7 on 96 channels of 16x16, 8 images 2.2, 5.7."""
-
-    # ---- depthwise
-
-    depthwise_pixels: int = _number(96, "pixels", "the longest row that is computed with a band")
-    """Longer rows are faster as columns: a band has a zero for each pixel that is not under the kernel, and these are
-    multiplied, too. 3x3, 8 images, forward and backward, over columns: 32 channels of 32x32 2.2 times faster, 144 of
-    16x16 2.3, 384 of 4x4 1.2."""
     depthwise_threads_bytes: int = _number(2 * 2**20, "bytes", "outputs from which several threads pay")
     """3x3, backward on one thread and on two: 8x144x16x16 2.4, 3.8 ms (many small matrix products wait for each other
     inside OpenBLAS), 8x64x32x32 4.7, 3.0, 64x512x4x4 7.0, 6.0."""
@@ -155,8 +133,6 @@ class Tuning:
     """A power of two, halved until a piece has no more than ``product_multiplications``; see the table in `matmul`."""
     product_shortest: int = _number(256, "columns", "in a piece of a long product, at least")
     """32 x 145 would need pieces of 128 columns: 92 GFLOP/s whole, 87 in pieces; see the table in `matmul`."""
-    product_half: int = _number(64, "rows or columns", "of a single product for each thread, at least")
-    """So that a half is not too small. Not measured separately."""
     product_threads: int = _number(15_000_000, "multiplications", "from which two threads pay for a single product")
     """About 300 microseconds. For less it does not pay to wake a thread, which takes about 150."""
 

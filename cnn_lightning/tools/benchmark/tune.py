@@ -409,4 +409,4 @@ def _long_products() -> Work:
 def _lone_product(columns: int) -> Work:
     small, wide = _random(256, 1152), _random(1152, columns)
     out = _random(256, columns)
-    return partial(matmul.times, small, wide, out, alone=True)
+    return partial(matmul.times, small, wide, out)
