@@ -198,8 +198,8 @@ def _has_runs(x: Array) -> bool:
     """Whether the runs of channels are long, or so few that their number does not count."""
     if is_batch_last(x):
         return True
-    runs, length = x.shape[0] * x.shape[1], prod(x.shape[2:])
-    is_long = length >= tuning.TUNING.norm_run or (length > 1 and runs <= tuning.TUNING.norm_few_runs)
+    n, length, numbers = x.shape[0], prod(x.shape[2:]), tuning.TUNING
+    is_long = length >= numbers.norm_run or (length > 1 and (n == 1 or n * x.shape[1] <= numbers.norm_few_runs))
     return is_long and not is_channels_last(x)
 
 

@@ -11,8 +11,9 @@ statistics::
 
 as in S. Ioffe and C. Szegedy, "Batch normalization", https://arxiv.org/abs/1502.03167, section 3.
 
-Statistics are computed in float64, in two passes over a block of values that stays in cache, so that neither a large
-mean nor a long sum loses digits.
+All works on blocks of values that stay in cache. Batch norm, and the gradients of the others, are float32 for float32
+values; `channels` adds them without a loss of digits, and all that is done with its sums is float64. What float32 is
+too narrow for, and sums of a few terms, are float64 throughout.
 """
 
 from collections.abc import Sequence
@@ -256,24 +257,21 @@ def group_norm(
     """`ops.norm.group_norm`."""
     expect.group_norm(x, weight, bias, groups)
     n, c, length = x.shape[0], x.shape[1], prod(x.shape[2:])
-    size = c // groups * length
     y = output(x)
-    mean, var = (np.empty_like(x, shape=(n, groups, 1), dtype=np.float64) for _ in range(2))
+    mean, var = np.empty((n, groups, 1)), np.empty((n, groups, 1))
     weight, bias = (None if array is None else array.astype(np.float64)[:, None] for array in (weight, bias))
-    x, to_y = samples(x), samples(y)
+    inputs, outputs = samples(x), samples(y)
 
     def block(part: slice) -> None:
-        values = wide("norm values", x[part])
-        rows = values.reshape(values.shape[0], groups, size)
-        mean[part] = _row_sums(rows) / size
-        rows -= mean[part]
-        var[part] = _row_dots(rows, rows) / size
-        rows *= _invstd(var[part], eps)
+        values = wide("norm values", inputs[part])
+        rows, view = _rows(values, groups)
+        _centre(view, rows, rows, mean[part].reshape(-1), var[part].reshape(-1))
+        rows *= view.across(_invstd(var[part].reshape(-1), eps))
         if weight is not None:
             values *= weight
         if bias is not None:
             values += bias
-        to_y[part] = values
+        outputs[part] = values
 
     blocks.run(block, blocks.blocks(n, c * length * (8 + 2 * x.itemsize)))
     return y, mean, var
@@ -292,35 +290,67 @@ def group_norm_backward(
 ) -> Gradients:
     """`ops.norm.group_norm_backward`."""
     n, c, length = x.shape[0], x.shape[1], prod(x.shape[2:])
-    size = c // groups * length
     grad_x = output(x) if needs[0] else None
-    x, upstream = samples(x), samples(grad_y)
-    to_x = None if grad_x is None else samples(grad_x)
-    mean, scale = mean.astype(np.float64), None if weight is None else weight.astype(np.float64)[:, None]
+    inputs, upstream = samples(x), samples(grad_y)
+    outputs = None if grad_x is None else samples(grad_x)
 
-    def block(part: slice) -> tuple[Array, Array]:
-        g, xhat = wide("norm gradient", upstream[part]), wide("norm values", x[part])
-        g_rows, rows = (array.reshape(array.shape[0], groups, size) for array in (g, xhat))
-        invstd = _invstd(var[part], eps)
-        rows -= mean[part]
-        rows *= invstd
-        sums = _channel_dots(g, xhat), _channel_sums(g)
-        if to_x is not None:
-            if scale is not None:
-                g *= scale
-            rows *= _row_dots(rows, g_rows) / -size
-            rows -= _row_sums(g_rows) / size
-            rows += g_rows
-            rows *= invstd
-            to_x[part] = xhat
+    is_many = n * length > tuning.TUNING.norm_rows  # in sums of a few terms, the errors of float32 do not cancel
+
+    def block(part: slice) -> tuple[Array, ...]:
+        statistics = mean[part].reshape(-1), _invstd(var[part].reshape(-1), eps)
+        to_x = None if outputs is None else outputs[part]
+        if is_many:
+            values, grad = np.ascontiguousarray(inputs[part]), np.ascontiguousarray(upstream[part])
+            out = to_x
+            if out is None or not out.flags.c_contiguous:
+                out = blocks.scratch("norm centred", values.shape, like=x)
+            sums = _group_gradients(grad, values, weight, *statistics, groups, out)
+        if not is_many or not all(isfinite(each.dot(each)) for each in sums):
+            grad, out = wide("norm gradient", upstream[part]), wide("norm values", inputs[part])
+            sums = _group_gradients(grad, out, weight, *statistics, groups, out)
+        if to_x is not None and out is not to_x:
+            to_x[...] = out
         return sums
 
-    sums = blocks.run(block, blocks.blocks(n, c * length * (16 + 3 * x.itemsize)))
-    grad_weight, grad_bias = (np.zeros_like(x, shape=(c,), dtype=np.float64) for _ in range(2))
-    for of_weight, of_bias in sums:
-        grad_weight += of_weight
-        grad_bias += of_bias
-    return grad_x, grad_weight.astype(x.dtype) if needs[1] else None, grad_bias.astype(x.dtype) if needs[2] else None
+    sums = blocks.run(block, blocks.blocks(n, 4 * c * length * x.itemsize))
+    grad_weight, grad_bias = (sum((each[i] for each in sums), np.zeros(c)).astype(x.dtype) for i in range(2))
+    return grad_x, grad_weight if needs[1] else None, grad_bias if needs[2] else None
+
+
+def _group_gradients(
+    grad: Array, x: Array, weight: Array | None, mean: Array, invstd: Array, groups: int, out: Array
+) -> tuple[Array, ...]:
+    """Write ``grad_x`` of a block of samples (n, c, L) to ``out``, which may be x.
+
+    Returns:
+        ``grad_weight``, ``grad_bias``, and the sums of ``g`` and ``g * xhat`` of each row.
+    """
+    rows, view = _rows(x, groups)
+    out_rows = out.reshape(rows.shape)
+    rest = _subtract(view, rows, mean, out_rows)
+    np.multiply(out_rows, view.across(invstd.astype(out.dtype)), out=out_rows)
+    np.subtract(out_rows, view.across((rest * invstd).astype(out.dtype)), out=out_rows)
+    channels = channels_of(x)
+    grads = channels.of(grad)
+    of_weight, of_bias = channels.dot(grads, channels.of(out)), channels.sum(grads)
+    if weight is not None:
+        scaled = blocks.scratch("norm scaled gradient", grad.shape, like=grad)
+        grad = np.multiply(grad, weight[:, None], out=scaled)
+    grad_rows = grad.reshape(rows.shape)
+    of_grad, of_dot = view.sum(grad_rows), view.dot(grad_rows, out_rows)
+    np.multiply(out_rows, view.across((of_dot / -view.count).astype(out.dtype)), out=out_rows)
+    np.add(out_rows, grad_rows, out=out_rows)
+    np.subtract(out_rows, view.across((of_grad / view.count).astype(out.dtype)), out=out_rows)
+    np.multiply(out_rows, view.across(invstd.astype(out.dtype)), out=out_rows)
+    return of_weight, of_bias, of_grad, of_dot
+
+
+def _rows(x: Array, groups: int) -> tuple[Array, Runs | Rows]:
+    """Samples (n, c, L) as a single one whose channels are their groups, in the form that is returned with it."""
+    n, c, length = x.shape
+    x = x.reshape(1, n * groups, c // groups * length)
+    view = channels_of(x)
+    return view.of(x), view
 
 
 def instance_norm(
@@ -343,44 +373,3 @@ def instance_norm_backward(
 ) -> Gradients:
     """`ops.norm.instance_norm_backward`."""
     return group_norm_backward(grad_y, x, weight, mean, var, groups=x.shape[1], eps=eps, needs=needs)
-
-
-# ---- sums, all of float64
-
-
-def _channel_sums(a: Array) -> Array:
-    """(n, c, L) to (c,)."""
-    n, c, length = a.shape
-    if length >= tuning.TUNING.norm_run:
-        return _oversamples(_row_sums(a))
-    columns = np.matmul(np.ones_like(a, shape=(n,)), a.reshape(n, c * length))
-    result: Array = np.matmul(columns.reshape(c, length), np.ones_like(a, shape=(length,)))
-    return result
-
-
-def _channel_dots(a: Array, b: Array) -> Array:
-    """(n, c, L) and the same to (c,): the sum of products of each channel."""
-    if a.shape[2] >= tuning.TUNING.norm_run:
-        return _oversamples(_row_dots(a, b))
-    product = blocks.scratch("norm product", a.shape, like=a)
-    np.multiply(a, b, out=product)
-    return _channel_sums(product)
-
-
-def _oversamples(runs: Array) -> Array:
-    """(n, c, 1) to (c,), with the runs of a channel adjacent: else NumPy adds a single channel in another order."""
-    side_by_side = np.empty_like(runs, shape=(runs.shape[1], runs.shape[0]))
-    side_by_side[...] = runs[:, :, 0].T
-    result: Array = side_by_side.sum(1)
-    return result
-
-
-def _row_sums(a: Array) -> Array:
-    """(n, r, m) to (n, r, 1). One product for each row, so that rounding does not depend on the number of rows."""
-    return _row_dots(a, np.ones_like(a, shape=(1, 1, a.shape[2])))
-
-
-def _row_dots(a: Array, b: Array) -> Array:
-    """(n, r, m) and the same to (n, r, 1): the sum of products of each row."""
-    result: Array = np.matmul(a[:, :, None, :], b[:, :, :, None])[:, :, :, 0]
-    return result
