@@ -41,7 +41,7 @@ def columns_of(x: Array, g: Geometry) -> Array:
 def _image(component: "Component", n: int, like: Array) -> Array:
     """Scratch memory for a component of ``n`` images, with zeros in its border; a small one keeps them."""
     shape = *component.shape, n
-    if prod(shape) * like.itemsize <= tuning.TUNING.conv_kept_image:
+    if prod(shape) * like.itemsize <= tuning.TUNING.conv_kept_bytes:
         return blocks.kept((component.name, n, like.dtype), lambda: np.zeros(shape, like.dtype))
     image = blocks.scratch("conv image", shape, like=like)
     for outside in component.border:

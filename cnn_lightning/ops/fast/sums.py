@@ -1,13 +1,14 @@
-"""Sums of long rows of float32, exact to its last digit without copies in float64."""
+"""Sums of long rows of float32, exact to its last digit without copies in float64.
+
+`numpy.vecdot` adds pieces of a row in float32, and their sums are added in float64.
+"""
 
 from functools import lru_cache
 
 import numpy as np
 
+from cnn_lightning.ops.fast import tuning
 from cnn_lightning.ops.types import Array
-
-LONGEST = 4096
-"""Values in a piece, at most: `numpy.vecdot` adds them in float32, and the sums of pieces are added in float64."""
 
 
 def row_sums(a: Array, b: Array | None = None) -> Array:
@@ -17,10 +18,11 @@ def row_sums(a: Array, b: Array | None = None) -> Array:
     """
     if a.dtype != np.float32:
         return a.sum(1) if b is None else np.vecdot(a, b)
-    whole = a.shape[1] // LONGEST * LONGEST
+    piece = tuning.TUNING.sum_piece
+    whole = a.shape[1] // piece * piece
     total = _dots(a[:, whole:], None if b is None else b[:, whole:]).astype(np.float64)
     if whole:
-        shape = len(a), whole // LONGEST, LONGEST
+        shape = len(a), whole // piece, piece
         pieces = _dots(a[:, :whole].reshape(shape), None if b is None else b[:, :whole].reshape(shape))
         total += pieces.sum(1, dtype=np.float64)
     return total
