@@ -8,7 +8,7 @@ from cnn_lightning.tools.benchmark.steps import Setting, measure_steps
 from cnn_lightning.tools.benchmark.timing import Tick, Timing, threads
 
 COMPARED = ("numpy", "torch", "torch channels_last")
-SECONDS = 10.0
+SECONDS = 6.0
 """After so many seconds of a network's steps no new round begins."""
 
 _GREY = Setting(dropout=False)
