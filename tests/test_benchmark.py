@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 
 from cnn_lightning import layers
-from cnn_lightning.classifier.memory import MemoryFormat, arranged
 from cnn_lightning.cli import main
+from cnn_lightning.layers.memory import MemoryFormat, arranged
 from cnn_lightning.model import net_names
 from cnn_lightning.ops import linear
 from cnn_lightning.ops.fast import fused

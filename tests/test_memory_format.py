@@ -19,6 +19,7 @@ from cnn_lightning.callbacks.resume import Resumable
 from cnn_lightning.checkpoints import read_checkpoint
 from cnn_lightning.classifier import Classifier, memory, module
 from cnn_lightning.cli import main
+from cnn_lightning.layers.memory import Memory
 from cnn_lightning.model import heads
 from cnn_lightning.tools.parity import command as parity
 from cnn_lightning.tools.parity.lockstep import compare
@@ -351,7 +352,7 @@ def test_the_trial_is_made_once_for_a_fit_and_its_test(
 ) -> None:
     made = []
 
-    def counted(*args: Any, **options: Any) -> memory.Memory:
+    def counted(*args: Any, **options: Any) -> Memory:
         made.append(args)
         return memory.chosen(*args, **options)
 

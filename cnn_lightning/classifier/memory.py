@@ -1,22 +1,19 @@
-"""The memory format of the batches: contiguous, channels_last or batch-last, and which of them ``auto`` is."""
+"""Which memory format of the batches ``auto`` is: batch-last or contiguous."""
 
 import copy
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cnn_lightning.errors import one_line
-from cnn_lightning.layers.memory import batch_last
+from cnn_lightning.layers.memory import Memory, batch_last
 from cnn_lightning.model import heads
 from cnn_lightning.ops.fast import chooser
 from cnn_lightning.swap.native import formula_file, is_ours_type
-
-MemoryFormat = Literal["auto", "contiguous", "channels_last", "batch_last"]
 
 PICTURES = 4
 """The pictures of the trial. Batch norm over two values amplifies rounding in a deep network (gradients of DenseNet-169
@@ -40,25 +37,6 @@ GAIN = (
     nn.BatchNorm2d,
 )
 """The layers that are faster in batch-last if they run in NumPy."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """A memory format, and why it was chosen in place of batch-last."""
-
-    format: MemoryFormat
-    reason: str = ""
-
-    def __str__(self) -> str:
-        return f"memory: {self.format}" + (f" ({self.reason})" if self.reason else "")
-
-
-def arranged(images: Tensor, wanted: MemoryFormat) -> Tensor:
-    """The images in a memory format, themselves if they are in it; ``auto`` is contiguous until it is decided."""
-    if wanted == "batch_last":
-        return batch_last(images)
-    kept = torch.channels_last if wanted == "channels_last" else torch.contiguous_format
-    return images.contiguous(memory_format=kept)
 
 
 def chosen(net: nn.Module, device: torch.device, shape: Sequence[int], *, compiled: bool) -> Memory:

@@ -16,7 +16,7 @@ from torchmetrics import ConfusionMatrix, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from cnn_lightning.checkpoints import FOR_TRAINER, read_checkpoint
-from cnn_lightning.classifier.memory import Memory, MemoryFormat, arranged, chosen
+from cnn_lightning.classifier.memory import chosen
 from cnn_lightning.classifier.metrics import MeanLoss
 from cnn_lightning.classifier.nonfinite import StopAtNonFinite
 from cnn_lightning.classifier.optimizer import (
@@ -31,6 +31,7 @@ from cnn_lightning.data.record import DataRecord
 from cnn_lightning.data.sides import Sides
 from cnn_lightning.data.values import Range
 from cnn_lightning.errors import EverywhereError, UserError, one_line
+from cnn_lightning.layers.memory import Memory, MemoryFormat, arranged
 from cnn_lightning.model import build_net, heads, total_loss
 from cnn_lightning.notices import tell
 from cnn_lightning.ops.fast import blocks, chooser

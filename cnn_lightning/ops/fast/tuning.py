@@ -82,8 +82,10 @@ class Tuning:
 
     # ---- conv_pixels
 
-    conv_column_bytes: int = _number(6 * 2**20, "bytes", "columns of a block")
-    """PLACE."""
+    conv_column_bytes: int = _number(3 * 2**20, "bytes", "columns of a block")
+    """3x3, forward and backward, one thread, blocks of 1.5, 3, 6, 12 and 24 MiB: 8x64x32x32 9.9, 10.0, 10.4, 10.3, 10.4
+    ms; 32x64x16x16 9.7, 9.4, 9.4, 9.5, 9.7; 32x128x8x8 8.5, 8.4, 8.8, 8.9, 8.9; 32x64x32x32 38.5, 37.3, 36.9, 39.9,
+    43.7."""
     conv_strip: int = _number(256, "columns", "in a block of rows, at least")
     """With fewer, the output's channels are halved for threads. One thread, 128 x 1,152 by 512 columns: whole 0.70 ms,
     halves of the columns 0.73, of the rows 0.80; 256 x 2,304 by 128 columns: 0.64, 0.68, 0.69; 512 x 4,608 by 32: 0.74,

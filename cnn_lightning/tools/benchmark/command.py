@@ -11,9 +11,9 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from cnn_lightning.classifier.memory import MemoryFormat
 from cnn_lightning.errors import UserError
 from cnn_lightning.files import PICTURES, expect_writable, written
+from cnn_lightning.layers.memory import MemoryFormat
 from cnn_lightning.tools import parser as parsers
 from cnn_lightning.tools.benchmark.bridge import measure_bridge
 from cnn_lightning.tools.benchmark.fixed import measure_fixed

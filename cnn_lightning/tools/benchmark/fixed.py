@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnn_lightning.classifier.memory import arranged
 from cnn_lightning.layers import bridge
+from cnn_lightning.layers.memory import arranged
 from cnn_lightning.ops import activation
 from cnn_lightning.swap import swap_layers
 from cnn_lightning.tools.benchmark.steps import Setting

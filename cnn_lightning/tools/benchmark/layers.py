@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from cnn_lightning.classifier.memory import arranged
+from cnn_lightning.layers.memory import arranged
 from cnn_lightning.swap import LAYERS, swap_layers
 from cnn_lightning.tools.benchmark import timing
 from cnn_lightning.tools.benchmark.operations import kind_of

@@ -10,7 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torchvision.ops import StochasticDepth
 
 from cnn_lightning import layers
-from cnn_lightning.classifier.memory import Memory, MemoryFormat, arranged, chosen
+from cnn_lightning.layers.memory import Memory, MemoryFormat, arranged
 from cnn_lightning.model import build_net
 from cnn_lightning.ops.fast import chooser
 from cnn_lightning.swap import swap_layers
@@ -53,6 +53,10 @@ class Setting:
         """The setting with the memory format that ``auto`` stands for, and the reason."""
         if self.memory_format != "auto":
             return self, Memory(self.memory_format)
+        from cnn_lightning.classifier.memory import (
+            chosen,  # it loads Lightning, which the processes of `memory` don't need
+        )
+
         net = self.network()
         swap_layers(net, "numpy")
         shape = self.in_channels, self.image_size, self.image_size

@@ -13,8 +13,8 @@ from torch import nn
 from cnn_lightning import data
 from cnn_lightning.checkpoints import newest
 from cnn_lightning.classifier import NOT_KEPT, Classifier, from_checkpoint
-from cnn_lightning.classifier.memory import MemoryFormat, arranged
 from cnn_lightning.errors import UserError, one_line
+from cnn_lightning.layers.memory import MemoryFormat, arranged
 from cnn_lightning.model import build_net, least_image_size
 from cnn_lightning.tools.parity.runner import Batch
 from cnn_lightning.train.configs import checked, config_file
