@@ -16,6 +16,7 @@ from cnn_lightning.layers import catalog
 from cnn_lightning.ops import norm
 from cnn_lightning.ops import norm as formulas
 from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.fast import norm as fast_norm
 from cnn_lightning.ops.fast.memory import batch_last, pixels
 from tests.test_layers import assert_equal, run
 from tests.tiers import both_tiers
@@ -343,3 +344,13 @@ def test_operations_name_the_argument_that_does_not_fit(op: Any, options: dict[s
 def test_group_norm_keeps_channels_last() -> None:
     x = torch.randn(2, 4, 6, 8).to(memory_format=torch.channels_last)
     assert layers.GroupNorm(2, 4)(x).stride() == nn.GroupNorm(2, 4)(x).stride() == x.stride()
+
+
+@pytest.mark.parametrize("arranged", [np.ascontiguousarray, batch_last], ids=["contiguous", "batch_last"])
+@pytest.mark.parametrize("shape", [(2, 5, 16, 16), (8, 7, 2, 2), (4, 3, 31, 37)])
+def test_a_mean_beside_a_large_deviation_keeps_its_digits(shape: tuple[int, ...], arranged: Any) -> None:
+    """A convolution of normalised images has means of about 0: what rounding leaves of a sum would be all of them."""
+    x = np.random.default_rng(0).standard_normal(shape)
+    x = (x - x.mean((0, 2, 3), keepdims=True)).astype(np.float32)
+    _, mean, _ = fast_norm.batch_norm(arranged(x), None, None)
+    np.testing.assert_allclose(mean, x.astype(np.float64).mean((0, 2, 3)), rtol=1e-9)

@@ -193,8 +193,12 @@ def _centre(view: Runs | Rows, x: Array, out: Array, means: Array, variances: Ar
         values = wide("norm values", x)
         return _centre(view, values, values, means, variances)
     np.maximum(var, 0, out=variances)
+    square = means * means
     # Beside a small mean, the subtraction rounds by more than the first sum did.
-    np.add(shift, rest, out=means, where=means * means > var)
+    np.add(shift, rest, out=means, where=square > var)
+    is_tiny = square < 1e-6 * variances
+    if is_tiny.any():  # less than a thousandth of the deviation: sums in float32 leave it few digits
+        np.divide(view.sum(wide("norm values", x)), view.count, out=means, where=is_tiny)
     return out, rest
 
 
