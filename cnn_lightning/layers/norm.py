@@ -291,7 +291,7 @@ def _average(running: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], factor:
     factors = factor, factor * count / (count - 1)
     if _are_observed_by_nobody(*running, *new):
         for tensor, latest, share in zip(running, new, factors, strict=True):
-            values = tensor.detach().numpy()
+            values = tensor.numpy(force=True)
             values[...] = values * np.float64(1 - factor) + latest.numpy() * share
         torch.autograd.graph.increment_version(running)
         return
@@ -302,12 +302,10 @@ def _average(running: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], factor:
 
 def _are_observed_by_nobody(*tensors: Tensor) -> bool:
     """Whether they may change on their own memory: no tracer or mode sees it, and no process shares it."""
-    if are_several():
+    if are_several() or not bridge.is_plain(*tensors):
         return False
     for tensor in tensors:
-        if not tensor.is_cpu or tensor.dtype not in _ON_HOST or not bridge.is_plain(tensor):
-            return False
-        if torch._is_functional_tensor(tensor):
+        if not tensor.is_cpu or tensor.dtype not in _ON_HOST or torch._is_functional_tensor(tensor):
             return False
     return True
 

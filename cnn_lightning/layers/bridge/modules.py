@@ -82,16 +82,16 @@ def expect_no_proxy(value: Any, name: str = "input") -> None:
         raise TypeError(no_tensor(name, value))
 
 
-def is_plain(value: Any) -> bool:
-    """Whether ``value`` is a plain tensor, and no tracer, transform or dispatch mode observes operators on it."""
-    return (
-        type(value) in tracers.PLAIN
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and not tracers.is_dual(value)
-        and not tracers.has_dispatch_mode()
-        and torch._C._get_tracing_state() is None
-    )
+def is_plain(*values: Any) -> bool:
+    """Whether these are plain tensors, and no tracer, transform or dispatch mode observes operators on them."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or tracers.has_dispatch_mode()
+        or torch._C._get_tracing_state() is not None
+    ):
+        return False
+    return all(type(value) in tracers.PLAIN and not tracers.is_dual(value) for value in values)
 
 
 def blank(x: Tensor) -> Tensor:
