@@ -76,8 +76,8 @@ def _forward(x: Array, matrix: Array, g: Geometry, y: Array) -> None:
 
 def _columns(x: Array, g: Geometry) -> Array:
     """The columns (groups, K, H' W' N) of the image: itself if the kernel is one pixel."""
-    if g.kernel == g.stride == (1, 1) and g.pad == ((0, 0), (0, 0)) and x.flags.c_contiguous:
-        return x.reshape(g.groups, g.c // g.groups, -1)
+    if g.kernel == g.stride == (1, 1) and g.pad == ((0, 0), (0, 0)) and x[0].flags.c_contiguous:
+        return x.reshape(g.groups, g.c // g.groups, -1)  # a view, also of some rows
     return patches.columns_of(memory.images(x), g)
 
 
