@@ -167,7 +167,8 @@ SHAPE = (300, 300)
 LIKE = np.empty(1, np.float32)
 
 
-def test_memory_is_recycled_once_no_array_refers_to_it() -> None:
+def test_memory_is_recycled_once_no_array_refers_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "_recycler", blocks._Recycler())  # it has no other free piece of this size
     first = blocks.empty(SHAPE, like=LIKE)
     address = first.ctypes.data
     del first
