@@ -451,3 +451,12 @@ def test_parity_refuses_an_unknown_memory_format(here: Path, capsys: pytest.Capt
     Path("mine.yaml").write_text("model: {memory_format: nchw}\n")
     assert main(["parity", "--config", "mine.yaml"]) == 2
     assert "in model.memory_format, got 'nchw'" in capsys.readouterr().err
+
+
+def test_a_large_network_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LARGEST", 1_000)
+    monkeypatch.setattr(memory, "_trial", lambda *_: pytest.fail("expected no trial"))
+    net = build_net("simple_cnn", num_classes=10)
+    swap_layers(net, "numpy")
+    found = memory.chosen(net, torch.device("cpu"), (1, 28, 28), compiled=False)
+    assert str(found) == "memory: contiguous (0 million weights are too many for a trial)"
