@@ -7,7 +7,7 @@ Three ways, by the size of the image:
 * a large one with a multiplication and an addition for each pixel of the kernel, over the padded image as one run.
 
 Matrices have zeros for pixels that are not under the kernel, and none for the padding. Zero times infinity is NaN.
-Therefore all results are checked; with a NaN, or an infinite weight, the caller computes them by columns.
+Therefore all results are checked; with a NaN, which an infinite weight gives too, the caller computes them by columns.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def forward(x: Array, weight: Array, g: Geometry, y: Array) -> bool:
     Returns False if the result is not to be used.
     """
     way = _way(g)
-    if way is None or not y.size or not blocks.is_finite(weight):
+    if way is None or not y.size:
         return False
     blocks.run(lambda part: way.forward(x[part], weight[part, 0], g, y[part]), _parts(g, x), parallel=_is_large(g, x))
     return not blocks.may_hold_nan(y)
@@ -41,7 +41,7 @@ def backward(
 ) -> bool:
     """Write both gradients, unless None, in the shapes of ``x`` and ``weight``; as `forward`."""
     way = _way(g)
-    if way is None or not grad_y.size or not blocks.is_finite(weight):
+    if way is None or not grad_y.size:
         return False
 
     def block(part: slice) -> None:
