@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.library import opcheck
+from torch import Tensor, library
 from torch.utils.flop_counter import FlopCounterMode
 
 import cnn_lightning
@@ -126,7 +125,7 @@ def test_autocast_casts_as_torch_does(policy: Any) -> None:
 def test_the_operator_passes_torchs_own_check() -> None:
     dtypes = (torch.float32,)
     name = compiler.name_of(double)
-    opcheck(torch.ops.cnn_lightning.call, (name, [torch.randn(3, 2)], compiler.encode(dtypes, False, {})))
+    library.opcheck(torch.ops.cnn_lightning.call, (name, [torch.randn(3, 2)], compiler.encode(dtypes, False, {})))
 
 
 def test_meta_tensors_learn_shapes_without_data() -> None:

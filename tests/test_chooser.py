@@ -21,7 +21,7 @@ import cnn_lightning
 from cnn_lightning.layers import bridge
 from cnn_lightning.layers.conv import Conv2d
 from cnn_lightning.layers.pool import MaxPool2d
-from cnn_lightning.ops import conv, pool, taps
+from cnn_lightning.ops import activation, conv, pool, taps
 from cnn_lightning.ops.fast import chooser, proof
 from cnn_lightning.ops.fast.proof import bare
 from tests import prove
@@ -249,6 +249,15 @@ def test_a_helper_replaced_where_it_is_called_runs(monkeypatch: pytest.MonkeyPat
     assert layer.bias is not None
     bias = layer.bias[:, None, None]
     torch.testing.assert_close(layer(x) - bias, 2 * (expected - bias))
+
+
+def test_a_report_of_a_replaced_function_holds_for_all_formulas_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activation, "gelu", lambda x, **options: x)
+    assert chooser.chosen(activation.relu) is not activation.relu
+    assert chooser.why_formula("activation") == "replaced"
+    assert chooser.chosen(activation.relu) is activation.relu
+    monkeypatch.undo()
+    assert chooser.chosen(activation.relu) is not activation.relu
 
 
 @pytest.mark.parametrize("home", [conv, taps])

@@ -80,7 +80,7 @@ def _trial(net: nn.Module, shape: Sequence[int]) -> str:
     images = torch.randn(PICTURES, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     try:
         expected = _step(net, images)
-    except Exception as error:
+    except Exception as error:  # a network may raise anything, and does so again in the run
         return f"a trial step fails: {one_line(error, LONGEST)}"
     try:
         found = _step(net, batch_last(images))

@@ -13,8 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.library import custom_op
+from torch import Tensor, library
 
 from cnn_lightning.layers.bridge import host, listeners, tracers
 from cnn_lightning.layers.bridge.checks import Operation, argument
@@ -83,7 +82,7 @@ def operator(
     return [result if need else None for result, need in zip(results, needs, strict=True)]
 
 
-@custom_op(
+@library.custom_op(
     "cnn_lightning::call",
     mutates_args=(),
     schema="(str op, Tensor?[] tensors, str options) -> Tensor[]",

@@ -94,15 +94,13 @@ def _default_threads() -> int:
     return max(1, cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def blocks(n: int, item_bytes: int, *, at_least: int = 1, block_bytes: int | None = None) -> list[slice]:
+def blocks(n: int, item_bytes: int, *, block_bytes: int | None = None) -> list[slice]:
     """Cut ``n`` items of ``item_bytes`` working memory each into blocks that stay in cache.
 
     The blocks do not depend on the number of threads, so that sums over blocks are the same for any number. If there
-    are several, their number is even (see `cut`). To wake a thread takes about 100
-    microseconds: ask for ``at_least`` two blocks only for much more work than to move so many bytes. ``block_bytes``
-    is that of `tuning` unless given.
+    are several, their number is even (see `cut`). ``block_bytes`` is that of `tuning` unless given.
     """
-    count = max(at_least, -(-n * item_bytes // (block_bytes or tuning.TUNING.block_bytes)))
+    count = max(1, -(-n * item_bytes // (block_bytes or tuning.TUNING.block_bytes)))
     return cut(n, count, even=count > 1)
 
 
@@ -223,9 +221,9 @@ def _threads_of(library: Any) -> tuple[Callable[[], int], Callable[[int], object
     """
     for prefix, suffix in product(("", "scipy_"), ("", "64_", "_64")):
         names = (f"{prefix}openblas_{verb}_num_threads{suffix}" for verb in ("get", "set"))
-        found = [getattr(library.dynlib, name, None) for name in names]
-        if all(found) and library.threading_layer != "openmp":
-            return found[0], found[1]  # type: ignore[return-value]
+        get, change = (getattr(library.dynlib, name, None) for name in names)
+        if get and change and library.threading_layer != "openmp":
+            return get, change
     return library.get_num_threads, library.set_num_threads
 
 

@@ -2,8 +2,11 @@
 
 Each fast function was proven equal to its formula, file by file; ``proven.json`` has the digests of the proven files.
 It runs while fast is on, and while its file and the file of the formula are those. If a formula is edited, all formulas
-of its file run themselves. The same holds at run time: a formula or a helper runs as it is if it is replaced where it
-is called (``conv.conv2d = mine``, ``conv.padded = mine``) or if its code is exchanged (autoreload of a notebook).
+of its file run themselves.
+
+At run time, too, a formula or a helper runs as it is if it is replaced where it is called (``conv.conv2d = mine``,
+``conv.padded = mine``) or if its code is exchanged (autoreload of a notebook). Then the formulas that call it run
+themselves, and all of its file from the next report on (`why_formula`).
 
 The variable ``CNN_LIGHTNING_FAST=0`` turns fast functions off for the process. ``CNN_LIGHTNING_FAST=unproven`` ignores
 the digests, for work on a fast file.

@@ -67,7 +67,7 @@ def conv2d_backward(
     if not x.size:
         return grad_x, np.zeros_like(weight) if needs[1] else None, bias_gradient(grad_y) if needs[2] else None
 
-    def block(part: slice) -> tuple[Array | None, Array | None]:
+    def block(part: slice) -> tuple[Any, Any]:
         some = _of_images(g, part.stop - part.start)
         to_x = images(blocks.scratch("conv gradient", (g.c, g.h, g.w, some.n), like=x)) if needs[0] else None
         _, *sums = _backward_of_block(grad_y[part], x[part], weight, some, to_x, needs)
@@ -75,8 +75,11 @@ def conv2d_backward(
             grad_x[part] = to_x
         return sums[0], sums[1]
 
-    of_weight, of_bias = zip(*blocks.run(block, _parts(g, x)), strict=True)
-    return grad_x, _total(of_weight), _total(of_bias)
+    sums = zip(*blocks.run(block, _parts(g, x)), strict=True)
+    grad_weight, grad_bias = (
+        conv_pixels.total(each) if need else None for each, need in zip(sums, needs[1:], strict=True)
+    )
+    return grad_x, grad_weight, grad_bias
 
 
 def _backward_of_block(
@@ -87,15 +90,6 @@ def _backward_of_block(
     grad_weight = blocks.empty(weight.shape, like=weight) if needs[1] else None
     conv_pixels.backward(upstream, pixels(x), weight, g, None if grad_x is None else pixels(grad_x), grad_weight)
     return grad_x, grad_weight, conv_pixels.bias_gradient(upstream) if needs[2] else None
-
-
-def _total(parts: Sequence[Array | None]) -> Array | None:
-    """The sum of the results of the blocks in the first of them; None if there are none."""
-    total = parts[0]
-    if total is not None:
-        for part in parts[1:]:
-            total += part
-    return total
 
 
 def _output(x: Array, shape: Sequence[int]) -> Array:
@@ -141,13 +135,8 @@ def _geometry(
 
 
 def bias_gradient(grad_y: Array) -> Array:
-    """Sum of ``grad_y`` (N, O, H, W) over images and pixels, (O,).
-
-    Summed in float64: in channels_last memory NumPy adds one pixel after the other, and thousands of such additions in
-    float32 would have a visible rounding error.
-    """
-    total: Array = grad_y.sum((0, 2, 3), dtype=np.float64).astype(grad_y.dtype)
-    return total
+    """`ops.conv.bias_gradient`."""
+    return conv_pixels.bias_gradient(memory.packed(grad_y, "conv upstream"))
 
 
 # ---- along one axis: images of one row

@@ -6,7 +6,7 @@ of the kernel. A block of columns is made of some rows of the output, or of some
 on the sizes alone, so that results are the same for any number of threads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -41,12 +41,7 @@ def bias_gradient(grad_y: Array) -> Array:
 
 
 def _packed(x: Array) -> Array:
-    """``x`` itself if it is contiguous, otherwise a copy in scratch memory."""
-    if x.flags.c_contiguous:
-        return x
-    copy = blocks.scratch("conv packed", x.shape, like=x)
-    copy[...] = x
-    return copy
+    return memory.packed(memory.images(x), "conv packed")
 
 
 def _is_depthwise(g: Geometry) -> bool:
@@ -159,13 +154,15 @@ def _backward_of_weight(grad_y: Array, x: Array, g: Geometry, grad_w: Array) -> 
         return matmul.times_transposed(_columns(x[:, inside], strip)[0], upstream[:, at])
 
     count = min(_count(grad_w[0].size * upstream.shape[1] * x.itemsize, heavy=heavy), g.oh)
-    grad_w.reshape(g.o, -1)[...] = _total(blocks.run(block, blocks.cut(g.oh, count, even=count > 1), parallel=heavy)).T
+    grad_w.reshape(g.o, -1)[...] = total(blocks.run(block, blocks.cut(g.oh, count, even=count > 1), parallel=heavy)).T
 
 
-def _total(parts: list[Array]) -> Array:
-    for part in parts[1:]:
-        parts[0] += part
-    return parts[0]
+def total(parts: Sequence[Array]) -> Array:
+    """The sum of the results of blocks, in the first of them."""
+    first, *others = parts
+    for other in others:
+        first += other
+    return first
 
 
 def _backward_grouped(
@@ -232,8 +229,8 @@ def _backward_flipped(grad_y: Array, x: Array, weight: Array, g: Geometry, grad_
 
     heavy = _is_heavy(g)
     count = min(_count(flipped.shape[1] * flat.shape[1] * x.itemsize, heavy=heavy), h.oh)
-    total = _total(blocks.run(block, blocks.cut(h.oh, count, even=count > 1), parallel=heavy))
-    if blocks.may_hold_nan(total):
+    turned = total(blocks.run(block, blocks.cut(h.oh, count, even=count > 1), parallel=heavy))
+    if blocks.may_hold_nan(turned):
         return False
-    grad_w[...] = total.reshape(g.o, *g.kernel, g.c)[:, ::-1, ::-1].transpose(0, 3, 1, 2)
+    grad_w[...] = turned.reshape(g.o, *g.kernel, g.c)[:, ::-1, ::-1].transpose(0, 3, 1, 2)
     return True

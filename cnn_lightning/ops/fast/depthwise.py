@@ -158,7 +158,7 @@ class _Bands:
 
     @staticmethod
     def forward(x: Array, weight: Array, g: Geometry, y: Array) -> None:
-        _Bands.shifted(_Bands.matrices(weight, g), x, g, y, [(v, s) for v, s in _columns(g)])
+        _Bands.shifted(_Bands.matrices(weight, g), x, g, y, [*_columns(g)])
 
     @staticmethod
     def of_x(grad_y: Array, weight: Array, g: Geometry, grad_x: Array) -> None:
