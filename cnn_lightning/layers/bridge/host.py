@@ -100,9 +100,7 @@ def _overwritten(
     if array is None or "out" not in (function.__kwdefaults__ or ()) or into.is_neg() or 0 in array.strides:
         return None
     blocks.quietly(function, *arrays, out=array, **options)
-    if not into.is_inference():
-        torch.autograd.graph.increment_version(into)
-    return into
+    return into  # `ctx.mark_dirty` tells autograd of the change
 
 
 def result_dtypes(
