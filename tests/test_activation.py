@@ -476,20 +476,17 @@ def test_softmax_without_dim_chooses_and_warns_as_torch(name: str, shape: tuple[
     torch.testing.assert_close(found, expected)
 
 
-INPLACE: list[Any] = [layers.ReLU, layers.ReLU6, layers.SiLU, layers.ELU]
-
-
-@pytest.mark.parametrize("layer", INPLACE)
-def test_autograd_learns_of_what_is_written_in_place(layer: Any) -> None:
+@pytest.mark.parametrize(("layer", "native"), INPLACE)
+def test_autograd_learns_of_what_is_written_in_place(layer: Any, native: Any) -> None:
     """`exp` saves its output for its backward, which must refuse the overwritten one."""
-    leaf = torch.randn(2, 3, 4, 4, requires_grad=True)
-    y = layer(inplace=True)(leaf.exp())
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
+    for module in (layer(inplace=True), native(inplace=True)):
+        y = module(torch.randn(2, 3, 4, 4, requires_grad=True).exp())
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()
 
 
-@pytest.mark.parametrize("layer", INPLACE)
-def test_without_a_graph_the_version_shows_what_is_written_in_place(layer: Any) -> None:
+@pytest.mark.parametrize(("layer", "native"), INPLACE)
+def test_without_a_graph_the_version_shows_what_is_written_in_place(layer: Any, native: Any) -> None:
     x = torch.randn(2, 3, 4, 4)
     before = x._version
     with torch.no_grad():
