@@ -13,7 +13,6 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 FUNCTIONS: dict[str, set[str]] = {
     "arange": {"start", "stop", "step", "dtype"},
-    "ascontiguousarray": {"dtype"},
     "broadcast_to": {"array", "shape"},
     "concatenate": {"axis", "out", "dtype", "casting"},
     "copyto": {"casting", "where"},

@@ -92,7 +92,8 @@ class TestOnAGPU:
 
         torch.cuda.set_sync_debug_mode("error")
         try:
-            y = bridge.call(double, x)
+            with torch.no_grad():
+                y = bridge.call(double, x)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert all(isinstance(array, cupy.ndarray) for array in seen)
@@ -101,7 +102,8 @@ class TestOnAGPU:
 
     def test_memory_comes_from_torch(self, cupy: Any) -> None:
         before = torch.cuda.memory_allocated()
-        y = bridge.call(lambda x: np.empty((2**20,), np.float32, like=x), torch.ones(1, device="cuda"))
+        with torch.no_grad():
+            y = bridge.call(lambda x: np.empty((2**20,), np.float32, like=x), torch.ones(1, device="cuda"))
         assert torch.cuda.memory_allocated() - before >= 2**22
         del y
         assert torch.cuda.memory_allocated() - before < 2**22
@@ -173,7 +175,7 @@ class TestOnAGPU:
             seen.append(cupy.cuda.get_current_stream().ptr)
             return x + x
 
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), torch.no_grad():
             bridge.call(note, torch.ones(2, device="cuda"))
         stream.synchronize()
         assert seen == [stream.cuda_stream]

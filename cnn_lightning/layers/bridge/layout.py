@@ -5,8 +5,6 @@ Each layer names the layouts of its formulas where it enters the list of layers,
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from cnn_lightning.ops.fast.memory import is_batch_last
 
 
@@ -67,4 +65,4 @@ def _in_order(result: Any, order: Any) -> Any:
     if result.ndim == 0 or turned.flags.c_contiguous:
         return result
     places = sorted(range(len(order)), key=list(order).__getitem__)
-    return np.ascontiguousarray(turned).transpose(places)
+    return turned.copy(order="C").transpose(places)
