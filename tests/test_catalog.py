@@ -70,7 +70,7 @@ def test_every_layer_has_a_row() -> None:
 @pytest.mark.parametrize("entry", catalog.entries().values(), ids=lambda entry: entry.layer.__name__)
 def test_what_an_entry_names_exists(entry: catalog.Entry) -> None:
     assert getattr(layers, entry.layer.__name__) is entry.layer
-    assert entry.formulas in ("", *chooser.FILES)
+    assert entry.formulas in ("", *chooser.formulas())
     homes = (nn.functional, torch, torch.Tensor)
     assert all(any(hasattr(home, name) for home in homes) for name in entry.functions)
     assert all(entry.page)

@@ -18,7 +18,7 @@ from cnn_lightning.ops.fast import chooser
 FOLDER = Path(ops.__file__).parent
 MOST = 15
 """Lines of a body, without signature, docstring and the call of `expect`."""
-TREES = {file: ast.parse((FOLDER / f"{file}.py").read_text()) for file in (*chooser.FILES, "taps", "special")}
+TREES = {file: ast.parse((FOLDER / f"{file}.py").read_text()) for file in (*chooser.formulas(), "taps", "special")}
 FUNCTIONS = [
     pytest.param(node, id=f"{file}.{node.name}")
     for file, tree in TREES.items()
@@ -55,7 +55,7 @@ def test_a_formula_mentions_no_memory_and_no_kind_of_array(function: ast.Functio
             assert ast.unparse(node.func) not in ("isinstance", "type", "np.pad", "np.einsum", "np.asarray", "np.array")
 
 
-@pytest.mark.parametrize("file", chooser.FILES)
+@pytest.mark.parametrize("file", chooser.formulas())
 def test_the_forward_stands_above_its_backward(file: str) -> None:
     names = [node.name for node in TREES[file].body if isinstance(node, ast.FunctionDef)]
     for index, name in enumerate(names):
@@ -67,7 +67,7 @@ def test_the_forward_stands_above_its_backward(file: str) -> None:
         assert all(other.startswith(forward) or other.startswith("_") for other in between), between
 
 
-@pytest.mark.parametrize("file", chooser.FILES)
+@pytest.mark.parametrize("file", chooser.formulas())
 def test_what_is_checked_is_checked_first(file: str) -> None:
     for node in TREES[file].body:
         if isinstance(node, ast.FunctionDef):
@@ -120,7 +120,7 @@ def test_a_gradient_takes_few_lines_to_read(name: str) -> None:
     assert all(a <= b for a, b in zip(found, (30, 5, 3), strict=True)), found
 
 
-@pytest.mark.parametrize("file", chooser.FILES)
+@pytest.mark.parametrize("file", chooser.formulas())
 def test_every_formula_is_documented(file: str) -> None:
     for name, function in chooser.formulas()[file].items():
         assert function.__doc__, name

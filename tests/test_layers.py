@@ -68,8 +68,7 @@ def run(
     wanted = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad] + list(module.parameters())
     generator = torch.Generator().manual_seed(2)
     upstream = [
-        layout(torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output))
-        for output in floats
+        layout(torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)) for output in floats
     ]
     gradients = torch.autograd.grad(floats, wanted, upstream, allow_unused=True) if floats else ()
     filled = [torch.zeros(()) if gradient is None else gradient for gradient in gradients]

@@ -25,6 +25,8 @@ from cnn_lightning.ops.fast import proof
 
 Function = Callable[..., Any]
 FILES = ("activation", "conv", "conv_transpose", "dropout", "linear", "loss", "norm", "padding", "pool", "softmax")
+FORMULAS_ALONE: tuple[str, ...] = ()
+"""Files of formulas that have no fast functions, since no fast function was seen to gain."""
 CHAINS = {"fused": ("conv", "activation", "pool")}
 """Fast files that compute several formulas as one, and the files of those."""
 
@@ -60,7 +62,7 @@ class _Choice:
     def found(self) -> Function:
         """The fast function, or the formula where the process does not use it."""
         if self.home is None:
-            is_off = _setting() == "0" or _edited(self.file)
+            is_off = self.file in FORMULAS_ALONE or _setting() == "0" or _edited(self.file)
             self.home = {} if is_off else vars(_fast(self.file))
         function: Function = self.home.get(self.op.__name__, self.op)
         return function
@@ -88,7 +90,7 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(value)
 
 
-_modules = {file: import_module(f"cnn_lightning.ops.{file}") for file in FILES}
+_modules = {file: import_module(f"cnn_lightning.ops.{file}") for file in (*FILES, *FORMULAS_ALONE)}
 _formulas = {file: _functions(module) for file, module in _modules.items()}
 _choices: dict[Function, _Choice] = {
     op: _Choice(file, op) for file, functions in _formulas.items() for op in functions.values()
@@ -100,7 +102,7 @@ _wishes = [True]
 
 
 def formulas() -> Mapping[str, Mapping[str, Function]]:
-    """The formulas that have a fast function, by file and name, as they were at import."""
+    """All formulas, by file and name, as they were at import."""
     return _formulas
 
 
@@ -130,7 +132,12 @@ def is_chain(file: str) -> bool:
 
 
 def why_formula(file: str) -> str:
-    """Why the formulas of this file run themselves: "off", "edited", "replaced"; empty if fast functions run."""
+    """Why the formulas of this file run themselves: "off", "edited", "replaced", or "no fast functions".
+
+    Empty if fast functions run.
+    """
+    if file in FORMULAS_ALONE:
+        return "no fast functions"
     if not all(choice.holds() for choice in _choices.values() if choice.file == file):
         _replaced.add(file)
         return "replaced"
