@@ -15,6 +15,5 @@ class LayerReport(Callback):
         memory = pl_module.choose_memory()  # a collective call
         if trainer.is_global_zero:
             count = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
-            print(
-                f"{pl_module.hparams['net']}: {count:,} parameters to train\n{pl_module.report}\n{memory}", flush=True
-            )
+            report = pl_module.report.on(trainer.strategy.root_device)
+            print(f"{pl_module.hparams['net']}: {count:,} parameters to train\n{report}\n{memory}", flush=True)

@@ -58,7 +58,7 @@ class Dropout(Layer, torch.nn.Dropout):
         """In training, 0 with probability p, otherwise 1 / (1 - p) times the input; in evaluation the input itself."""
         if bridge.expect_tensor(input).numel() == 0 or not self.training or self.p == 0:
             return input
-        return _dropped(input, _elements(input, self.p), self.p, self.inplace)
+        return _dropped(input, _elements(input, self.p, self.inplace), self.p, self.inplace)
 
 
 @catalog.layer(
@@ -125,14 +125,15 @@ class Dropout2d(Layer, torch.nn.Dropout2d):
         return _dropped(input, _channels(input, self.p), self.p, self.inplace)
 
 
-def _elements(x: Tensor, p: float) -> Tensor:
+def _elements(x: Tensor, p: float, inplace: bool) -> Tensor:
     """1 for each element to keep, 0 for the others.
 
-    Drawn by torch's own dropout, because its GPU kernel draws in a different way than ``bernoulli_``.
+    Drawn by torch's own dropout: on a GPU one kernel draws and multiplies, unless it works in place, and it draws in a
+    different way than ``bernoulli_``.
     """
     if p == 1:
         return torch.zeros_like(x)
-    return torch.nn.functional.dropout(torch.ones_like(x), p).ne_(0)
+    return torch.nn.functional.dropout(torch.ones_like(x), p, inplace=inplace).ne_(0)
 
 
 def _channels(x: Tensor, p: float) -> Tensor:

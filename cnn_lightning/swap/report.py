@@ -5,7 +5,7 @@ import itertools
 import types
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from cnn_lightning.layers import catalog, fused
+from cnn_lightning.layers import bridge, catalog, fused
 from cnn_lightning.ops.fast import chooser
 from cnn_lightning.swap.names import Named
 from cnn_lightning.swap.native import LAYERS, NATIVE, formula_file, is_ours
@@ -26,7 +26,8 @@ _FUNCTIONS = tuple(dict.fromkeys(name for entry in catalog.entries().values() fo
 class Row:
     """One layer of a network: its dotted name, its native type, what runs it, and why where that is torch.
 
-    A NumPy layer of ours has the file of its formulas, and the layers with which it may be computed as one.
+    A NumPy layer of ours has the file of its formulas, and the layers with which it may be computed as one. ``device``
+    is the type of the device whose arrays are computed there by formulas alone; empty for the host.
     """
 
     name: str
@@ -35,12 +36,15 @@ class Row:
     reason: str = ""
     file: str = ""
     chain: tuple[str, ...] = ()
+    device: str = ""
 
     @property
     def tier(self) -> str:
-        """What stands in for the layer's formulas on the CPU, or why nothing does; as it is now."""
+        """What stands in for the layer's formulas, or why nothing does; as it is now."""
         if not self.file:
             return ""
+        if self.device:
+            return f"(formula: on {self.device})"
         why = chooser.why_formula(self.file)
         if why:
             return f"(formula: {why})"
@@ -64,6 +68,11 @@ class SwapReport:
     def native(self) -> list[tuple[str, str]]:
         """Names of what runs natively, each with the reason."""
         return [(row.name, row.reason) for row in self.rows if row.implementation == "torch"]
+
+    def on(self, device: torch.device) -> "SwapReport":
+        """The report for a network that runs on this device."""
+        kind = "" if bridge.computes_on_host(device) else device.type
+        return replace(self, rows=[replace(row, device=kind) for row in self.rows])
 
     def __str__(self) -> str:
         counts = Counter(row.implementation for row in self.rows)

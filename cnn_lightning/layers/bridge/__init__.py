@@ -25,6 +25,7 @@ error.
 
 from cnn_lightning.layers.bridge.calls import call
 from cnn_lightning.layers.bridge.checks import Operation
+from cnn_lightning.layers.bridge.host import computes_on_host
 from cnn_lightning.layers.bridge.listeners import Listener, watch
 from cnn_lightning.layers.bridge.modules import (
     autocast,
@@ -44,6 +45,7 @@ __all__ = [
     "autocast",
     "blank",
     "call",
+    "computes_on_host",
     "copy",
     "expect_no_proxy",
     "expect_no_transform",

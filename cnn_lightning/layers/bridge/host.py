@@ -192,11 +192,16 @@ def _tensors(
     ]
 
 
+def computes_on_host(device: torch.device) -> bool:
+    """Whether operations on its tensors run on the host, where fast functions can replace formulas."""
+    return not (device.type == "cuda" and cuda.available())
+
+
 def array_of(tensor: Tensor, device: torch.device) -> Array:
     """The array of a tensor on ``device``; float32 for bfloat16 and float16."""
     if tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.float()
-    if device.type == "cuda" and cuda.available():
+    if not computes_on_host(device):
         cupy_array: Array = cuda.array(tensor)
         return cupy_array
     if device.type == "cpu" and are_several():
@@ -254,7 +259,7 @@ def _place(op: Operation, device: torch.device) -> Iterator[Callable[[Any], Tens
             f"{label(op)}: expected no CUDA graph to be captured: NumPy layers choose memory and kernels anew at each "
             "call, which a graph would not repeat (torch.compile leaves them out of its graphs by itself)"
         )
-    if device.type == "cuda" and cuda.available():
+    if not computes_on_host(device):
         with cuda.current(device):
             yield lambda result: cuda.tensor(result, label(op))
     else:

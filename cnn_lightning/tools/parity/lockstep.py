@@ -15,8 +15,10 @@ recorded call again in float64 (`tiers`); so do chains and the formulas of their
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +42,21 @@ _WHOLE_TOLERANCE = 1e-6
 Tick = Callable[[str], None]
 
 
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """CuDNN's and cuBLAS' float32 without TF32, which has 10 of the 23 bits: its error, 3e-4, is no mistake."""
+    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = False
+        yield
+    finally:
+        for switch, was in zip(switches, before, strict=True):
+            switch.allow_tf32 = was
+
+
+@_full_float32()
 def compare(
     net: nn.Module,
     layers: Spec = "numpy",
@@ -54,6 +71,8 @@ def compare(
     tick: Tick = lambda what: None,
 ) -> Parity:
     """Train three copies of ``net``, a step on each batch, and compare everything.
+
+    On a GPU, torch's float32 is compared in full precision, whatever its TF32 switches are.
 
     Args:
         net: any network; it is not changed.
@@ -77,7 +96,8 @@ def compare(
     native = Runner(net, "torch", loss, dtype, lr, momentum)
     other = Runner(net, layers, loss, dtype, lr, momentum)
     truth = Runner(net, "torch", loss, torch.float64, lr, momentum)
-    comparison = _Comparison(native, other, truth, TOLERANCE[dtype] if tolerance is None else tolerance)
+    tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
+    comparison = _Comparison(native, other, truth, tolerance, batches[0][0].device)
     losses: list[dict[str, float]] = []
 
     def in_float64(*, watch: bool) -> Runner:
@@ -111,15 +131,15 @@ def compare(
 class _Comparison:
     """Compares three runners after each step."""
 
-    def __init__(self, native: Runner, other: Runner, truth: Runner, tolerance: float) -> None:
-        self.native, self.other, self.truth, self.tolerance = native, other, truth, tolerance
+    def __init__(self, native: Runner, other: Runner, truth: Runner, tolerance: float, device: torch.device) -> None:
+        self.native, self.other, self.truth, self.tolerance, self.device = native, other, truth, tolerance, device
         self.rows: list[Row] = []
         self.flipped = False
         self.floor = 0.0
         self.twins = {name: type(module) for name, module in other.named() if type(module) is not native_type(module)}
         self.rulings = Rulings(self.twins, tolerance)
         self.blame = Blame(native, other, tolerance, self.rulings)
-        self.tiers = Tiers(other, tolerance, self.rulings)
+        self.tiers = Tiers(other, tolerance, self.rulings, device)
         self.chains: list[list[str]] = []
         """The layers that the network computes as one when no hook is on them, by their names."""
         self.owners = {
@@ -220,7 +240,7 @@ class _Comparison:
             self.rows.append(Row(0, WHOLE, 0, what, error, where, native_off, other_off, 0, verdict))
 
     def _layers_in_float64(self, other: Runner) -> None:
-        layers = _Comparison(self.truth, other, self.truth, TOLERANCE[torch.float64])
+        layers = _Comparison(self.truth, other, self.truth, TOLERANCE[torch.float64], self.device)
         layers.step(0)
         self.rows += [replace(row, what=f"{row.what} in float64") for row in layers.faults()]
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnn_lightning.layers import bridge
 from cnn_lightning.ops.fast import chooser
 from cnn_lightning.swap import LAYERS, formula_file, native_type
 from cnn_lightning.tools.parity.distance import relative_error
@@ -23,11 +24,13 @@ _NEARER = 10.0
 _OURS = frozenset(LAYERS.values())
 
 
-def tier(module: nn.Module) -> str:
-    """What runs a layer of this package on the CPU: "fast", or why its formulas do; empty for any other module."""
+def tier(module: nn.Module, device: torch.device) -> str:
+    """What runs a layer of this package there: "fast", or why its formulas do; empty for any other module."""
     file = formula_file(module) if type(module) in _OURS else ""
     if not file:
         return ""
+    if not bridge.computes_on_host(device):
+        return f"(formula: on {device.type})"
     why = chooser.why_formula(file)
     return f"(formula: {why})" if why else "fast"
 
@@ -54,9 +57,9 @@ class Apart:
 class Tiers:
     """Compares the tiers in the calls of ``other``, the copy under test."""
 
-    def __init__(self, other: Runner, tolerance: float, rulings: Rulings) -> None:
+    def __init__(self, other: Runner, tolerance: float, rulings: Rulings, device: torch.device) -> None:
         self.other, self.tolerance, self.rulings = other, tolerance, rulings
-        self.names = {name: tier(module) for name, module in other.named()}
+        self.names = {name: tier(module, device) for name, module in other.named()}
         """The tier of each layer."""
         self._apart: dict[Any, Apart] = {}
 
