@@ -276,4 +276,4 @@ def test_the_readme_has_one_gpu_several_and_several_nodes() -> None:
     assert any("devices" not in line and "gpu" in line for line in text)
     assert any("devices" in line and "num_nodes" not in line for line in text)
     assert sum("num_nodes" in line for line in text) == 2
-    assert "not yet measured on a GPU" in README.read_text()
+    assert "for proofs and for operations of your own, not for speed" in README.read_text()
