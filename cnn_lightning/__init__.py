@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cnn_lightning import layers as layers
     from cnn_lightning import ops as ops
+    from cnn_lightning.aten import numpy_ops as numpy_ops
     from cnn_lightning.classifier import Classifier as Classifier
     from cnn_lightning.layers.memory import batch_last as batch_last
     from cnn_lightning.model import SimpleCNN as SimpleCNN
@@ -24,10 +25,22 @@ _HOMES = {
     "build_net": "model",
     "check_layer": "tools.check",
     "fast": "ops.fast.chooser",
+    "numpy_ops": "aten",
     "swap_layers": "swap",
 }
 
-__all__ = ["Classifier", "SimpleCNN", "batch_last", "build_net", "check_layer", "fast", "layers", "ops", "swap_layers"]
+__all__ = [
+    "Classifier",
+    "SimpleCNN",
+    "batch_last",
+    "build_net",
+    "check_layer",
+    "fast",
+    "layers",
+    "numpy_ops",
+    "ops",
+    "swap_layers",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -476,6 +476,34 @@ def linear(x: Array, weight: Array, bias: Array | None) -> None:
     one_dtype("linear", x=x, weight=weight, bias=bias)
 
 
+def product(a: Array, b: Array) -> None:
+    """Check two matrices (I, K) and (K, J), or two stacks of as many, of one floating dtype.
+
+    Raises:
+        RuntimeError: Shapes or dtypes do not match.
+    """
+    if a.ndim not in (2, 3):
+        raise RuntimeError(f"product: a: expected 2 or 3 axes, got shape {tuple(a.shape)}")
+    if b.ndim != a.ndim or b.shape[:-2] != a.shape[:-2] or b.shape[-2] != a.shape[-1]:
+        wanted = ", ".join(map(str, (*a.shape[:-2], a.shape[-1], "J")))
+        raise RuntimeError(f"product: b: expected shape ({wanted}), got {tuple(b.shape)}")
+    one_dtype("product", a=a, b=b)
+
+
+def add_product(c: Array, a: Array, b: Array) -> None:
+    """Check the arguments of `product`, and ``c``, which broadcasts to it.
+
+    Raises:
+        RuntimeError: Shapes or dtypes do not match.
+    """
+    product(a, b)
+    shape = (*a.shape[:-1], b.shape[-1])
+    fits = c.ndim <= len(shape) and all(n in (1, m) for n, m in zip(c.shape[::-1], shape[::-1], strict=False))
+    if not fits:
+        raise RuntimeError(f"add_product: c: expected a shape that broadcasts to {shape}, got {tuple(c.shape)}")
+    one_dtype("add_product", c=c, a=a)
+
+
 Mode = Literal["reflect", "replicate", "circular"]
 
 

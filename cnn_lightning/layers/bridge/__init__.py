@@ -23,7 +23,7 @@ A program that records, replaces or counts torch's operators (a compiler, ``make
 error.
 """
 
-from cnn_lightning.layers.bridge.calls import call
+from cnn_lightning.layers.bridge.calls import call, compute
 from cnn_lightning.layers.bridge.checks import Operation
 from cnn_lightning.layers.bridge.host import computes_on_host
 from cnn_lightning.layers.bridge.listeners import Listener, watch
@@ -45,6 +45,7 @@ __all__ = [
     "autocast",
     "blank",
     "call",
+    "compute",
     "computes_on_host",
     "copy",
     "expect_no_proxy",

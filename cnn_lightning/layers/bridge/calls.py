@@ -11,6 +11,31 @@ from cnn_lightning.layers.bridge.checks import Operation
 from cnn_lightning.layers.bridge.compile import operator
 
 
+def compute(
+    op: Operation,
+    *tensors: Tensor | None,
+    like: Tensor | Sequence[Tensor | None] | None = None,
+    mixed: bool = False,
+    **options: Any,
+) -> Any:
+    """`call` for a kernel of torch's dispatcher: below autograd, modes and tracers, on tensors of the CPU."""
+    if not listeners.current:
+        done = host.quick(op, tensors, like, mixed, None, options)
+        if done is not None:
+            return done
+    arrays = host.host_arrays(tensors, mixed)
+    dtypes = host.result_dtypes(tensors, like)
+    heard_by = listeners.current
+    try:
+        if heard_by:
+            listeners.begin(heard_by, op, tensors)
+        results = host.run(op, tensors, dtypes, mixed, options, arrays, heard_by)
+    finally:
+        if heard_by:
+            listeners.end(heard_by, op)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
 def call(
     op: Operation,
     *tensors: Tensor | None,

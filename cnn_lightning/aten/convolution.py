@@ -1,0 +1,116 @@
+"""Convolutions along one to three axes, and transposed ones."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnn_lightning.aten.kernels import Native, operator
+from cnn_lightning.layers import bridge
+from cnn_lightning.ops import conv, conv_transpose
+
+
+def _multiplications(x: Tensor, weight: Tensor, transposed: bool, outputs: int) -> int:
+    """Each weight is used once for every pixel: of the input, if transposed, otherwise of the output."""
+    pixels = x.shape[0] * prod(x.shape[2:]) if transposed else outputs
+    return 2 * weight.numel() * pixels
+
+
+def _forward_flops(
+    x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *_: Any
+) -> int:
+    axes = zip(
+        x.shape[2:], weight.shape[2:], *(_each(value, weight) for value in (stride, padding, dilation)), strict=True
+    )
+    sizes = [(n + 2 * pad - step * (k - 1) - 1) // by + 1 for n, k, by, pad, step in axes]
+    return _multiplications(x, weight, transposed, x.shape[0] * prod(sizes))
+
+
+def _backward_flops(grad_y: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
+    transposed, needs_x, needs_weight = rest[4], *rest[-1][:2]
+    once = _multiplications(x, weight, transposed, grad_y.shape[0] * prod(grad_y.shape[2:]))
+    return once * (bool(needs_x) + bool(needs_weight))
+
+
+@operator("convolution", flops=_forward_flops)
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Any:
+    """(N, C, ...) to (N, O, ...)."""
+    options = _options(x, weight, stride, padding, dilation, transposed, output_padding, groups)
+    op = getattr(conv_transpose if transposed else conv, _name(weight, transposed))
+    return _arranged(bridge.compute(op, x, weight, bias, **options), x, weight)
+
+
+@operator("convolution_backward", flops=_backward_flops)
+def convolution_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
+) -> Any:
+    """The gradients of input, weight and bias that ``output_mask`` asks for."""
+    options = _options(x, weight, stride, padding, dilation, transposed, output_padding, groups)
+    op = getattr(conv_transpose if transposed else conv, f"{_name(weight, transposed)}_backward")
+    grad_x, grad_weight, grad_bias = bridge.compute(op, grad_y, x, weight, **options, needs=tuple(output_mask))
+    return _arranged(grad_x, x, weight), _arranged(grad_weight, x, weight), grad_bias
+
+
+def _name(weight: Tensor, transposed: bool) -> str:
+    return f"conv{'_transpose' * transposed}{weight.dim() - 2}d"
+
+
+def _options(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> dict[str, Any]:
+    if x.dim() != weight.dim() or x.dim() not in (3, 4, 5):
+        raise Native(f"convolution of {x.dim()} axes by {weight.dim()}")
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    if transposed:
+        options["output_padding"] = output_padding
+    return {name: _each(value, weight) for name, value in options.items()} | {"groups": groups}
+
+
+def _each(value: Sequence[int], weight: Tensor) -> tuple[int, ...]:
+    """One number for each axis."""
+    axes = weight.dim() - 2
+    return tuple(value) if len(value) == axes else tuple(value) * axes
+
+
+def _arranged(y: Tensor | None, x: Tensor, weight: Tensor) -> Tensor | None:
+    """In the memory format of torch's result: channels last if that of input or weight is, otherwise contiguous."""
+    if y is None:
+        return None
+    wanted = torch.channels_last_3d if x.dim() == 5 else torch.channels_last
+    if x.dim() > 3 and (_is(x, wanted) or _is(weight, wanted)):
+        return y.contiguous(memory_format=wanted)
+    return y.contiguous()
+
+
+def _is(x: Tensor, wanted: torch.memory_format) -> bool:
+    """Whether its channels are last in memory, and its strides don't mean both formats."""
+    return x.is_contiguous(memory_format=wanted) and not x.is_contiguous()
