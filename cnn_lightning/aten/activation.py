@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cnn_lightning.aten.kernels import Native, operator
@@ -10,6 +11,12 @@ from cnn_lightning.ops import activation
 
 _SELU = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 """Slope and scale of SELU, as torch passes them to ``elu``."""
+
+
+def _gradient(op: bridge.Operation, grad_y: Tensor, x: Tensor, **options: Any) -> Any:
+    """A gradient by input or output; under ``vmap``, either may have an axis more, along which the other is repeated."""
+    shape = torch.broadcast_shapes(grad_y.shape, x.shape)
+    return bridge.compute(op, grad_y.expand(shape), x.expand(shape), **options)
 
 
 @operator("relu")
@@ -28,8 +35,8 @@ def threshold(x: Tensor, threshold: float, value: float) -> Any:
 def threshold_backward(grad_y: Tensor, x: Tensor, threshold: float) -> Any:
     """grad_y above the threshold. torch's gradient of ReLU is this, of its output."""
     if threshold == 0:
-        return bridge.compute(activation.relu_backward, grad_y, x)
-    return bridge.compute(activation.threshold_backward, grad_y, x, threshold=threshold, value=0.0)
+        return _gradient(activation.relu_backward, grad_y, x)
+    return _gradient(activation.threshold_backward, grad_y, x, threshold=threshold, value=0.0)
 
 
 @operator("hardtanh")
@@ -44,8 +51,8 @@ def hardtanh(x: Tensor, min_val: float = -1, max_val: float = 1) -> Any:
 def hardtanh_backward(grad_y: Tensor, x: Tensor, min_val: float, max_val: float) -> Any:
     """grad_y between the bounds."""
     if (min_val, max_val) == (0, 6):
-        return bridge.compute(activation.relu6_backward, grad_y, x)
-    return bridge.compute(activation.hardtanh_backward, grad_y, x, min_val=min_val, max_val=max_val)
+        return _gradient(activation.relu6_backward, grad_y, x)
+    return _gradient(activation.hardtanh_backward, grad_y, x, min_val=min_val, max_val=max_val)
 
 
 @operator("leaky_relu")
@@ -57,7 +64,7 @@ def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Any:
 @operator("leaky_relu_backward")
 def leaky_relu_backward(grad_y: Tensor, x: Tensor, negative_slope: float, self_is_result: bool) -> Any:
     """The gradient; ``x`` may be the output, which has the sign of the input."""
-    return bridge.compute(activation.leaky_relu_backward, grad_y, x, negative_slope=negative_slope)
+    return _gradient(activation.leaky_relu_backward, grad_y, x, negative_slope=negative_slope)
 
 
 @operator("_prelu_kernel")
@@ -89,7 +96,7 @@ def elu(x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) -
 def elu_backward(grad_y: Tensor, alpha: float, scale: float, input_scale: float, is_result: bool, x: Tensor) -> Any:
     """The gradient, from the input, or from the output if ``is_result``."""
     op, options = _kind(alpha, scale, input_scale)
-    return bridge.compute(getattr(activation, f"{op}_backward{'_from_output' * is_result}"), grad_y, x, **options)
+    return _gradient(getattr(activation, f"{op}_backward{'_from_output' * is_result}"), grad_y, x, **options)
 
 
 def _kind(alpha: float, scale: float, input_scale: float) -> tuple[str, dict[str, Any]]:
@@ -111,7 +118,7 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Any:
 @operator("gelu_backward")
 def gelu_backward(grad_y: Tensor, x: Tensor, *, approximate: str = "none") -> Any:
     """The gradient of `gelu`."""
-    return bridge.compute(activation.gelu_backward, grad_y, x, approximate=approximate)
+    return _gradient(activation.gelu_backward, grad_y, x, approximate=approximate)
 
 
 @operator("silu")
@@ -123,7 +130,7 @@ def silu(x: Tensor) -> Any:
 @operator("silu_backward")
 def silu_backward(grad_y: Tensor, x: Tensor) -> Any:
     """The gradient of `silu`."""
-    return bridge.compute(activation.silu_backward, grad_y, x)
+    return _gradient(activation.silu_backward, grad_y, x)
 
 
 @operator("mish")
@@ -135,7 +142,7 @@ def mish(x: Tensor) -> Any:
 @operator("mish_backward")
 def mish_backward(grad_y: Tensor, x: Tensor) -> Any:
     """The gradient of `mish`."""
-    return bridge.compute(activation.mish_backward, grad_y, x)
+    return _gradient(activation.mish_backward, grad_y, x)
 
 
 @operator("softplus")
@@ -147,7 +154,7 @@ def softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Any:
 @operator("softplus_backward")
 def softplus_backward(grad_y: Tensor, x: Tensor, beta: float, threshold: float) -> Any:
     """The gradient of `softplus`."""
-    return bridge.compute(activation.softplus_backward, grad_y, x, beta=beta, threshold=threshold)
+    return _gradient(activation.softplus_backward, grad_y, x, beta=beta, threshold=threshold)
 
 
 @operator("hardswish")
@@ -159,7 +166,7 @@ def hardswish(x: Tensor) -> Any:
 @operator("hardswish_backward")
 def hardswish_backward(grad_y: Tensor, x: Tensor) -> Any:
     """The gradient of `hardswish`."""
-    return bridge.compute(activation.hardswish_backward, grad_y, x)
+    return _gradient(activation.hardswish_backward, grad_y, x)
 
 
 @operator("hardsigmoid")
@@ -171,7 +178,7 @@ def hardsigmoid(x: Tensor) -> Any:
 @operator("hardsigmoid_backward")
 def hardsigmoid_backward(grad_y: Tensor, x: Tensor) -> Any:
     """The gradient of `hardsigmoid`."""
-    return bridge.compute(activation.hardsigmoid_backward, grad_y, x)
+    return _gradient(activation.hardsigmoid_backward, grad_y, x)
 
 
 @operator("sigmoid")
@@ -183,7 +190,7 @@ def sigmoid(x: Tensor) -> Any:
 @operator("sigmoid_backward")
 def sigmoid_backward(grad_y: Tensor, y: Tensor) -> Any:
     """The gradient of `sigmoid`, from its output."""
-    return bridge.compute(activation.sigmoid_backward, grad_y, y)
+    return _gradient(activation.sigmoid_backward, grad_y, y)
 
 
 @operator("log_sigmoid_forward")
@@ -195,7 +202,7 @@ def log_sigmoid(x: Tensor) -> Any:
 @operator("log_sigmoid_backward")
 def log_sigmoid_backward(grad_y: Tensor, x: Tensor, buffer: Tensor) -> Any:
     """The gradient of `log_sigmoid`."""
-    return bridge.compute(activation.logsigmoid_backward, grad_y, x)
+    return _gradient(activation.logsigmoid_backward, grad_y, x)
 
 
 @operator("tanh")
@@ -207,7 +214,7 @@ def tanh(x: Tensor) -> Any:
 @operator("tanh_backward")
 def tanh_backward(grad_y: Tensor, y: Tensor) -> Any:
     """The gradient of `tanh`, from its output."""
-    return bridge.compute(activation.tanh_backward, grad_y, y)
+    return _gradient(activation.tanh_backward, grad_y, y)
 
 
 @operator("glu")
@@ -219,4 +226,4 @@ def glu(x: Tensor, dim: int = -1) -> Any:
 @operator("glu_backward")
 def glu_backward(grad_y: Tensor, x: Tensor, dim: int) -> Any:
     """The gradient of `glu`."""
-    return bridge.compute(activation.glu_backward, grad_y, x, dim=dim)
+    return _gradient(activation.glu_backward, grad_y, x, dim=dim)

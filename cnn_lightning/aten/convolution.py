@@ -29,7 +29,7 @@ def _forward_flops(
 
 
 def _backward_flops(grad_y: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
-    transposed, needs_x, needs_weight = rest[4], *rest[-1][:2]
+    transposed, (needs_x, needs_weight, _) = rest[4], rest[-1]
     once = _multiplications(x, weight, transposed, grad_y.shape[0] * prod(grad_y.shape[2:]))
     return once * (bool(needs_x) + bool(needs_weight))
 
