@@ -315,6 +315,23 @@ def some_windows(op: str, grad_y: Array) -> None:
         raise RuntimeError(f"{op}: output_size: expected at least 1 for a gradient, got shape {tuple(grad_y.shape)}")
 
 
+def upsample(op: str, x: Array, size: Sequence[int], kinds: str = "f", axes: Sequence[int] = (1, 2, 3)) -> None:
+    """Check images or their gradient (N, C, ...), of a dtype of these kinds, and the size that they are brought to.
+
+    Raises:
+        NotImplementedError: The dtype is of another kind, or of integers other than uint8.
+        RuntimeError: Not one of these numbers of axes after the channels, an empty axis other than the batch, another
+            number of sizes, or a size below 1.
+    """
+    if x.dtype.kind not in kinds or (x.dtype.kind == "u" and x.dtype.itemsize > 1):
+        raise NotImplementedError(f"{op}: x: expected a floating dtype, got {x.dtype}")
+    if x.ndim - 2 not in axes or 0 in x.shape[1:]:
+        wanted = " or ".join(str(count + 2) for count in axes)
+        raise RuntimeError(f"{op}: x: expected {wanted} axes, none empty but the batch, got shape {tuple(x.shape)}")
+    if len(size) != x.ndim - 2 or min(size) < 1:
+        raise RuntimeError(f"{op}: size: expected {x.ndim - 2} numbers, each at least 1, got {tuple(size)}")
+
+
 # ---- normalisation
 
 
