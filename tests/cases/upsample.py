@@ -21,7 +21,7 @@ SCALES = (2.0, 0.5, 1.5, 3.0, 2.5)
 def resized(draw: Draw, case: Case) -> Trial:
     free = case.native is nn.Upsample
     mode = one(draw, "nearest", "nearest-exact", "area", *AXES) if free else "nearest"
-    axes = AXES.get(mode, draw(st.integers(1, 2 if mode == "area" else 3))) if free else 2
+    axes: int = (AXES.get(mode) or draw(st.integers(1, 2 if mode == "area" else 3))) if free else 2
     options = {"mode": mode} if free else {}
     if draw(st.booleans()):
         options["size"] = sizes(draw, 1, 12, axes, odd=0)
