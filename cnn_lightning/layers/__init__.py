@@ -17,6 +17,7 @@ from cnn_lightning.layers.norm import *
 from cnn_lightning.layers.pool import *
 from cnn_lightning.layers.shape import *
 from cnn_lightning.layers.softmax import *
+from cnn_lightning.layers.upsample import *
 
 _listed = [entry.layer for entry in catalog.entries().values()]
 _forgotten = [kind.__qualname__ for kind in base.Layer.__subclasses__() if kind not in _listed]

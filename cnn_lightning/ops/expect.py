@@ -275,12 +275,26 @@ def windows(
         raise NotImplementedError(f"{op}: x: expected a dtype of numbers, got {x.dtype}")
     if x.ndim != 4:
         raise RuntimeError(f"{op}: x: expected 4 axes, got shape {tuple(x.shape)}")
+    pads, sizes = _positions(op, x.shape[2:], kernel, step, padding, spacing, ceil_mode)
+    return Windows(kernel, step, spacing, (pads[0], pads[1]), (sizes[0], sizes[1]))
+
+
+def _positions(
+    op: str,
+    shape: Sequence[int],
+    kernel: Sequence[int],
+    step: Sequence[int],
+    padding: Sequence[int],
+    spacing: Sequence[int],
+    ceil_mode: bool,
+) -> tuple[list[Border], list[int]]:
+    """Check the windows along each axis of images of this shape; return the borders and the numbers of windows."""
     if min(*kernel, *step, *spacing) < 1:
         raise RuntimeError(f"{op}: kernel_size, stride, dilation: expected at least 1, got {kernel}, {step}, {spacing}")
     if any(p > k // 2 or p < 0 for p, k in zip(padding, kernel, strict=True)):
         raise RuntimeError(f"{op}: padding: expected at most half the kernel {kernel} and not negative, got {padding}")
     pads, sizes = [], []
-    for n, k, s, p, d in zip(x.shape[2:], kernel, step, padding, spacing, strict=True):
+    for n, k, s, p, d in zip(shape, kernel, step, padding, spacing, strict=True):
         reach = n + 2 * p - d * (k - 1) - 1
         count = (-(-reach // s) if ceil_mode else reach // s) + 1
         if ceil_mode and (count - 1) * s >= n + p:
@@ -289,7 +303,36 @@ def windows(
             raise RuntimeError(f"{op}: x: expected an image of at least {d * (k - 1) + 1 - 2 * p}, got {n}")
         sizes.append(count)
         pads.append((p, max(0, (count - 1) * s + d * (k - 1) + 1 - n - p)))
-    return Windows(kernel, step, spacing, (pads[0], pads[1]), (sizes[0], sizes[1]))
+    return pads, sizes
+
+
+def frames(
+    op: str,
+    x: Array,
+    kernel_size: Pair,
+    stride: Pair | None,
+    padding: Pair,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`windows` for volumes (N, C, D, H, W), each option one number or three.
+
+    Returns:
+        The options of pooling within each frame (H, W), and of pooling along D then, in images (D, pixels of a frame).
+    """
+    kernel, pads = integers(kernel_size, f"{op}: kernel_size", 3), integers(padding, f"{op}: padding", 3)
+    steps = kernel if stride is None or stride == () else integers(stride, f"{op}: stride", 3)
+    spacing = integers(dilation, f"{op}: dilation", 3)
+    if x.dtype.kind == "b":
+        raise NotImplementedError(f"{op}: x: expected a dtype of numbers, got {x.dtype}")
+    if x.ndim != 5:
+        raise RuntimeError(f"{op}: x: expected 5 axes, got shape {tuple(x.shape)}")
+    _positions(op, x.shape[2:], kernel, steps, pads, spacing, ceil_mode)
+    inside: dict[str, Any] = {"kernel_size": kernel[1:], "stride": steps[1:], "padding": pads[1:]}
+    along: dict[str, Any] = {"kernel_size": (kernel[0], 1), "stride": (steps[0], 1), "padding": (pads[0], 0)}
+    if op.startswith("max"):
+        inside, along = inside | {"dilation": spacing[1:]}, along | {"dilation": (spacing[0], 1)}
+    return inside | {"ceil_mode": ceil_mode}, along | {"ceil_mode": ceil_mode}
 
 
 def divisor(value: int | None) -> None:
@@ -313,6 +356,23 @@ def some_windows(op: str, grad_y: Array) -> None:
     """
     if 0 in grad_y.shape[1:]:
         raise RuntimeError(f"{op}: output_size: expected at least 1 for a gradient, got shape {tuple(grad_y.shape)}")
+
+
+def upsample(op: str, x: Array, size: Sequence[int], kinds: str = "f", axes: Sequence[int] = (1, 2, 3)) -> None:
+    """Check images or their gradient (N, C, ...), of a dtype of these kinds, and the size that they are brought to.
+
+    Raises:
+        NotImplementedError: The dtype is of another kind, or of integers other than uint8.
+        RuntimeError: Not one of these numbers of axes after the channels, an empty axis other than the batch, another
+            number of sizes, or a size below 1.
+    """
+    if x.dtype.kind not in kinds or (x.dtype.kind == "u" and x.dtype.itemsize > 1):
+        raise NotImplementedError(f"{op}: x: expected a floating dtype, got {x.dtype}")
+    if x.ndim - 2 not in axes or 0 in x.shape[1:]:
+        wanted = " or ".join(str(count + 2) for count in axes)
+        raise RuntimeError(f"{op}: x: expected {wanted} axes, none empty but the batch, got shape {tuple(x.shape)}")
+    if len(size) != x.ndim - 2 or min(size) < 1:
+        raise RuntimeError(f"{op}: size: expected {x.ndim - 2} numbers, each at least 1, got {tuple(size)}")
 
 
 # ---- normalisation

@@ -217,3 +217,192 @@ def _adaptive(x: Array, output_size: Sequence[int]) -> Iterator[tuple[int, int, 
             for k, n, size in zip((u, v), x.shape[2:], output_size, strict=True)
         )
         yield u, v, rows, columns
+
+
+# ---- volumes (N, C, D, H, W): within each frame (H, W), and then between frames
+
+
+def max_pool3d(
+    x: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """`max_pool2d` along three axes.
+
+    Args:
+        x: Volumes (N, C, D, H, W).
+        kernel_size: Size of the window, one number or (frames, rows, columns); so are the next three.
+        stride: As of `max_pool2d`.
+        padding: As of `max_pool2d`.
+        dilation: As of `max_pool2d`.
+        ceil_mode: As of `max_pool2d`.
+
+    Raises:
+        NotImplementedError, TypeError, RuntimeError: As `max_pool2d`.
+    """
+    y, _ = max_pool3d_with_indices(
+        x, kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
+    )
+    return y
+
+
+def max_pool3d_with_indices(
+    x: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Array]:
+    """`max_pool3d`, and for each output the place ``(frame * H + row) * W + column`` of the voxel that won, as int64.
+
+    Of equal voxels the first wins, of several NaN the last: it is that of its frame, in the first or last such frame.
+    """
+    inside, along = expect.frames("max_pool3d", x, kernel_size, stride, padding, dilation, ceil_mode)
+    best, places = max_pool2d_with_indices(_frames(x), **inside)
+    y, winner = max_pool2d_with_indices(_columns(best, x), **along)
+    size = (*y.shape[:3], *best.shape[2:])
+    return y.reshape(size), _voxels(places, winner, x).reshape(size)
+
+
+def max_pool3d_backward(
+    grad_y: Array,
+    x: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """Add the gradient of each window to the voxel that won: between frames, and then within each frame."""
+    inside, along = expect.frames("max_pool3d", x, kernel_size, stride, padding, dilation, ceil_mode)
+    best = max_pool2d(_frames(x), **inside)
+    grad_best = max_pool2d_backward(_columns(grad_y, grad_y), _columns(best, x), **along)
+    return max_pool2d_backward(grad_best.reshape(best.shape), _frames(x), **inside).reshape(x.shape)
+
+
+def avg_pool3d(
+    x: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Array:
+    """`avg_pool2d` along three axes: the mean of the means of each frame. Arguments as `max_pool3d`."""
+    inside, along = expect.frames("avg_pool3d", x, kernel_size, stride, padding, 1, ceil_mode)
+    expect.divisor(divisor_override)
+    first = None if divisor_override is None else 1
+    mean = avg_pool2d(_frames(x), **inside, count_include_pad=count_include_pad, divisor_override=first)
+    y = avg_pool2d(_columns(mean, x), **along, count_include_pad=count_include_pad, divisor_override=divisor_override)
+    return y.reshape(*y.shape[:3], *mean.shape[2:])
+
+
+def avg_pool3d_backward(
+    grad_y: Array,
+    x: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Array:
+    """Divide the gradient of each window among its frames, and then among the pixels of each frame."""
+    inside, along = expect.frames("avg_pool3d", x, kernel_size, stride, padding, 1, ceil_mode)
+    expect.divisor(divisor_override)
+    first, pixels = None if divisor_override is None else 1, grad_y.shape[3] * grad_y.shape[4]
+    means = np.zeros_like(x, shape=(*x.shape[:3], pixels))
+    grad_mean = avg_pool2d_backward(
+        _columns(grad_y, grad_y), means, **along, count_include_pad=count_include_pad, divisor_override=divisor_override
+    )
+    grad_mean = grad_mean.reshape(x.shape[0], x.shape[1] * x.shape[2], *grad_y.shape[3:])
+    grad_x = avg_pool2d_backward(
+        grad_mean, _frames(x), **inside, count_include_pad=count_include_pad, divisor_override=first
+    )
+    return grad_x.reshape(x.shape)
+
+
+def adaptive_avg_pool3d(x: Array, *, output_size: Sequence[int]) -> Array:
+    """`adaptive_avg_pool2d` along three axes: the mean of the means of each frame.
+
+    Args:
+        x: Volumes (N, C, D, H, W).
+        output_size: (d, h, w).
+    """
+    depth, *size = output_size
+    mean = adaptive_avg_pool2d(_frames(x), output_size=size)
+    y = adaptive_avg_pool2d(_columns(mean, x), output_size=(depth, prod(size)))
+    return y.reshape(*x.shape[:2], *output_size)
+
+
+def adaptive_avg_pool3d_backward(grad_y: Array, x: Array, *, output_size: Sequence[int]) -> Array:
+    """Divide the gradient of each window among its frames, and then among the pixels of each frame.
+
+    Raises:
+        RuntimeError: There are no windows.
+    """
+    expect.some_windows("adaptive_avg_pool3d", grad_y)
+    depth, *size = output_size
+    means = np.zeros_like(x, shape=(*x.shape[:3], prod(size)))
+    grad_mean = adaptive_avg_pool2d_backward(_columns(grad_y, grad_y), means, output_size=(depth, prod(size)))
+    grad_mean = grad_mean.reshape(x.shape[0], x.shape[1] * x.shape[2], *size)
+    return adaptive_avg_pool2d_backward(grad_mean, _frames(x), output_size=size).reshape(x.shape)
+
+
+def adaptive_max_pool3d(x: Array, *, output_size: Sequence[int]) -> tuple[Array, Array]:
+    """`adaptive_max_pool2d` along three axes, with the places of `max_pool3d_with_indices`."""
+    depth, *size = output_size
+    best, places = adaptive_max_pool2d(_frames(x), output_size=size)
+    y, winner = adaptive_max_pool2d(_columns(best, x), output_size=(depth, prod(size)))
+    shape = (*x.shape[:2], *output_size)
+    return y.reshape(shape), _voxels(places, winner, x).reshape(shape)
+
+
+def adaptive_max_pool3d_backward(grad_y: Array, x: Array, indices: Array, *, output_size: Sequence[int]) -> Array:
+    """Add the gradient of each window to the voxel that won: between frames, and then within each frame.
+
+    Raises:
+        RuntimeError: There are no windows.
+    """
+    expect.some_windows("adaptive_max_pool3d", grad_y)
+    (depth, *size), pixels = output_size, prod(x.shape[3:])
+    best, places = adaptive_max_pool2d(_frames(x), output_size=size)
+    column = np.arange(prod(size), like=x)
+    winner = _columns(indices, indices) // pixels * prod(size) + column
+    grad_best = adaptive_max_pool2d_backward(
+        _columns(grad_y, grad_y), _columns(best, x), winner, output_size=(depth, prod(size))
+    )
+    grad_best = grad_best.reshape(best.shape)
+    return adaptive_max_pool2d_backward(grad_best, _frames(x), places, output_size=size).reshape(x.shape)
+
+
+def _frames(x: Array) -> Array:
+    """Volumes (N, C, D, H, W) as images (N, C D, H, W), one for each frame."""
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
+
+
+def _columns(y: Array, x: Array) -> Array:
+    """Results for the frames of ``x`` as images (N, C, D, h w), with a column for each pixel of a frame."""
+    return y.reshape(*x.shape[:3], y.shape[-2] * y.shape[-1])
+
+
+def _voxels(places: Array, winner: Array, x: Array) -> Array:
+    """Of each column and each window along D, the place of the voxel that won.
+
+    Args:
+        places: Of the pixel that won in each window of each frame.
+        winner: Of the frame that won in each window of each column: a place in images (D, h w).
+        x: The volumes.
+    """
+    frame = winner // (places.shape[-2] * places.shape[-1])
+    return frame * prod(x.shape[3:]) + np.take_along_axis(_columns(places, x), frame, 2)
