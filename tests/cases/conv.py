@@ -262,7 +262,7 @@ CASES = [
             Sample((1, 4, 4, 4, 3), _options(4, 4, 2, groups=4, stride=2)),
             Sample((2, 3, 3, 4, 3), _options(3, 4, 1)),
             Sample((2, 3, 3, 4, 3), _options(3, 4, (1, 3, 3), stride=(2, 1, 1))),
-            Sample((2, 3, 3, 4, 5), _options(3, 2, (2, 3, 4), padding="same", dilation=(1, 2, 1))),
+            Sample((2, 3, 3, 4, 5), _options(3, 2, (3, 2, 1), padding="same", dilation=(1, 2, 1))),
             Sample((2, 3, 3, 4, 5), _options(3, 2, 2, padding="valid")),
             Sample((3, 4, 3, 4), _options(3, 2, 3, padding=(1, 0, 2))),
             Sample((2, 3, 4, 3, 4), _options(3, 2, 2, padding=(3, 1, 2), padding_mode="reflect")),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cnn_lightning.ops import expect
-from cnn_lightning.ops.expect import Border, Geometry
+from cnn_lightning.ops.expect import Geometry
 from cnn_lightning.ops.fast import blocks, conv_pixels, memory, tuning
 from cnn_lightning.ops.fast.memory import images, pixels
 from cnn_lightning.ops.taps import as_batch, frames, volumes
@@ -34,7 +34,7 @@ def conv2d(
         y = memory.empty((g.n, g.o, g.oh, g.ow), like=x)
         conv_pixels.forward(pixels(x), weight, bias, g, pixels(y))
         return y
-    y = output(x, (g.n, g.o, g.oh, g.ow))
+    y = memory.empty_in_format(x, (g.n, g.o, g.oh, g.ow))
     if not x.size:
         y[...] = 0 if bias is None else bias[:, None, None]
         return y
@@ -64,7 +64,7 @@ def conv2d_backward(
     g = _geometry(x, weight, None, stride, padding, dilation, groups)
     if memory.is_batch_last(x):
         return _backward_of_block(grad_y, x, weight, g, memory.empty(x.shape, like=x) if needs[0] else None, needs)
-    grad_x = output(x, x.shape) if needs[0] else None
+    grad_x = memory.empty_in_format(x, x.shape) if needs[0] else None
     if not x.size:
         return grad_x, np.zeros_like(weight) if needs[1] else None, bias_gradient(grad_y) if needs[2] else None
 
@@ -91,14 +91,6 @@ def _backward_of_block(
     grad_weight = blocks.empty(weight.shape, like=weight) if needs[1] else None
     conv_pixels.backward(upstream, pixels(x), weight, g, None if grad_x is None else pixels(grad_x), grad_weight)
     return grad_x, grad_weight, conv_pixels.bias_gradient(upstream) if needs[2] else None
-
-
-def output(x: Array, shape: Sequence[int]) -> Array:
-    """A new array (N, C, ...), channels_last or batch-last if ``x`` is, contiguous otherwise."""
-    if x.shape[1] > 1 and x.itemsize == x.strides[1] < x.strides[-1] and x.strides[2] <= x.strides[0]:
-        n, c, *image = shape
-        return blocks.empty((n, *image, c), like=x).transpose(0, x.ndim - 1, *range(1, x.ndim - 1))
-    return memory.empty_as(x, shape)
 
 
 def _parts(g: Geometry, x: Array) -> list[slice]:
@@ -196,7 +188,7 @@ def conv3d(
     """`ops.conv.conv3d`."""
     g = expect.conv3d(x, weight, bias, stride, padding, dilation, groups)
     depth, n, *image = g.shape
-    y, deep = output(x, (n, image[0], depth, *image[1:])), frames(x, g.pad)
+    y, deep = memory.empty_in_format(x, (n, image[0], depth, *image[1:])), frames(x, g.pad)
     y_frames = y.transpose(2, 0, 1, 3, 4)
     for i, under in enumerate(g.under):
         of_tap = conv2d(as_batch(deep[under]), weight[:, :, i], None if i else bias, **g.options).reshape(g.shape)
@@ -231,13 +223,5 @@ def conv3d_backward(
             grad_deep[under] += of_images.reshape(grad_deep[under].shape)
         if of_weight is not None:
             grad_weight[:, :, i] = of_weight
-    grad_x = as_volumes(grad_deep, x, g.pad) if needs[0] else None
+    grad_x = memory.copy_in_format(x, volumes(grad_deep, g.pad)) if needs[0] else None
     return grad_x, grad_weight if needs[1] else None, bias_gradient(upstream) if needs[2] else None
-
-
-def as_volumes(frames: Array, x: Array, pad: Border = (0, 0)) -> Array:
-    """`ops.taps.volumes` as a new array in the memory format of ``x``."""
-    view = volumes(frames, pad)
-    y = output(x, view.shape)
-    y[...] = view
-    return y

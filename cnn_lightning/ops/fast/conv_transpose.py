@@ -12,8 +12,8 @@ import numpy as np
 
 from cnn_lightning.ops import expect
 from cnn_lightning.ops.expect import Transposed
-from cnn_lightning.ops.fast import conv
-from cnn_lightning.ops.taps import as_batch, frames
+from cnn_lightning.ops.fast import conv, memory
+from cnn_lightning.ops.taps import as_batch, frames, volumes
 from cnn_lightning.ops.types import Array, Pair
 
 
@@ -153,7 +153,7 @@ def conv_transpose3d(
         deep[under] += conv_transpose2d(images, weight[:, :, i], **g.options).reshape(deep[under].shape)
     if bias is not None:
         deep += bias[:, None, None]
-    return conv.as_volumes(deep, x, g.pad)
+    return memory.copy_in_format(x, volumes(deep, g.pad))
 
 
 def conv_transpose3d_backward(
@@ -181,6 +181,6 @@ def conv_transpose3d_backward(
             grad_frames += of_images.reshape(x_frames.shape)
         if of_weight is not None:
             grad_weight[:, :, i] = of_weight
-    grad_x = conv.as_volumes(grad_frames, grad_y) if needs[0] else None
+    grad_x = memory.copy_in_format(grad_y, volumes(grad_frames)) if needs[0] else None
     grad_bias = conv.bias_gradient(as_batch(frames(grad_y))) if needs[2] else None
     return grad_x, grad_weight if needs[1] else None, grad_bias
