@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cnn_lightning.layers.bridge import layout
-from cnn_lightning.layers.conv import Conv1d, Conv2d, ConvTranspose2d
+from cnn_lightning.layers.conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from cnn_lightning.layers.linear import Linear
 from cnn_lightning.ops import conv, conv_transpose, padding
 from cnn_lightning.ops.fast import blocks, chooser
@@ -22,14 +22,16 @@ from tests.tiers import both_tiers
 
 tier = both_tiers(__name__, "conv", "padding")
 
-PAIRS = {Conv1d: torch.nn.Conv1d, Conv2d: torch.nn.Conv2d, ConvTranspose2d: torch.nn.ConvTranspose2d}
+CONVOLUTIONS: dict[Any, int] = {Conv1d: 1, Conv2d: 2, Conv3d: 3}
+TRANSPOSED: dict[Any, int] = {ConvTranspose1d: 1, ConvTranspose2d: 2, ConvTranspose3d: 3}
+"""Layers and the number of their axes."""
 EXAMPLES = settings(max_examples=60)
 
 
 def agree(layer: type[torch.nn.Module], options: dict[str, Any], x: torch.Tensor, *more: Any) -> None:
     """The same values, gradients and shapes as the native layer, or the same refusal."""
     torch.manual_seed(0)
-    native = PAIRS[layer](**options, dtype=x.dtype)
+    native = getattr(torch.nn, layer.__name__)(**options, dtype=x.dtype)
     ours = layer(**options, dtype=x.dtype)
     ours.load_state_dict(native.state_dict())
     with warnings.catch_warnings():
@@ -74,12 +76,12 @@ def has_fitting_output_padding(options: dict[str, Any]) -> bool:
 
 def has_pixels(options: dict[str, Any], x: torch.Tensor) -> bool:
     names = ("stride", "padding", "dilation", "kernel_size", "output_padding")
-    sizes = zip(x.shape[-2:], *(options[name] for name in names), strict=True)
+    sizes = zip(x.shape[-len(options["stride"]) :], *(options[name] for name in names), strict=True)
     return all((n - 1) * s - 2 * p + d * (k - 1) + more + 1 != 0 for n, s, p, d, k, more in sizes)
 
 
 def image_of(data: st.DataObject, channels: int, axes: int) -> torch.Tensor:
-    size = data.draw(st.tuples(*[st.integers(1, 9)] * axes), "size")
+    size = data.draw(st.tuples(*[st.integers(1, 9 if axes < 3 else 5)] * axes), "size")
     batch = data.draw(st.sampled_from([(), (0,), (1,), (3,)]), "batch")
     x = torch.randn(*batch, channels, *size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     if data.draw(st.booleans(), "strided"):
@@ -87,17 +89,17 @@ def image_of(data: st.DataObject, channels: int, axes: int) -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize("layer", [Conv1d, Conv2d, ConvTranspose2d])
+@pytest.mark.parametrize(("layer", "axes"), (CONVOLUTIONS | TRANSPOSED).items())
 @given(data=st.data())
 @EXAMPLES
-def test_random_options_equal_torch(layer: type[torch.nn.Module], data: st.DataObject) -> None:
-    axes = 1 if layer is Conv1d else 2
-    options = options_of(data, axes, layer is ConvTranspose2d)
+def test_random_options_equal_torch(layer: type[torch.nn.Module], axes: int, data: st.DataObject) -> None:
+    transposed = layer in TRANSPOSED
+    options = options_of(data, axes, transposed)
     x = image_of(data, options["in_channels"], axes)
     # torch checks the output padding only where there is an image to compute.
-    assume(layer is not ConvTranspose2d or x.numel() or has_fitting_output_padding(options))
+    assume(not transposed or x.numel() or has_fitting_output_padding(options))
     # A result without pixels is refused by torch's kernel for float64, and returned by the one for float32.
-    assume(layer is not ConvTranspose2d or has_pixels(options, x))
+    assume(not transposed or has_pixels(options, x))
     agree(layer, options, x)
 
 
@@ -124,6 +126,26 @@ def test_same_padding_puts_the_odd_pixel_where_torch_does(kernel: Any, dilation:
     )
 
 
+@pytest.mark.parametrize(("kernel", "dilation"), [((2, 4, 3), 1), ((3, 4, 2), (1, 3, 1)), ((2, 2, 2), 3)])
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
+def test_same_padding_puts_the_odd_frame_where_torch_does(kernel: Any, dilation: Any, mode: str) -> None:
+    options = {"kernel_size": kernel, "padding": "same", "dilation": dilation, "padding_mode": mode}
+    x = torch.rand(2, 2, 5, 4, 6, generator=torch.Generator().manual_seed(0)).double()
+    agree(Conv3d, {"in_channels": 2, "out_channels": 3, **options}, x)
+
+
+@pytest.mark.parametrize("layer", [Conv3d, ConvTranspose3d])
+def test_volumes_of_one_frame_are_images(layer: Any) -> None:
+    """In torch, too: a kernel of one frame on volumes of one frame."""
+    volumes = layer(3, 4, (1, 3, 2), padding=(0, 1, 0), dtype=torch.float64)
+    images = {Conv3d: Conv2d, ConvTranspose3d: ConvTranspose2d}[layer](
+        3, 4, (3, 2), padding=(1, 0), dtype=torch.float64
+    )
+    images.load_state_dict({"weight": volumes.weight[:, :, 0], "bias": volumes.bias})
+    x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(volumes(x[:, :, None])[:, :, 0], images(x), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_without_channels_there_is_only_the_bias(size: int) -> None:
     """torch itself then says (2, 0, 6, 6)."""
@@ -137,12 +159,13 @@ def test_without_channels_there_is_only_the_bias(size: int) -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("frozen", [(), ("weight",), ("bias",), ("weight", "bias")])
-@pytest.mark.parametrize("layer", [Conv2d, ConvTranspose2d])
+@pytest.mark.parametrize("layer", [Conv2d, Conv3d, ConvTranspose2d, ConvTranspose3d])
 def test_frozen_parameters_get_no_gradient(layer: Any, frozen: tuple[str, ...], bias: bool) -> None:
     module = layer(3, 4, 3, bias=bias)
+    x = torch.randn(2, 3, *(6, 5, 4)[: module.weight.dim() - 2])
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    y = module(torch.randn(2, 3, 6, 5))
+    y = module(x)
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     assert y.requires_grad is bool(wanted)
     if wanted:
@@ -184,14 +207,14 @@ def test_the_first_convolution_never_computes_the_images_gradient(monkeypatch: p
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("layer", [Conv2d, ConvTranspose2d])
+@pytest.mark.parametrize("layer", [Conv2d, Conv3d, ConvTranspose2d, ConvTranspose3d])
 def test_what_is_not_a_number_stays_so(layer: Any, value: float) -> None:
-    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    x = torch.randn(2, 3, *[6] * (CONVOLUTIONS | TRANSPOSED)[layer], dtype=torch.float64)
     x[1, 2, 3, 3] = value
     torch.manual_seed(0)
     ours = layer(3, 4, 3, dtype=torch.float64)
     torch.manual_seed(0)
-    native = PAIRS[layer](3, 4, 3, dtype=torch.float64)
+    native = getattr(torch.nn, layer.__name__)(3, 4, 3, dtype=torch.float64)
     torch.testing.assert_close(ours(x), native(x), equal_nan=True, rtol=1e-10, atol=1e-10)
 
 
@@ -213,20 +236,22 @@ def test_what_is_not_a_number_stays_where_it_is_in_a_depthwise_convolution(value
         torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
 @given(data=st.data())
 @EXAMPLES
-def test_backward_is_the_adjoint(data: st.DataObject) -> None:
+def test_backward_is_the_adjoint(axes: int, data: st.DataObject) -> None:
     """<conv(x), g> = <x, grad_x(g)>, and the same for the weight and for the transpose."""
-    options = options_of(data, 2, True)
+    options = options_of(data, axes, True)
     del options["bias"], options["kernel_size"]
     c, o, groups = options.pop("in_channels"), options.pop("out_channels"), options["groups"]
-    size = data.draw(st.tuples(st.integers(4, 8), st.integers(4, 8)))
-    kernel = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    size = data.draw(st.tuples(*[st.integers(4, 8 if axes < 3 else 5)] * axes))
+    kernel = data.draw(st.tuples(*[st.integers(1, 3)] * axes))
     random = np.random.default_rng(0)
     x = random.standard_normal((2, c, *size))
     assume(has_fitting_output_padding(options))
 
-    def hold(forward: Any, backward: Any, weight: Any, options: dict[str, Any]) -> None:
+    def hold(home: Any, name: str, weight: Any, options: dict[str, Any]) -> None:
+        forward, backward = getattr(home, f"{name}{axes}d"), getattr(home, f"{name}{axes}d_backward")
         try:
             y = forward(x, weight, **options)
         except RuntimeError:
@@ -235,13 +260,13 @@ def test_backward_is_the_adjoint(data: st.DataObject) -> None:
         grad_x, grad_weight, grad_bias = backward(g, x, weight, **options)
         np.testing.assert_allclose((grad_x * x).sum(), (y * g).sum(), rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose((grad_weight * weight).sum(), (y * g).sum(), rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(grad_bias, g.sum((0, 2, 3)), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(grad_bias, g.sum((0, *range(2, g.ndim))), rtol=1e-9, atol=1e-9)
 
     weight = random.standard_normal((c, o // groups, *kernel))
-    hold(conv_transpose.conv_transpose2d, conv_transpose.conv_transpose2d_backward, weight, options)
+    hold(conv_transpose, "conv_transpose", weight, options)
     del options["output_padding"]
     weight = random.standard_normal((o, c // groups, *kernel))
-    hold(conv.conv2d, conv.conv2d_backward, weight, options)
+    hold(conv, "conv", weight, options)
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])

@@ -19,7 +19,10 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=3), (2, 3, 32, 32)),
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=3), (2, 3, 32, 32)),
     "conv1d": (lambda: nn.Conv1d(4, 6, 3, groups=2, stride=2, padding=1), (3, 4, 9)),
+    "conv3d": (lambda: nn.Conv3d(4, 6, 3, groups=2, stride=(1, 2, 1), padding=1), (3, 4, 5, 4, 3)),
+    "conv_transpose1d": (lambda: nn.ConvTranspose1d(4, 6, 3, groups=2, stride=2), (3, 4, 5)),
     "conv_transpose2d": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2, stride=2), (3, 4, 5, 6)),
+    "conv_transpose3d": (lambda: nn.ConvTranspose3d(4, 6, 3, groups=2, stride=2), (3, 4, 2, 3, 4)),
     "linear of sequences": (lambda: nn.Linear(4, 5, bias=False), (2, 3, 4)),
 }
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cnn_lightning.ops import expect
-from cnn_lightning.ops.taps import inside, padded, rows, taps
+from cnn_lightning.ops.taps import as_batch, frames, inside, padded, rows, taps, volumes
 from cnn_lightning.ops.types import Array, Padding, Pair
 
 
@@ -158,3 +158,81 @@ def conv1d_backward(
     images = grad_y[:, :, None], x[:, :, None], weight[:, :, None]
     grad_x, grad_weight, grad_bias = conv2d_backward(*images, **options, groups=groups)
     return grad_x[:, :, 0], grad_weight[:, :, 0], grad_bias
+
+
+# ---- of volumes: images for each depth tap of the kernel
+
+
+def conv3d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Array:
+    """Slide ``weight`` through ``x``.
+
+    ``y[n, o, t] = bias[o] + sum_l conv2d(x[n, :, t*stride + l*dilation - padding], weight[o, :, l])``: a frame ``t`` of
+    the output is a sum of convolutions of frames of the input, one for each depth tap ``l``.
+
+    Args:
+        x: Volumes (N, C, D, H, W).
+        weight: Kernels (O, C / groups, kd, kh, kw).
+        bias: (O,) or None.
+        stride: Step between patches, one number or (frames, rows, columns).
+        padding: Zeros around the volume, one number or (frames, rows, columns); "valid" for none, "same" for the
+            input's size.
+        dilation: Step between the pixels of a patch.
+        groups: Number of independent groups of channels.
+
+    Returns:
+        (N, O, (D + 2*padding - dilation*(kd - 1) - 1) // stride + 1, likewise height and width).
+
+    Raises:
+        TypeError: An option is not an integer.
+        RuntimeError: As `conv2d`.
+    """
+    g = expect.conv3d(x, weight, bias, stride, padding, dilation, groups)
+    deep, y = frames(x, g.pad), np.zeros_like(x, shape=g.shape)
+    for i, under in enumerate(g.under):
+        y += conv2d(as_batch(deep[under]), weight[:, :, i], **g.options).reshape(g.shape)
+    return volumes(y if bias is None else y + bias[:, None, None])
+
+
+def conv3d_backward(
+    grad_y: Array,
+    x: Array,
+    weight: Array,
+    *,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> tuple[Array, Array, Array]:
+    """Gradients of `conv3d`.
+
+    Each depth tap gets the gradients of its own `conv2d`: those of the frames under it are added to ``grad_x``.
+
+    Args:
+        grad_y: Upstream gradient, shaped as the output (N, O, D', H', W').
+        x: The forward's input (N, C, D, H, W).
+        weight: The forward's kernels (O, C / groups, kd, kh, kw).
+        stride: As in the forward; so are the other options.
+        padding: See `conv3d`.
+        dilation: See `conv3d`.
+        groups: See `conv3d`.
+
+    Returns:
+        ``(grad_x, grad_weight, grad_bias)``.
+    """
+    g = expect.conv3d(x, weight, None, stride, padding, dilation, groups)
+    deep, upstream = frames(x, g.pad), as_batch(frames(grad_y))
+    grad_deep, grad_weight = np.zeros_like(deep), np.zeros_like(weight)
+    for i, under in enumerate(g.under):
+        images = as_batch(deep[under])
+        of_images, grad_weight[:, :, i], _ = conv2d_backward(upstream, images, weight[:, :, i], **g.options)
+        grad_deep[under] += of_images.reshape(grad_deep[under].shape)
+    return volumes(grad_deep, g.pad), grad_weight, bias_gradient(upstream)

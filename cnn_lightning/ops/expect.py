@@ -5,7 +5,7 @@ arguments. Each error is one line, ``op: argument: expected X, got Y``, of the e
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
@@ -17,28 +17,27 @@ Border = tuple[int, int]
 """Pixels before and after the image along one axis."""
 
 
-def integers(value: Pair | str, name: str, count: int) -> tuple[int, ...]:
-    """An option as ``count`` integers; one integer stands for all.
+def integers(value: Pair | str, name: str, count: int, least: int | None = None) -> tuple[int, ...]:
+    """An option as ``count`` integers, each at least ``least``; one integer stands for all.
 
     Raises:
         TypeError: It is not of integers.
-        RuntimeError: The number of integers is neither 1 nor ``count``.
+        RuntimeError: The number of integers is neither 1 nor ``count``, or one is less than ``least``.
     """
-    if isinstance(value, int):
-        return (value,) * count
     numbers = (value,) if isinstance(value, Integral) else value
     if not isinstance(numbers, Sequence) or not all(isinstance(number, Integral) for number in numbers):
         raise TypeError(f"{name}: expected integers, got {value!r}")
     if len(numbers) not in (1, count):
         raise RuntimeError(f"{name}: expected {count} {'number' if count == 1 else 'numbers'}, got {value}")
-    return tuple(int(number) for number in numbers) * (count // len(numbers))
+    found = tuple(int(number) for number in numbers) * (count // len(numbers))
+    if least is not None and min(found) < least:
+        raise RuntimeError(f"{name}: expected at least {least}, got {value}")
+    return found
 
 
 def pair(value: Pair, name: str, least: int | None = None) -> tuple[int, int]:
-    """`integers` for rows and columns, each at least ``least``."""
-    rows, columns = integers(value, name, 2)
-    if least is not None and min(rows, columns) < least:
-        raise RuntimeError(f"{name}: expected at least {least}, got {value}")
+    """`integers` for rows and columns."""
+    rows, columns = integers(value, name, 2, least)
     return rows, columns
 
 
@@ -115,45 +114,71 @@ def conv2d(
         TypeError: An option is not an integer.
         RuntimeError: Shapes, dtypes and options do not match.
     """
+    (sy, sx), (dy, dx), (rows, columns), (oh, ow) = _sliding(
+        "conv2d", 2, x, weight, bias, stride, padding, dilation, groups
+    )
+    (n, c, h, w), (o, _, kh, kw) = x.shape, weight.shape
+    return Geometry(n, c, h, w, o, groups, (kh, kw), (sy, sx), (dy, dx), (rows, columns), oh, ow)
+
+
+def _sliding(
+    op: str,
+    axes: int,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[Border, ...], tuple[int, ...]]:
+    """Check a convolution along ``axes`` axes; return, for each, stride, dilation, border and size of the output.
+
+    Raises:
+        TypeError: An option is not an integer.
+        RuntimeError: Shapes, dtypes and options do not match.
+    """
     for name, array in (("x", x), ("weight", weight)):
-        if array.ndim != 4:
-            raise RuntimeError(f"conv2d: {name}: expected 4 axes, got shape {tuple(array.shape)}")
-    one_dtype("conv2d", x=x, weight=weight, bias=bias)
-    (n, c, h, w), (o, per_group, *kernel) = x.shape, weight.shape
+        if array.ndim != axes + 2:
+            raise RuntimeError(f"{op}: {name}: expected {axes + 2} axes, got shape {tuple(array.shape)}")
+    one_dtype(op, x=x, weight=weight, bias=bias)
+    (_, c, *image), (o, per_group, *kernel) = x.shape, weight.shape
     if groups < 1 or o % groups:
-        raise RuntimeError(f"conv2d: groups: expected a positive divisor of {o} output channels, got {groups}")
+        raise RuntimeError(f"{op}: groups: expected a positive divisor of {o} output channels, got {groups}")
     if c != per_group * groups:
-        raise RuntimeError(f"conv2d: x: expected {per_group * groups} channels, got {c} in shape {tuple(x.shape)}")
+        raise RuntimeError(f"{op}: x: expected {per_group * groups} channels, got {c} in shape {tuple(x.shape)}")
     if bias is not None and bias.shape != (o,):
-        raise RuntimeError(f"conv2d: bias: expected shape ({o},), got {tuple(bias.shape)}")
-    steps, spacing = pair(stride, "conv2d: stride"), pair(dilation, "conv2d: dilation")
+        raise RuntimeError(f"{op}: bias: expected shape ({o},), got {tuple(bias.shape)}")
+    steps, spacing = integers(stride, f"{op}: stride", axes), integers(dilation, f"{op}: dilation", axes)
     if min(*steps, *spacing) < 1:
-        raise RuntimeError(f"conv2d: stride and dilation: expected at least 1, got {stride} and {dilation}")
+        raise RuntimeError(f"{op}: stride and dilation: expected at least 1, got {stride} and {dilation}")
     if o < 1:
-        raise RuntimeError(f"conv2d: weight: expected at least 1 output channel, got shape {tuple(weight.shape)}")
+        raise RuntimeError(f"{op}: weight: expected at least 1 output channel, got shape {tuple(weight.shape)}")
     reach = [d * (k - 1) for d, k in zip(spacing, kernel, strict=True)]
-    pad = _borders(padding, steps, reach)
-    size = [h + sum(pad[0]), w + sum(pad[1])]
+    pad = _borders(op, padding, steps, reach)
+    size = [n + sum(border) for n, border in zip(image, pad, strict=True)]
     if min(kernel) < 1 or any(s <= r for s, r in zip(size, reach, strict=True)):
         raise RuntimeError(
-            f"conv2d: x: expected a padded image of at least {reach[0] + 1}x{reach[1] + 1} for the kernel "
-            f"{kernel[0]}x{kernel[1]}, got {size[0]}x{size[1]}"
+            f"{op}: x: expected a padded image of at least {_by(r + 1 for r in reach)} for the kernel {_by(kernel)}, "
+            f"got {_by(size)}"
         )
-    oh, ow = ((s - r - 1) // step + 1 for s, r, step in zip(size, reach, steps, strict=True))
-    return Geometry(n, c, h, w, o, groups, (kernel[0], kernel[1]), steps, spacing, pad, oh, ow)
+    return steps, spacing, pad, tuple((s - r - 1) // step + 1 for s, r, step in zip(size, reach, steps, strict=True))
 
 
-def _borders(padding: Padding, steps: tuple[int, int], reach: Sequence[int]) -> tuple[Border, Border]:
-    """Rows and columns of zeros around the image."""
+def _by(sizes: Iterable[int]) -> str:
+    """Sizes as a text, "3x4"."""
+    return "x".join(map(str, sizes))
+
+
+def _borders(op: str, padding: Padding, steps: tuple[int, ...], reach: Sequence[int]) -> tuple[Border, ...]:
+    """Zeros before and after the image, along each axis."""
     if not isinstance(padding, str):
-        rows, columns = pair(padding, "conv2d: padding", 0)
-        return (rows, rows), (columns, columns)
+        return tuple((width, width) for width in integers(padding, f"{op}: padding", len(steps), 0))
     if padding not in ("same", "valid"):
-        raise RuntimeError(f"conv2d: padding: expected 'same', 'valid' or numbers, got {padding!r}")
-    if padding == "same" and steps != (1, 1):
-        raise RuntimeError(f"conv2d: padding: 'same' expects stride 1, got {steps}")
-    height, width = reach if padding == "same" else (0, 0)
-    return (height // 2, height - height // 2), (width // 2, width - width // 2)
+        raise RuntimeError(f"{op}: padding: expected 'same', 'valid' or numbers, got {padding!r}")
+    if padding == "same" and max(steps) > 1:
+        raise RuntimeError(f"{op}: padding: 'same' expects stride 1, got {steps}")
+    return tuple((r // 2, r - r // 2) if padding == "same" else (0, 0) for r in reach)
 
 
 class OneRow(NamedTuple):
@@ -177,6 +202,43 @@ def conv1d(x: Array, weight: Array, stride: Pair, padding: Padding, dilation: Pa
     step, spacing = integers(stride, "conv1d: stride", 1), integers(dilation, "conv1d: dilation", 1)
     border = padding if isinstance(padding, str) else (0, *integers(padding, "conv1d: padding", 1))
     return OneRow((1, *step), border, (1, *spacing))
+
+
+class Frames(NamedTuple):
+    """A convolution of volumes, as convolutions of their frames: one for each depth tap of the kernel.
+
+    Attributes:
+        shape: Of the output with its frames first, (D', N, O, H', W').
+        pad: Frames of zeros before and after the volume.
+        under: For each depth tap, the frames of the padded volume under it.
+        options: Of the convolution of frames.
+    """
+
+    shape: tuple[int, ...]
+    pad: Border
+    under: tuple[slice, ...]
+    options: dict[str, Any]
+
+
+def conv3d(
+    x: Array, weight: Array, bias: Array | None, stride: Pair, padding: Padding, dilation: Pair, groups: int
+) -> Frames:
+    """Check volumes (N, C, D, H, W), kernels (O, C / groups, kd, kh, kw), a bias (O,) or None, and the options.
+
+    Raises:
+        TypeError: An option is not an integer.
+        RuntimeError: Shapes, dtypes and options do not match.
+    """
+    steps, spacing, pad, size = _sliding("conv3d", 3, x, weight, bias, stride, padding, dilation, groups)
+    border = padding if isinstance(padding, str) else (pad[1][0], pad[2][0])
+    options: dict[str, Any] = {"stride": steps[1:], "padding": border, "dilation": spacing[1:], "groups": groups}
+    under = _under(weight.shape[2], steps[0], spacing[0], size[0])
+    return Frames((size[0], x.shape[0], weight.shape[0], *size[1:]), pad[0], under, options)
+
+
+def _under(taps: int, step: int, spacing: int, count: int) -> tuple[slice, ...]:
+    """For each tap along one axis, the places of a padded image under it in ``count`` positions of the kernel."""
+    return tuple(slice(i * spacing, i * spacing + step * (count - 1) + 1, step) for i in range(taps))
 
 
 class Transposed(NamedTuple):
@@ -207,36 +269,116 @@ def conv_transpose2d(
         TypeError: An option is not an integer.
         RuntimeError: Shapes, dtypes and options do not match.
     """
-    op = "conv_transpose2d"
+    steps, spacing, cut, more, (height, width) = _transposed(
+        "conv_transpose2d", 2, x, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+    (n, _, h, w), (_, per_group, kh, kw) = x.shape, weight.shape
+    window = (kh, kw), (steps[0], steps[1]), (spacing[0], spacing[1]), ((cut[0], cut[0]), (cut[1], cut[1])), (h, w)
+    return Transposed((n, per_group * groups, height, width), *window, (more[0], more[1]))
+
+
+def _transposed(
+    op: str,
+    axes: int,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Pair,
+    padding: Pair,
+    output_padding: Pair,
+    groups: int,
+    dilation: Pair,
+) -> tuple[tuple[int, ...], ...]:
+    """Check a transposed convolution along ``axes`` axes.
+
+    Returns:
+        For each axis: stride, dilation, padding, output padding, and size of the result.
+
+    Raises:
+        TypeError: An option is not an integer.
+        RuntimeError: Shapes, dtypes and options do not match.
+    """
     for name, array in (("x", x), ("weight", weight)):
-        if array.ndim != 4:
-            raise RuntimeError(f"{op}: {name}: expected 4 axes, got shape {tuple(array.shape)}")
+        if array.ndim != axes + 2:
+            raise RuntimeError(f"{op}: {name}: expected {axes + 2} axes, got shape {tuple(array.shape)}")
     one_dtype(op, x=x, weight=weight, bias=bias)
-    (n, c, *size), (channels, per_group, *kernel) = x.shape, weight.shape
+    (_, c, *image), (channels, per_group, *kernel) = x.shape, weight.shape
     if groups < 1 or channels % groups:
         raise RuntimeError(f"{op}: groups: expected a divisor of {channels} input channels, got {groups}")
     if c != channels:
         raise RuntimeError(f"{op}: x: expected {channels} channels, got {c} in shape {tuple(x.shape)}")
-    if min(*size, *kernel, channels, per_group) < 1:
+    if min(*image, *kernel, channels, per_group) < 1:
         raise RuntimeError(
             f"{op}: x and weight: expected at least one pixel and channel, "
             f"got shapes {tuple(x.shape)} and {tuple(weight.shape)}"
         )
     if bias is not None and bias.shape != (per_group * groups,):
         raise RuntimeError(f"{op}: bias: expected shape ({per_group * groups},), got {tuple(bias.shape)}")
-    steps, spacing = pair(stride, f"{op}: stride", 1), pair(dilation, f"{op}: dilation", 1)
-    cut, more = pair(padding, f"{op}: padding", 0), pair(output_padding, f"{op}: output_padding", 0)
+    steps, spacing = integers(stride, f"{op}: stride", axes, 1), integers(dilation, f"{op}: dilation", axes, 1)
+    cut = integers(padding, f"{op}: padding", axes, 0)
+    more = integers(output_padding, f"{op}: output_padding", axes, 0)
     if any(m >= max(s, d) for m, s, d in zip(more, steps, spacing, strict=True)):
         raise RuntimeError(f"{op}: output_padding: expected less than stride {steps} or dilation {spacing}, got {more}")
-    h, w = (
-        (k - 1) * s - 2 * p + d * (taps - 1) + m + 1
-        for k, s, p, d, taps, m in zip(size, steps, cut, spacing, kernel, more, strict=True)
+    size = tuple(
+        (n - 1) * s - 2 * p + d * (taps - 1) + m + 1
+        for n, s, p, d, taps, m in zip(image, steps, cut, spacing, kernel, more, strict=True)
     )
-    if min(h, w) < 0:
-        raise RuntimeError(f"{op}: padding: expected to leave an image, got {cut} for a result of {h}x{w}")
-    pad = (cut[0], cut[0]), (cut[1], cut[1])
-    window = (kernel[0], kernel[1]), steps, spacing, pad, (size[0], size[1])
-    return Transposed((n, per_group * groups, h, w), *window, more)
+    if min(size) < 0:
+        raise RuntimeError(f"{op}: padding: expected to leave an image, got {cut} for a result of {_by(size)}")
+    return steps, spacing, cut, more, size
+
+
+class OneRowTransposed(NamedTuple):
+    """Options of a one-dimensional transposed convolution, as options of `conv_transpose2d` on images of one row."""
+
+    stride: Pair
+    padding: Pair
+    output_padding: Pair
+    dilation: Pair
+
+
+def conv_transpose1d(
+    x: Array, weight: Array, stride: Pair, padding: Pair, output_padding: Pair, dilation: Pair
+) -> OneRowTransposed:
+    """Check signals (N, C, L) and kernels (C, O / groups, k).
+
+    Raises:
+        TypeError: An option is not an integer.
+        RuntimeError: ``x`` or ``weight`` has not three axes.
+    """
+    op = "conv_transpose1d"
+    for name, array in (("x", x), ("weight", weight)):
+        if array.ndim != 3:
+            raise RuntimeError(f"{op}: {name}: expected 3 axes, got shape {tuple(array.shape)}")
+    step, cut = integers(stride, f"{op}: stride", 1), integers(padding, f"{op}: padding", 1)
+    more, spacing = integers(output_padding, f"{op}: output_padding", 1), integers(dilation, f"{op}: dilation", 1)
+    return OneRowTransposed((1, *step), (0, *cut), (0, *more), (1, *spacing))
+
+
+def conv_transpose3d(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Pair,
+    padding: Pair,
+    output_padding: Pair,
+    groups: int,
+    dilation: Pair,
+) -> Frames:
+    """Check volumes (N, C, D, H, W), kernels (C, O / groups, kd, kh, kw), a bias (O,) or None, and the options.
+
+    Raises:
+        TypeError: An option is not an integer.
+        RuntimeError: Shapes, dtypes and options do not match.
+    """
+    steps, spacing, cut, more, size = _transposed(
+        "conv_transpose3d", 3, x, weight, bias, stride, padding, output_padding, groups, dilation
+    )
+    options: dict[str, Any] = {"stride": steps[1:], "padding": cut[1:], "output_padding": more[1:]}
+    options |= {"groups": groups, "dilation": spacing[1:]}
+    under = _under(weight.shape[2], steps[0], spacing[0], x.shape[2])
+    shape = size[0], x.shape[0], weight.shape[1] * groups, *size[1:]
+    return Frames(shape, (cut[0], cut[0]), under, options)
 
 
 # ---- pooling

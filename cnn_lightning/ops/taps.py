@@ -43,3 +43,27 @@ def rows(images: Array, groups: int) -> Array:
     """(N, C, H, W) as matrices (N, groups, C / groups, H * W): a row for each channel."""
     n, c, height, width = images.shape
     return images.reshape(n, groups, c // groups, height * width)
+
+
+# ---- volumes: their frames are images
+
+
+def frames(x: Array, pad: Border = (0, 0)) -> Array:
+    """Volumes (N, C, D, H, W) as frames (D, N, C, H, W), with ``pad`` frames of zeros before and after."""
+    n, c, depth, height, width = x.shape
+    before, after = pad
+    deep = np.zeros_like(x, shape=(before + depth + after, n, c, height, width))
+    deep[before : before + depth] = x.transpose(2, 0, 1, 3, 4)
+    return deep
+
+
+def as_batch(frames: Array) -> Array:
+    """Frames (D, N, C, H, W) as images (D * N, C, H, W)."""
+    depth, n, *image = frames.shape
+    return frames.reshape(depth * n, *image)
+
+
+def volumes(frames: Array, pad: Border = (0, 0)) -> Array:
+    """Frames (D, N, C, H, W) as volumes (N, C, D, H, W), without the ``pad`` frames that `frames` added: a view."""
+    before, after = pad
+    return frames[before : frames.shape[0] - after].transpose(1, 2, 0, 3, 4)

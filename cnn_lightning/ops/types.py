@@ -9,6 +9,6 @@ Array: TypeAlias = NDArray[Any]
 """A NumPy array, or another array that implements NumPy's dispatch (a CuPy array)."""
 
 Pair = int | Sequence[int]
-"""One number for rows and columns, or one for each."""
+"""One number for all axes (rows and columns; of volumes also frames), or one for each."""
 Padding = Pair | Literal["same", "valid"]
 """Pixels on every side; "valid" for none, "same" for as many as keep the image's size."""

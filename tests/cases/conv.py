@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cnn_lightning.layers.conv import Conv1d, Conv2d, ConvTranspose2d
+from cnn_lightning.layers.conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from tests.cases import Arguments, Bad, Case, Make, Sample
 from tests.trials import Draw, Trial, one, rarely, shaped, sizes, trial, unless_empty
 
@@ -54,11 +54,23 @@ INFINITE_SUMS = "special gradient"
 """Infinity times a pixel of the padding is NaN, or left out."""
 
 
+AXES = {
+    nn.Conv1d: 1,
+    nn.Conv2d: 2,
+    nn.Conv3d: 3,
+    nn.ConvTranspose1d: 1,
+    nn.ConvTranspose2d: 2,
+    nn.ConvTranspose3d: 3,
+}
+MOST = (9, 9, 5)
+"""Pixels along an axis of one, two or three."""
+
+
 def convolution(draw: Draw, case: Case) -> Trial:
-    axes = 1 if case.native is nn.Conv1d else 2
+    axes = AXES[case.native]
     groups = one(draw, 1, 1, 2, 3)
     inner = groups * draw(st.integers(1, 3))
-    shape = shaped(draw, inner, axes)
+    shape = shaped(draw, inner, axes, most=MOST[axes - 1])
     mode = one(draw, "zeros", "zeros", "zeros", "reflect", "replicate", "circular")
     # With another padding mode, torch's error for a wrong number depends on what its padding makes of it first.
     wrong = unless_empty(shape if mode == "zeros" else (0,))
@@ -82,22 +94,22 @@ def convolution(draw: Draw, case: Case) -> Trial:
 
 
 def transposed(draw: Draw, case: Case) -> Trial:
-    groups = one(draw, 1, 1, 2, 3)
+    axes, groups = AXES[case.native], one(draw, 1, 1, 2, 3)
     inner = groups * draw(st.integers(1, 3))
-    shape = shaped(draw, inner, 2, most=5)
+    shape = shaped(draw, inner, axes, most=5)
     wrong = unless_empty(shape)
     options = {
         "in_channels": inner,
         "out_channels": rarely(draw, groups * draw(st.integers(1, 3)), 5),
-        "kernel_size": sizes(draw, 1, 3, 2, wrong(0)),
-        "stride": sizes(draw, 1, 3, 2, wrong(0)),
-        "padding": sizes(draw, 0, 2, 2, wrong(-1)),
-        "output_padding": one(draw, 0, 0, sizes(draw, 0, 2, 2, wrong(-1))) if wrong(0) is not None else 0,
-        "dilation": sizes(draw, 1, 3, 2),
+        "kernel_size": sizes(draw, 1, 3, axes, wrong(0)),
+        "stride": sizes(draw, 1, 3, axes, wrong(0)),
+        "padding": sizes(draw, 0, 2, axes, wrong(-1)),
+        "output_padding": one(draw, 0, 0, sizes(draw, 0, 2, axes, wrong(-1))) if wrong(0) is not None else 0,
+        "dilation": sizes(draw, 1, 3, axes),
         "groups": groups,
         "bias": draw(st.booleans()),
     }
-    output_size = rarely(draw, (), ([draw(st.integers(1, 9)), draw(st.integers(1, 9))],))
+    output_size = rarely(draw, (), ([draw(st.integers(1, 9)) for _ in range(axes)],))
     without = f"{INFINITE_SUMS},special,infinite,all nan"
     return trial(draw, case.native, options, shape, arguments=output_size, without=without)
 
@@ -234,6 +246,109 @@ CASES = [
             Bad(_options(3, 2, 3, stride=2), make=_images(2, 3, 8, 8, output_size=[19, 18])),
             Bad(_options(3, 2, 3, stride=2), make=_images(2, 3, 8, 8, output_size=[2, 18, 18])),
             Bad(_options(3, 2, 3), (2, 3, 0, 8)),
+        ],
+    ),
+    Case(
+        Conv3d,
+        nn.Conv3d,
+        trial=convolution,
+        trials=700,
+        rounding="sum",
+        arguments=CONVOLUTION,
+        samples=[
+            Sample((2, 3, 4, 5, 3), _options(3, 4, 3, padding=1)),
+            Sample((2, 3, 5, 4, 6), _options(3, 2, (2, 3, 1), stride=(2, 1, 3), padding=(1, 2, 0), dilation=(3, 1, 2))),
+            Sample((2, 4, 3, 4, 3), _options(4, 6, 2, groups=2, bias=False)),
+            Sample((1, 4, 4, 4, 3), _options(4, 4, 2, groups=4, stride=2)),
+            Sample((2, 3, 3, 4, 3), _options(3, 4, 1)),
+            Sample((2, 3, 3, 4, 3), _options(3, 4, (1, 3, 3), stride=(2, 1, 1))),
+            Sample((2, 3, 3, 4, 5), _options(3, 2, (3, 2, 1), padding="same", dilation=(1, 2, 1))),
+            Sample((2, 3, 3, 4, 5), _options(3, 2, 2, padding="valid")),
+            Sample((3, 4, 3, 4), _options(3, 2, 3, padding=(1, 0, 2))),
+            Sample((2, 3, 4, 3, 4), _options(3, 2, 2, padding=(3, 1, 2), padding_mode="reflect")),
+            Sample((2, 3, 2, 3, 4), _options(3, 2, 3, padding="same", padding_mode="replicate")),
+            Sample((3, 2, 3, 4), _options(3, 2, 2, padding=(2, 1, 0), padding_mode="circular", stride=(1, 2, 2))),
+        ],
+        bad=[
+            Bad(_options(4, 2, 3), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, (6, 3, 3)), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3, dilation=(1, 1, 4)), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3), (2, 3, 8)),
+            Bad(_options(3, 2, 3), (1, 2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3, padding=1, padding_mode="reflect"), (2, 3, 8)),
+            Bad(_options(3, 2, 3, padding=5, padding_mode="reflect"), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3), (2, 3, 5, 5, 5), torch.int64),
+            Bad(_options(3, 2, 3), (2, 3, 5, 5, 5), torch.float64),
+            Bad(_options(3, 2, 3, stride=(2, 1, 1), padding="same")),
+            Bad(_options(3, 2, 3, stride=(0, 1, 1)), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3, dilation=(0, 1, 1)), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3, padding=(-1, 0, 0)), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3, stride=(1, 1)), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3, groups=2), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3), (2, 3, 0, 5, 5)),
+        ],
+    ),
+    Case(
+        ConvTranspose1d,
+        nn.ConvTranspose1d,
+        trial=transposed,
+        trials=500,
+        rounding="sum",
+        arguments=TRANSPOSED,
+        samples=[
+            Sample((2, 3, 5), _options(3, 4, 3, stride=2, padding=1, output_padding=1)),
+            Sample((2, 3, 5), _options(3, 4, 3)),
+            Sample((2, 4, 5), _options(4, 6, 2, stride=3, dilation=2, groups=2, bias=False)),
+            Sample((2, 3, 5), _options(3, 2, 3, stride=2, dilation=4, output_padding=3, padding=1)),
+            Sample((3, 5), _options(3, 4, 3, stride=2)),
+            Sample(options=_options(3, 4, 3, stride=2), make=_images(2, 3, 5, output_size=[12])),
+        ],
+        bad=[
+            Bad(_options(4, 2, 3), (2, 3, 8)),
+            Bad(_options(3, 2, 3), (2, 3, 8, 8)),
+            Bad(_options(3, 2, 3), (8,)),
+            Bad(_options(3, 2, 3), (2, 3, 8), torch.int64),
+            Bad(_options(3, 2, 3), (2, 3, 8), torch.float64),
+            Bad(_options(3, 2, 3, output_padding=1), (2, 3, 8)),
+            Bad(_options(3, 2, 3, padding=6), (2, 3, 8)),
+            Bad(_options(3, 2, 3, stride=0), (2, 3, 8)),
+            Bad(_options(3, 2, 3, padding_mode="reflect"), (2, 3, 8)),
+            Bad(_options(3, 2, 3, stride=2), make=_images(2, 3, 8, output_size=[19])),
+            Bad(_options(3, 2, 3), (2, 3, 0)),
+        ],
+    ),
+    Case(
+        ConvTranspose3d,
+        nn.ConvTranspose3d,
+        trial=transposed,
+        trials=500,
+        rounding="sum",
+        arguments=TRANSPOSED,
+        samples=[
+            Sample((2, 3, 3, 4, 2), _options(3, 4, 3, stride=2, padding=1, output_padding=1)),
+            Sample((2, 3, 3, 4, 2), _options(3, 2, 2)),
+            Sample((2, 3, 3, 4, 2), _options(3, 2, (2, 3, 1), stride=(3, 1, 2), padding=(1, 2, 0), dilation=(2, 2, 1))),
+            Sample((2, 4, 3, 2, 2), _options(4, 6, 2, stride=2, groups=2, bias=False)),
+            Sample((2, 3, 2, 2, 2), _options(3, 2, 2, dilation=(3, 1, 2), stride=2, output_padding=(2, 1, 0))),
+            Sample((3, 2, 3, 4), _options(3, 2, 2, stride=2)),
+            Sample((2, 3, 3, 4, 2), _options(3, 2, 1)),
+            Sample(options=_options(3, 2, 3, stride=2), make=_images(2, 3, 2, 3, 2, output_size=[6, 7, 5])),
+            Sample(options=_options(3, 2, 3, stride=2), make=_images(3, 2, 3, 2, output_size=[3, 5, 8, 6])),
+        ],
+        bad=[
+            Bad(_options(4, 2, 3), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3), (2, 3, 8)),
+            Bad(_options(3, 2, 3), (1, 2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3), (2, 3, 5, 5, 5), torch.int64),
+            Bad(_options(3, 2, 3), (2, 3, 5, 5, 5), torch.float64),
+            Bad(_options(3, 2, 3, output_padding=(1, 0, 0)), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3, padding=(-1, 0, 0)), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3, padding=(5, 0, 0)), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3, stride=(0, 1, 1)), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3, groups=2), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3, padding_mode="reflect"), (2, 3, 5, 5, 5)),
+            Bad(_options(3, 2, 3, stride=2), make=_images(2, 3, 3, 3, 3, output_size=[9, 8, 8])),
+            Bad(_options(3, 2, 3), (2, 3, 0, 5, 5)),
         ],
     ),
 ]

@@ -14,6 +14,7 @@ from cnn_lightning.ops import expect
 from cnn_lightning.ops.expect import Geometry
 from cnn_lightning.ops.fast import blocks, conv_pixels, memory, tuning
 from cnn_lightning.ops.fast.memory import images, pixels
+from cnn_lightning.ops.taps import as_batch, frames, volumes
 from cnn_lightning.ops.types import Array, Padding, Pair
 
 
@@ -33,7 +34,7 @@ def conv2d(
         y = memory.empty((g.n, g.o, g.oh, g.ow), like=x)
         conv_pixels.forward(pixels(x), weight, bias, g, pixels(y))
         return y
-    y = _output(x, (g.n, g.o, g.oh, g.ow))
+    y = memory.empty_in_format(x, (g.n, g.o, g.oh, g.ow))
     if not x.size:
         y[...] = 0 if bias is None else bias[:, None, None]
         return y
@@ -63,7 +64,7 @@ def conv2d_backward(
     g = _geometry(x, weight, None, stride, padding, dilation, groups)
     if memory.is_batch_last(x):
         return _backward_of_block(grad_y, x, weight, g, memory.empty(x.shape, like=x) if needs[0] else None, needs)
-    grad_x = _output(x, x.shape) if needs[0] else None
+    grad_x = memory.empty_in_format(x, x.shape) if needs[0] else None
     if not x.size:
         return grad_x, np.zeros_like(weight) if needs[1] else None, bias_gradient(grad_y) if needs[2] else None
 
@@ -90,15 +91,6 @@ def _backward_of_block(
     grad_weight = blocks.empty(weight.shape, like=weight) if needs[1] else None
     conv_pixels.backward(upstream, pixels(x), weight, g, None if grad_x is None else pixels(grad_x), grad_weight)
     return grad_x, grad_weight, conv_pixels.bias_gradient(upstream) if needs[2] else None
-
-
-def _output(x: Array, shape: Sequence[int]) -> Array:
-    """A new array (N, C, H, W), channels_last if ``x`` is, contiguous otherwise."""
-    of_image, of_channel, of_row, of_pixel = x.strides
-    if x.shape[1] > 1 and x.itemsize == of_channel < of_pixel and of_row <= of_image:
-        n, c, h, w = shape
-        return blocks.empty((n, h, w, c), like=x).transpose(0, 3, 1, 2)
-    return blocks.empty(shape, like=x)
 
 
 def _parts(g: Geometry, x: Array) -> list[slice]:
@@ -178,3 +170,58 @@ def conv1d_backward(
         None if grad_weight is None else grad_weight[:, :, 0],
         grad_bias,
     )
+
+
+# ---- of volumes: images for each depth tap of the kernel
+
+
+def conv3d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Array:
+    """`ops.conv.conv3d`."""
+    g = expect.conv3d(x, weight, bias, stride, padding, dilation, groups)
+    depth, n, *image = g.shape
+    y, deep = memory.empty_in_format(x, (n, image[0], depth, *image[1:])), frames(x, g.pad)
+    y_frames = y.transpose(2, 0, 1, 3, 4)
+    for i, under in enumerate(g.under):
+        of_tap = conv2d(as_batch(deep[under]), weight[:, :, i], None if i else bias, **g.options).reshape(g.shape)
+        if i:
+            y_frames += of_tap
+        else:
+            y_frames[...] = of_tap
+    return y
+
+
+def conv3d_backward(
+    grad_y: Array,
+    x: Array,
+    weight: Array,
+    *,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    needs: Sequence[bool] = (True, True, True),
+) -> tuple[Array | None, Array | None, Array | None]:
+    """`ops.conv.conv3d_backward`."""
+    g = expect.conv3d(x, weight, None, stride, padding, dilation, groups)
+    deep, upstream = frames(x, g.pad), as_batch(frames(grad_y))
+    grad_deep, grad_weight = np.zeros_like(deep), np.zeros_like(weight)
+    for i, under in enumerate(g.under):
+        images = as_batch(deep[under])
+        of_images, of_weight, _ = conv2d_backward(
+            upstream, images, weight[:, :, i], **g.options, needs=(*needs[:2], False)
+        )
+        if of_images is not None:
+            grad_deep[under] += of_images.reshape(grad_deep[under].shape)
+        if of_weight is not None:
+            grad_weight[:, :, i] = of_weight
+    grad_x = memory.copy_in_format(x, volumes(grad_deep, g.pad)) if needs[0] else None
+    return grad_x, grad_weight if needs[1] else None, bias_gradient(upstream) if needs[2] else None

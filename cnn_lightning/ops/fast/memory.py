@@ -49,6 +49,21 @@ def empty_as(x: Array, shape: Sequence[int]) -> Array:
     return empty(shape, like=x) if is_batch_last(x) else blocks.empty(shape, like=x)
 
 
+def empty_in_format(x: Array, shape: Sequence[int]) -> Array:
+    """A new output of ``shape`` (N, C, ...), channels_last or batch-last if ``x`` is, contiguous otherwise."""
+    if x.shape[1] > 1 and x.itemsize == x.strides[1] < x.strides[-1] and x.strides[2] <= x.strides[0]:
+        n, c, *image = shape
+        return blocks.empty((n, *image, c), like=x).transpose(0, x.ndim - 1, *range(1, x.ndim - 1))
+    return empty_as(x, shape)
+
+
+def copy_in_format(x: Array, values: Array) -> Array:
+    """A copy of ``values`` (N, C, ...) as `empty_in_format`."""
+    copy = empty_in_format(x, values.shape)
+    copy[...] = values
+    return copy
+
+
 def batch_last(x: Array) -> Array:
     """A copy of ``x`` (N, C, ...) in batch-last memory."""
     return images(np.ascontiguousarray(pixels(x)))

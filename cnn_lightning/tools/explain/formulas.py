@@ -40,15 +40,26 @@ def of(module: nn.Module) -> Formulas | None:
 
 def _of_this(module: Any, text: str) -> str:
     """The formulas with the layer's own stride, dilation and padding, and without terms that it does not have."""
-    for axis, (word, letters) in enumerate((("ROW", "ui"), ("COLUMN", "vj"))):
+    places = [("FRAME", "tl")] * ("FRAME" in text) + [("ROW", "ui"), ("COLUMN", "vj")]
+    for axis, (word, letters) in enumerate(places):
         if word in text:
             text = text.replace(word, _place(module, axis, letters))
     if "bias" in module._parameters and module.bias is None:
         text = "\n".join(line for line in text.replace("b_o + ", "").split("\n") if "b_o" not in line)
     if getattr(module, "groups", 1) > 1 and module.groups == module.in_channels == module.out_channels:
-        for old, new in (("{o,c,i", "{o,i"), ("x_{c,", "x_{o,"), ("{c,i", "{i"), ("{o,u,i", "{u,i")):
+        for old, new in _DEPTHWISE:
             text = text.replace(old, new)
     return text
+
+
+_DEPTHWISE = (
+    ("{o,c,", "{o,"),
+    ("{c,o,", "{o,"),
+    ("x_{c,", "x_{o,"),
+    (r"\sum_{c,", r"\sum_{"),
+    (r"\sum_{o,", r"\sum_{"),
+)
+"""Indices where channel ``o`` of the output depends on the same channel of the input alone."""
 
 
 def _place(module: Any, axis: int, letters: str) -> str:
