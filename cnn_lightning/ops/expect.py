@@ -611,3 +611,85 @@ def _indices(scores: Array, target: Array) -> None:
 def rows_of_losses(scores: Array) -> int:
     """The number of targets."""
     return math.prod(shape_of_losses(scores))
+
+
+# ---- losses of numbers
+
+
+def l1_loss(x: Array, kind: str) -> None:
+    """Check the dtype of ``x`` and the reduction.
+
+    Raises:
+        ValueError: The reduction is unknown.
+        RuntimeError: The mean of integers.
+        NotImplementedError: ``x`` is of booleans.
+    """
+    reduction(kind)
+    dtype("l1_loss: x", x, "fiu")
+    if kind == "mean" and x.dtype.kind != "f":
+        raise RuntimeError(f"l1_loss: x: expected a floating dtype for the mean, got {x.dtype}")
+
+
+def smooth_l1_loss(x: Array, kind: str, beta: float) -> None:
+    """Check the dtype of ``x`` and the options; with ``beta`` 0 that is left to `l1_loss`.
+
+    Raises:
+        ValueError: The reduction is unknown.
+        TypeError: ``beta`` is not a number.
+        RuntimeError: ``beta`` is negative or NaN.
+        NotImplementedError: ``x`` is not floating.
+    """
+    reduction(kind)
+    number("smooth_l1_loss: beta", beta)
+    if not beta >= 0:
+        raise RuntimeError(f"smooth_l1_loss: beta: expected at least 0, got {beta}")
+    if beta:
+        dtype("smooth_l1_loss: x", x)
+
+
+def binary_cross_entropy(x: Array, target: Array, weight: Array | None, kind: str, check_target: bool) -> None:
+    """Check probabilities and targets of one shape and dtype, and a weight that broadcasts.
+
+    Raises:
+        ValueError, RuntimeError, NotImplementedError: As torch.
+    """
+    op = "binary_cross_entropy"
+    reduction(kind)
+    _weights_of(op, x, target, weight=weight)
+    if target.dtype != x.dtype:
+        raise RuntimeError(f"{op}: target: expected the dtype of x, {x.dtype}, got {target.dtype}")
+    dtype(f"{op}: x", x)
+    for name, array in (("x", x), ("target", target)) if check_target else ():
+        if not ((array >= 0) & (array <= 1)).all():
+            raise RuntimeError(f"{op}: {name}: expected numbers between 0 and 1, got others")
+
+
+def binary_cross_entropy_with_logits(
+    x: Array, target: Array, weight: Array | None, pos_weight: Array | None, kind: str
+) -> None:
+    """Check scores and targets of one shape and dtype, and weights that broadcast.
+
+    Raises:
+        ValueError, RuntimeError, NotImplementedError: As torch.
+    """
+    op = "binary_cross_entropy_with_logits"
+    reduction(kind)
+    _weights_of(op, x, target, weight=weight, pos_weight=pos_weight)
+    dtype(f"{op}: x", x)
+    one_dtype(op, x=x, target=target)
+
+
+def _weights_of(op: str, x: Array, target: Array, **weights: Array | None) -> None:
+    """Check that ``target`` has the shape of ``x``, and that each weight broadcasts to it."""
+    if target.shape != x.shape:
+        raise ValueError(f"{op}: target: expected the shape of x, {tuple(x.shape)}, got {tuple(target.shape)}")
+    for name, weight in weights.items():
+        if weight is not None and not _broadcasts(weight.shape, x.shape):
+            raise RuntimeError(
+                f"{op}: {name}: expected a shape that broadcasts to {tuple(x.shape)}, got {weight.shape}"
+            )
+
+
+def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    aligned = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in aligned)
