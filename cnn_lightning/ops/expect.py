@@ -476,7 +476,21 @@ def linear(x: Array, weight: Array, bias: Array | None) -> None:
     one_dtype("linear", x=x, weight=weight, bias=bias)
 
 
-Mode = Literal["reflect", "replicate", "circular"]
+Mode = Literal["reflect", "replicate", "circular", "constant"]
+
+
+def borders(shape: Sequence[int], pad: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Check that there are two integers for each of the last axes; return ``(axis, left, right)`` for those.
+
+    Raises:
+        TypeError: A width is not an integer.
+        RuntimeError: Their number is odd, or there are more than ``shape`` has axes.
+    """
+    if not all(isinstance(width, Integral) for width in pad):
+        raise TypeError(f"pad: pad: expected integers, got {tuple(pad)}")
+    if len(pad) % 2 or len(pad) // 2 > len(shape):
+        raise RuntimeError(f"pad: pad: expected two widths for each of at most {len(shape)} axes, got {tuple(pad)}")
+    return [(len(shape) - 1 - i, int(pad[2 * i]), int(pad[2 * i + 1])) for i in range(len(pad) // 2)]
 
 
 def pad(shape: Sequence[int], pad: Sequence[int], mode: Mode) -> list[tuple[int, int, int]]:
@@ -484,22 +498,45 @@ def pad(shape: Sequence[int], pad: Sequence[int], mode: Mode) -> list[tuple[int,
 
     Raises:
         ValueError: The mode is unknown.
-        RuntimeError: A border is negative, wider than the image has pixels for, or of an axis that ``x`` lacks.
+        TypeError: A width is not an integer.
+        RuntimeError: A border is wider than the image has pixels for, or of an axis that ``x`` lacks; or negative
+            borders leave too few pixels.
     """
-    if mode not in ("reflect", "replicate", "circular"):
-        raise ValueError(f"pad: mode: expected 'reflect', 'replicate' or 'circular', got {mode!r}")
-    if len(pad) % 2 or len(pad) // 2 > len(shape):
-        raise RuntimeError(f"pad: pad: expected two widths for each of at most {len(shape)} axes, got {tuple(pad)}")
-    axes = [(len(shape) - 1 - i, pad[2 * i], pad[2 * i + 1]) for i in range(len(pad) // 2)]
+    if mode not in ("reflect", "replicate", "circular", "constant"):
+        raise ValueError(f"pad: mode: expected 'reflect', 'replicate', 'circular' or 'constant', got {mode!r}")
+    axes = borders(shape, pad)
     for axis, left, right in axes:
-        n = shape[axis]
-        most = {"reflect": n - 1, "replicate": max(left, right) if n else 0, "circular": n}[mode]
-        if min(left, right) < 0 or max(left, right) > most:
+        n, widest = shape[axis], max(left, right)
+        kept = n + min(left, 0) + min(right, 0)
+        most = {"reflect": n - 1, "replicate": widest if n else 0, "circular": kept}.get(mode, widest)
+        too_few = n + left + right < (mode == "replicate") or (mode == "constant" and kept < 0)
+        if too_few or widest > most:
             raise RuntimeError(
-                f"pad: pad: expected widths from 0 to {most} for {mode!r} on the {n} pixels of axis {axis}, "
-                f"got {left} and {right}"
+                f"pad: pad: expected widths of at most {most} that leave an image, for {mode!r} on the {n} pixels of "
+                f"axis {axis}, got {left} and {right}"
             )
+    if mode == "reflect" and axes and not any(shape[axis] + left + right for axis, left, right in axes):
+        raise RuntimeError(f"pad: pad: expected widths that leave a pixel of shape {tuple(shape)}, got {tuple(pad)}")
     return [(axis, left, right) for axis, left, right in axes if left or right]
+
+
+def fill(x: Array, value: float) -> float:
+    """Check that the dtype of ``x`` can hold ``value``, and return it as that does.
+
+    Raises:
+        TypeError: It is not a number.
+        RuntimeError: It is out of range.
+    """
+    number("pad: value", value)
+    if x.dtype.kind == "b":
+        return bool(value)
+    if x.dtype.kind == "f":
+        if math.isfinite(value) and abs(value) > np.finfo(x.dtype).max:
+            raise RuntimeError(f"pad: value: expected a number in the range of {x.dtype}, got {value}")
+        return value
+    if not np.iinfo(x.dtype).min <= value <= np.iinfo(x.dtype).max:
+        raise RuntimeError(f"pad: value: expected a number in the range of {x.dtype}, got {value}")
+    return int(value)
 
 
 # ---- losses
