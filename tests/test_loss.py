@@ -220,3 +220,112 @@ def test_float32_is_as_near_to_the_truth_as_torch(options: dict[str, Any], scale
     truth, theirs, mine = run(native, torch.float64), run(native, torch.float32), run(ours, torch.float32)
     for true, their, my in zip(truth, theirs, mine, strict=True):
         assert (my - true).abs().max() <= 1.5 * (their - true).abs().max()
+
+
+# ---- losses of numbers
+
+REDUCTIONS = ("mean", "sum", "none")
+ODD = torch.tensor([0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1e-300, 1e200, INF, -INF, NAN], dtype=torch.float64)
+
+
+def every_pair(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    x, target = torch.meshgrid(first, second, indexing="ij")
+    return x.clone().requires_grad_(), target.clone().requires_grad_()
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("beta", [None, 0.0, 0.5, 1, INF], ids=str)
+def test_differences_at_kinks_and_special_values(beta: float | None, reduction: str) -> None:
+    options: dict[str, Any] = {"reduction": reduction} | ({} if beta is None else {"beta": beta})
+    kinds: Any = (layers.L1Loss, nn.L1Loss) if beta is None else (layers.SmoothL1Loss, nn.SmoothL1Loss)
+    ours, native = (kind(**options) for kind in kinds)
+    for x in (*ODD, ODD):
+        for target in (*ODD, ODD):
+            if x.shape == target.shape:
+                both(ours, native, x.clone().requires_grad_(), target.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("options", [{}, {"beta": 0.0}, {"beta": 2.0}], ids=str)
+@pytest.mark.parametrize(("first", "second"), [((4, 5), (5,)), ((4, 1), (1, 5)), ((2, 3), ()), ((0, 5), (5,))])
+def test_differences_broadcast_with_torchs_warning(
+    first: tuple[int, ...], second: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    x = torch.randn(first, dtype=torch.float64).requires_grad_()
+    target = torch.randn(second, dtype=torch.float64).requires_grad_()
+    with pytest.warns(UserWarning, match="different to the input size"):
+        both(layers.SmoothL1Loss(**options), nn.SmoothL1Loss(**options), x, target)
+    with pytest.warns(UserWarning, match="different to the input size"):
+        both(layers.L1Loss(), nn.L1Loss(), x, target)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8], ids=str)
+def test_l1_of_integers(dtype: torch.dtype, reduction: str) -> None:
+    x, target = torch.tensor([3, 1, 7]).to(dtype), torch.tensor([1, 1, 9]).to(dtype)
+    found, expected = (kind(reduction=reduction)(x, target) for kind in (layers.L1Loss, nn.L1Loss))
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+
+
+CHANCES = torch.tensor([0.0, 1.0, 0.5, 1e-300, 1e-50, 1 - 1e-16, 0.3], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 0.0, INF, NAN, 3.0, 1.0]], ids=str)
+def test_binary_cross_entropy_at_the_ends(weight: list[float] | None, reduction: str) -> None:
+    """Logarithms end at -100, and the divisor of the gradient at 1e-12."""
+    options: dict[str, Any] = {"reduction": reduction}
+    options["weight"] = None if weight is None else torch.tensor(weight, dtype=torch.float64)
+    both(layers.BCELoss(**options), nn.BCELoss(**options), *every_pair(CHANCES, CHANCES))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("pos_weight", [None, 0.0, 1.0, 2.5, INF], ids=str)
+def test_binary_cross_entropy_of_special_scores(pos_weight: float | None, reduction: str) -> None:
+    options: dict[str, Any] = {"reduction": reduction}
+    options["pos_weight"] = None if pos_weight is None else torch.tensor(pos_weight, dtype=torch.float64)
+    scores = torch.cat([ODD, torch.tensor([1000.0, -1000.0, 40.0, -40.0], dtype=torch.float64)])
+    both(layers.BCEWithLogitsLoss(**options), nn.BCEWithLogitsLoss(**options), *every_pair(scores, ODD[:6]))
+
+
+@pytest.mark.parametrize("target", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("input", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_loss_of_scores_has_the_dtype_of_its_targets(input: torch.dtype, target: torch.dtype, autocast: bool) -> None:
+    x, t = torch.randn(4, 5).to(input), torch.rand(4, 5).to(target)
+    results = []
+    for kind in (layers.BCEWithLogitsLoss, nn.BCEWithLogitsLoss):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            leaves = x.clone().requires_grad_(), t.clone().requires_grad_()
+            loss = kind()(*leaves)
+        results.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool], ids=str)
+def test_weights_of_other_dtypes(dtype: torch.dtype) -> None:
+    weight = torch.tensor([1, 0, 2, 1]).to(dtype)
+    pair = torch.rand(3, 4, dtype=torch.float64).requires_grad_(), torch.rand(3, 4, dtype=torch.float64)
+    both(layers.BCELoss(weight), nn.BCELoss(weight), *pair)
+    both(layers.BCEWithLogitsLoss(weight), nn.BCEWithLogitsLoss(weight), *pair)
+    if dtype != torch.bool:
+        weights: dict[str, Any] = {"pos_weight": weight}
+        both(layers.BCEWithLogitsLoss(**weights), nn.BCEWithLogitsLoss(**weights), *pair)
+
+
+@pytest.mark.parametrize("kind", [layers.BCELoss, layers.BCEWithLogitsLoss, nn.BCELoss, nn.BCEWithLogitsLoss])
+def test_a_weight_that_needs_a_gradient_is_refused(kind: type[nn.Module]) -> None:
+    weight = torch.ones(4, requires_grad=True)
+    with pytest.raises(RuntimeError, match="weight"):
+        kind(weight)(torch.rand(3, 4), torch.rand(3, 4))
+
+
+def test_losses_of_numbers_wait_for_no_device() -> None:
+    loss = import_module("cnn_lightning.ops.loss")
+    x, target, one = (Duck(array) for array in (np.full((3, 4), 0.3), np.full((3, 4), 0.6), np.asarray(1.0)))
+    assert isinstance(loss.binary_cross_entropy(x, target, check_target=False), Duck)
+    for name in ("l1_loss", "smooth_l1_loss", "binary_cross_entropy_with_logits"):
+        assert isinstance(getattr(loss, name)(x, target), Duck)
+    for name in ("l1_loss", "smooth_l1_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"):
+        assert isinstance(getattr(loss, f"{name}_backward")(one, x, target), Duck)

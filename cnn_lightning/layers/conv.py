@@ -7,7 +7,8 @@ from torch import Tensor
 
 from cnn_lightning.layers import bridge, catalog
 from cnn_lightning.layers.base import Layer
-from cnn_lightning.ops import conv, conv_transpose, padding
+from cnn_lightning.layers.padding import PADDING, PadFunction
+from cnn_lightning.ops import conv, conv_transpose
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
 
@@ -121,27 +122,6 @@ class ConvTranspose3dFunction(torch.autograd.Function):
         pair = conv_transpose.conv_transpose3d_backward
         needs = tuple(ctx.needs_input_grad[:3])
         return *bridge.call(pair, grad_y, x, weight, **ctx.options, needs=needs), None
-
-
-class PadFunction(torch.autograd.Function):
-    """Padding with pixels of the image."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, pad: tuple[int, ...], mode: str) -> Any:
-        """Save the input for its shape; for circular padding only the shape, as in torch."""
-        ctx.save_for_backward(bridge.blank(x) if mode == "circular" else x)
-        ctx.options = {"pad": pad, "mode": mode}
-        return bridge.call(padding.pad, x, **ctx.options)
-
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> Any:
-        """Add the gradient of each border pixel to the pixel that it repeats."""
-        (x,) = ctx.saved_tensors
-        return bridge.call(padding.pad_backward, grad_y, x, **ctx.options), None, None
-
-
-PADDING = catalog.same_order(pad=0, pad_backward=1)
-"""`catalog.Entry.memory` of padding modes other than zeros."""
 
 
 @catalog.layer(

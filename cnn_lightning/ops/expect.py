@@ -706,7 +706,21 @@ def add_product(c: Array, a: Array, b: Array) -> None:
     one_dtype("add_product", c=c, a=a)
 
 
-Mode = Literal["reflect", "replicate", "circular"]
+Mode = Literal["reflect", "replicate", "circular", "constant"]
+
+
+def borders(shape: Sequence[int], pad: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Check that there are two integers for each of the last axes; return ``(axis, left, right)`` for those.
+
+    Raises:
+        TypeError: A width is not an integer.
+        RuntimeError: Their number is odd, or there are more than ``shape`` has axes.
+    """
+    if not all(isinstance(width, Integral) for width in pad):
+        raise TypeError(f"pad: pad: expected integers, got {tuple(pad)}")
+    if len(pad) % 2 or len(pad) // 2 > len(shape):
+        raise RuntimeError(f"pad: pad: expected two widths for each of at most {len(shape)} axes, got {tuple(pad)}")
+    return [(len(shape) - 1 - i, int(pad[2 * i]), int(pad[2 * i + 1])) for i in range(len(pad) // 2)]
 
 
 def pad(shape: Sequence[int], pad: Sequence[int], mode: Mode) -> list[tuple[int, int, int]]:
@@ -714,22 +728,45 @@ def pad(shape: Sequence[int], pad: Sequence[int], mode: Mode) -> list[tuple[int,
 
     Raises:
         ValueError: The mode is unknown.
-        RuntimeError: A border is negative, wider than the image has pixels for, or of an axis that ``x`` lacks.
+        TypeError: A width is not an integer.
+        RuntimeError: A border is wider than the image has pixels for, or of an axis that ``x`` lacks; or negative
+            borders leave too few pixels.
     """
-    if mode not in ("reflect", "replicate", "circular"):
-        raise ValueError(f"pad: mode: expected 'reflect', 'replicate' or 'circular', got {mode!r}")
-    if len(pad) % 2 or len(pad) // 2 > len(shape):
-        raise RuntimeError(f"pad: pad: expected two widths for each of at most {len(shape)} axes, got {tuple(pad)}")
-    axes = [(len(shape) - 1 - i, pad[2 * i], pad[2 * i + 1]) for i in range(len(pad) // 2)]
+    if mode not in ("reflect", "replicate", "circular", "constant"):
+        raise ValueError(f"pad: mode: expected 'reflect', 'replicate', 'circular' or 'constant', got {mode!r}")
+    axes = borders(shape, pad)
     for axis, left, right in axes:
-        n = shape[axis]
-        most = {"reflect": n - 1, "replicate": max(left, right) if n else 0, "circular": n}[mode]
-        if min(left, right) < 0 or max(left, right) > most:
+        n, widest = shape[axis], max(left, right)
+        kept = n + min(left, 0) + min(right, 0)
+        most = {"reflect": n - 1, "replicate": widest if n else 0, "circular": kept}.get(mode, widest)
+        too_few = n + left + right < (mode == "replicate") or (mode == "constant" and kept < 0)
+        if too_few or widest > most:
             raise RuntimeError(
-                f"pad: pad: expected widths from 0 to {most} for {mode!r} on the {n} pixels of axis {axis}, "
-                f"got {left} and {right}"
+                f"pad: pad: expected widths of at most {most} that leave an image, for {mode!r} on the {n} pixels of "
+                f"axis {axis}, got {left} and {right}"
             )
+    if mode == "reflect" and axes and not any(shape[axis] + left + right for axis, left, right in axes):
+        raise RuntimeError(f"pad: pad: expected widths that leave a pixel of shape {tuple(shape)}, got {tuple(pad)}")
     return [(axis, left, right) for axis, left, right in axes if left or right]
+
+
+def fill(x: Array, value: float) -> float:
+    """Check that the dtype of ``x`` can hold ``value``, and return it as that does.
+
+    Raises:
+        TypeError: It is not a number.
+        RuntimeError: It is out of range.
+    """
+    number("pad: value", value)
+    if x.dtype.kind == "b":
+        return bool(value)
+    if x.dtype.kind == "f":
+        if math.isfinite(value) and abs(value) > np.finfo(x.dtype).max:
+            raise RuntimeError(f"pad: value: expected a number in the range of {x.dtype}, got {value}")
+        return value
+    if not np.iinfo(x.dtype).min <= value <= np.iinfo(x.dtype).max:
+        raise RuntimeError(f"pad: value: expected a number in the range of {x.dtype}, got {value}")
+    return int(value)
 
 
 # ---- losses
@@ -841,3 +878,85 @@ def _indices(scores: Array, target: Array) -> None:
 def rows_of_losses(scores: Array) -> int:
     """The number of targets."""
     return math.prod(shape_of_losses(scores))
+
+
+# ---- losses of numbers
+
+
+def l1_loss(x: Array, kind: str) -> None:
+    """Check the dtype of ``x`` and the reduction.
+
+    Raises:
+        ValueError: The reduction is unknown.
+        RuntimeError: The mean of integers.
+        NotImplementedError: ``x`` is of booleans.
+    """
+    reduction(kind)
+    dtype("l1_loss: x", x, "fiu")
+    if kind == "mean" and x.dtype.kind != "f":
+        raise RuntimeError(f"l1_loss: x: expected a floating dtype for the mean, got {x.dtype}")
+
+
+def smooth_l1_loss(x: Array, kind: str, beta: float) -> None:
+    """Check the dtype of ``x`` and the options; with ``beta`` 0 that is left to `l1_loss`.
+
+    Raises:
+        ValueError: The reduction is unknown.
+        TypeError: ``beta`` is not a number.
+        RuntimeError: ``beta`` is negative or NaN.
+        NotImplementedError: ``x`` is not floating.
+    """
+    reduction(kind)
+    number("smooth_l1_loss: beta", beta)
+    if not beta >= 0:
+        raise RuntimeError(f"smooth_l1_loss: beta: expected at least 0, got {beta}")
+    if beta:
+        dtype("smooth_l1_loss: x", x)
+
+
+def binary_cross_entropy(x: Array, target: Array, weight: Array | None, kind: str, check_target: bool) -> None:
+    """Check probabilities and targets of one shape and dtype, and a weight that broadcasts.
+
+    Raises:
+        ValueError, RuntimeError, NotImplementedError: As torch.
+    """
+    op = "binary_cross_entropy"
+    reduction(kind)
+    _weights_of(op, x, target, weight=weight)
+    if target.dtype != x.dtype:
+        raise RuntimeError(f"{op}: target: expected the dtype of x, {x.dtype}, got {target.dtype}")
+    dtype(f"{op}: x", x)
+    for name, array in (("x", x), ("target", target)) if check_target else ():
+        if not ((array >= 0) & (array <= 1)).all():
+            raise RuntimeError(f"{op}: {name}: expected numbers between 0 and 1, got others")
+
+
+def binary_cross_entropy_with_logits(
+    x: Array, target: Array, weight: Array | None, pos_weight: Array | None, kind: str
+) -> None:
+    """Check scores and targets of one shape and dtype, and weights that broadcast.
+
+    Raises:
+        ValueError, RuntimeError, NotImplementedError: As torch.
+    """
+    op = "binary_cross_entropy_with_logits"
+    reduction(kind)
+    _weights_of(op, x, target, weight=weight, pos_weight=pos_weight)
+    dtype(f"{op}: x", x)
+    one_dtype(op, x=x, target=target)
+
+
+def _weights_of(op: str, x: Array, target: Array, **weights: Array | None) -> None:
+    """Check that ``target`` has the shape of ``x``, and that each weight broadcasts to it."""
+    if target.shape != x.shape:
+        raise ValueError(f"{op}: target: expected the shape of x, {tuple(x.shape)}, got {tuple(target.shape)}")
+    for name, weight in weights.items():
+        if weight is not None and not _broadcasts(weight.shape, x.shape):
+            raise RuntimeError(
+                f"{op}: {name}: expected a shape that broadcasts to {tuple(x.shape)}, got {weight.shape}"
+            )
+
+
+def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    aligned = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in aligned)

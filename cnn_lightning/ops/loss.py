@@ -1,7 +1,8 @@
-"""Losses: cross entropy, negative log-likelihood and mean squared error; forward and backward pairs.
+"""Losses: forward and backward pairs.
 
-Scores have shape ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``. The formulas work on rows of C in float64, one row for
-each of M targets; the targets are rows, too: see `Targets`.
+Those of classes: scores have shape ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``. The formulas work on rows of C in
+float64, one row for each of M targets; the targets are rows, too: see `Targets`. Those of numbers have one loss for
+each element of ``x``.
 """
 
 import math
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn_lightning.ops import expect
+from cnn_lightning.ops.activation import logsigmoid, sigmoid
 from cnn_lightning.ops.softmax import log_softmax
 from cnn_lightning.ops.types import Array
 
@@ -129,16 +131,172 @@ def mse_loss(x: Array, target: Array, *, reduction: str = "mean") -> Array:
     """
     expect.reduction(reduction)
     expect.dtype("x", x)
-    losses = (x - target) ** 2
-    if reduction == "none":
-        return losses
-    total = losses.sum(dtype=np.float64)
-    return (np.divide(total, x.size) if reduction == "mean" else total).astype(x.dtype)
+    return _mean_or_sum((x - target) ** 2, reduction)
 
 
 def mse_loss_backward(grad_y: Array, x: Array, target: Array, *, reduction: str = "mean") -> Array:
     """``grad_x = 2 (x - target) grad_loss``; that of ``target`` is its negative."""
     return (x - target) * (2 / max(1, x.size) if reduction == "mean" else 2) * grad_y
+
+
+def l1_loss(x: Array, target: Array, *, reduction: str = "mean") -> Array:
+    """``loss = |x - target|`` for each element, and their mean (or sum). Both arrays have one shape.
+
+    Raises:
+        ValueError: The reduction is unknown.
+        RuntimeError: The mean of integers.
+        NotImplementedError: ``x`` is of booleans.
+    """
+    expect.l1_loss(x, reduction)
+    return _mean_or_sum(np.abs(x - target), reduction)
+
+
+def l1_loss_backward(grad_y: Array, x: Array, target: Array, *, reduction: str = "mean") -> Array:
+    """``grad_x = sign(x - target) grad_loss``, 0 also where that is NaN; that of ``target`` is its negative."""
+    d = x - target
+    sign = (d > 0).astype(x.dtype) - (d < 0)
+    return sign * _of_each(grad_y, x, reduction)
+
+
+def smooth_l1_loss(x: Array, target: Array, *, reduction: str = "mean", beta: float = 1.0) -> Array:
+    """``loss = d^2 / (2 beta) where |d| < beta, else |d| - beta / 2``, ``d = x - target``; their mean (or sum).
+
+    With ``beta`` 0 it is `l1_loss`. Both arrays have one shape.
+
+    Raises:
+        ValueError: The reduction is unknown.
+        TypeError: ``beta`` is not a number.
+        RuntimeError: ``beta`` is negative.
+        NotImplementedError: ``x`` is not floating.
+    """
+    expect.smooth_l1_loss(x, reduction, beta)
+    if beta == 0:
+        return l1_loss(x, target, reduction=reduction)
+    d = np.abs(x - target)
+    return _mean_or_sum(np.where(d < beta, d * d * 0.5 / beta, d - 0.5 * beta), reduction)
+
+
+def smooth_l1_loss_backward(
+    grad_y: Array, x: Array, target: Array, *, reduction: str = "mean", beta: float = 1.0
+) -> Array:
+    """``grad_x = grad_loss d / beta where |d| < beta, else sign(d) grad_loss``; that of ``target`` is its negative."""
+    if beta == 0:
+        return l1_loss_backward(grad_y, x, target, reduction=reduction)
+    d = x - target
+    slope = np.where(d >= beta, 1, np.where(d <= -beta, -1, d / beta)).astype(x.dtype)
+    return slope * _of_each(grad_y, x, reduction)
+
+
+def binary_cross_entropy(
+    x: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean", check_target: bool = True
+) -> Array:
+    """``loss = -weight (target log x + (1 - target) log(1 - x))`` for each element, and their mean (or sum).
+
+    Logarithms below -100 count as -100, so that no loss is infinite.
+
+    Args:
+        x: Probabilities.
+        target: Probabilities, in the shape of ``x``.
+        weight: Broadcasts to the shape of ``x``.
+        reduction: "mean", "sum" or "none".
+        check_target: Whether to check that all are between 0 and 1. On a GPU this waits for the device.
+
+    Raises:
+        ValueError: The reduction is unknown, or shapes differ.
+        RuntimeError: Dtypes differ, numbers are out of range, or ``weight`` does not broadcast.
+        NotImplementedError: ``x`` is not floating.
+    """
+    expect.binary_cross_entropy(x, target, weight, reduction, check_target)
+    losses = (target - 1) * np.maximum(np.log1p(-x), -100) - target * np.maximum(np.log(x), -100)
+    return _mean_or_sum(_weighted(losses, weight), reduction)
+
+
+def binary_cross_entropy_backward(
+    grad_y: Array, x: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean"
+) -> Array:
+    """``grad_x = weight (x - target) / (x (1 - x)) grad_loss``, with a divisor of at least 1e-12 (in float32)."""
+    slope = (x - target) / np.maximum((1 - x) * x, float(np.float32(1e-12)))
+    return _weighted(slope, weight) * _of_each(grad_y, x, reduction)
+
+
+def binary_cross_entropy_backward_target(
+    grad_y: Array, x: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean"
+) -> Array:
+    """``grad_target = -weight log(x / (1 - x)) grad_loss``."""
+    return _weighted(-np.log(x / (1 - x)), weight) * _of_each(grad_y, x, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    x: Array,
+    target: Array,
+    weight: Array | None = None,
+    pos_weight: Array | None = None,
+    *,
+    reduction: str = "mean",
+) -> Array:
+    """`binary_cross_entropy` of ``sigmoid(x)``, without its overflow.
+
+    ``loss = weight ((1 - target) x - (1 + (pos_weight - 1) target) log sigmoid(x))``: ``pos_weight`` is a factor of
+    the target's part of the loss. It broadcasts to the shape of ``x``, as ``weight`` does.
+
+    Raises:
+        ValueError: The reduction is unknown, or shapes differ.
+        RuntimeError: A weight does not broadcast, or dtypes differ.
+        NotImplementedError: ``x`` is not floating.
+    """
+    expect.binary_cross_entropy_with_logits(x, target, weight, pos_weight, reduction)
+    log_p = logsigmoid(x) if pos_weight is None else logsigmoid(x) * ((pos_weight - 1) * target + 1)
+    return _mean_or_sum(_weighted((1 - target) * x - log_p, weight), reduction)
+
+
+def binary_cross_entropy_with_logits_backward(
+    grad_y: Array,
+    x: Array,
+    target: Array,
+    weight: Array | None = None,
+    pos_weight: Array | None = None,
+    *,
+    reduction: str = "mean",
+) -> Array:
+    """``grad_x = weight ((1 - target + pos_weight target) sigmoid(x) - pos_weight target) grad_loss``."""
+    positive = target if pos_weight is None else target * pos_weight
+    slope = sigmoid(x) - target if pos_weight is None else (positive + 1 - target) * sigmoid(x) - positive
+    return _weighted(slope, weight) * _of_each(grad_y, x, reduction)
+
+
+def binary_cross_entropy_with_logits_backward_target(
+    grad_y: Array,
+    x: Array,
+    target: Array,
+    weight: Array | None = None,
+    pos_weight: Array | None = None,
+    *,
+    reduction: str = "mean",
+) -> Array:
+    """``grad_target = weight (log(1 - sigmoid(x)) - pos_weight log sigmoid(x)) grad_loss``, without weights ``-x``."""
+    slope = -x if pos_weight is None else logsigmoid(-x) - pos_weight * logsigmoid(x)
+    return _weighted(slope, weight) * _of_each(grad_y, x, reduction)
+
+
+# ---- losses of numbers: their weights and their reduction
+
+
+def _weighted(losses: Array, weight: Array | None) -> Array:
+    return losses if weight is None else losses * weight
+
+
+def _mean_or_sum(losses: Array, reduction: str) -> Array:
+    if reduction == "none":
+        return losses
+    if losses.dtype.kind != "f":
+        return losses.sum(dtype=np.int64)
+    total = losses.sum(dtype=np.float64)
+    return (np.divide(total, losses.size) if reduction == "mean" else total).astype(losses.dtype)
+
+
+def _of_each(grad_y: Array, x: Array, reduction: str) -> Array:
+    """The gradient of each element's loss."""
+    return grad_y / max(1, x.size) if reduction == "mean" else grad_y
 
 
 # ---- scores and targets as rows, and their reduction

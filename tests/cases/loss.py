@@ -153,7 +153,137 @@ def mean_squared_error(draw: Draw, case: Case) -> Trial:
     return trial(draw, case.native, options, shape, arguments=(target,))
 
 
+def of_numbers(draw: Draw, case: Case) -> Trial:
+    """Numbers and targets of one shape, and weights that broadcast to it."""
+    shape = anything(draw)
+    options: dict[str, Any] = {"reduction": rarely(draw, one(draw, "mean", "sum", "none"), "average")}
+    if case.native is nn.SmoothL1Loss:
+        options["beta"] = rarely(draw, one(draw, 1.0, 0.0, 0.5, 3), -1.0)
+    target = Target("values", rarely(draw, tuple(shape), (*shape, 2)), needs=draw(st.booleans()))
+    return trial(draw, case.native, options, shape, arguments=(target,), without=case.without)
+
+
+def of_chances(shape: tuple[int, ...]) -> Make:
+    """Numbers between 0 and 1, and targets of the same kind."""
+
+    def make(generator: torch.Generator, dtype: torch.dtype) -> tuple[Any, ...]:
+        x, target = torch.rand(2, *shape, generator=generator, dtype=torch.float64) * 0.9 + 0.05
+        return x.to(dtype), target.to(dtype)
+
+    return make
+
+
+BY_COLUMN = torch.tensor([0.5, 2.0, 1.0, 0.25])
+BY_ROW = torch.tensor([[0.5], [2.0], [1.5]])
+EACH = torch.arange(12.0).reshape(3, 4) / 8
+SHAPES = ((2, 3, 5, 4), (7,), ())
+BETWEEN = torch.full((3, 4), 0.5)
+WRONG_PAIR = [
+    Bad(make=fixed(BETWEEN, BETWEEN[0])),
+    Bad(make=fixed(BETWEEN, BETWEEN.long())),
+    Bad(make=fixed(BETWEEN.long(), BETWEEN.long())),
+    Bad(make=fixed(BETWEEN.long(), BETWEEN)),
+    Bad(make=fixed(BETWEEN, BETWEEN.bool())),
+    Bad(make=fixed(BETWEEN, None)),
+    Bad({"reduction": "average"}, make=fixed(BETWEEN, BETWEEN)),
+    Bad({"weight": torch.ones(5)}, make=fixed(BETWEEN, BETWEEN)),
+    Bad({"weight": torch.ones(2, 3, 4)}, make=fixed(BETWEEN, BETWEEN)),
+]
+
 CASES = [
+    Case(
+        layers.BCELoss,
+        nn.BCELoss,
+        trial=of_numbers,
+        arguments=arguments("weight", "size_average", "reduce", "reduction"),
+        samples=[
+            *(Sample(options={"reduction": r}, make=of_chances(shape)) for shape in SHAPES for r in REDUCTIONS),
+            *(
+                Sample(options={"reduction": r, "weight": weight}, make=of_chances((3, 4)))
+                for weight in (BY_COLUMN, BY_ROW, EACH)
+                for r in REDUCTIONS
+            ),
+        ],
+        bad=[
+            *WRONG_PAIR,
+            Bad(make=fixed(BETWEEN, BETWEEN.double())),
+            Bad(make=fixed(BETWEEN + 1, BETWEEN)),
+            Bad(make=fixed(BETWEEN - 1, BETWEEN)),
+            Bad(make=fixed(BETWEEN, BETWEEN + 1)),
+            Bad(make=fixed(BETWEEN * float("nan"), BETWEEN)),
+        ],
+    ),
+    Case(
+        layers.BCEWithLogitsLoss,
+        nn.BCEWithLogitsLoss,
+        trial=of_numbers,
+        arguments=arguments("weight", "size_average", "reduce", "reduction", "pos_weight"),
+        samples=[
+            *(Sample(options={"reduction": r}, make=pair(shape)) for shape in SHAPES for r in REDUCTIONS),
+            *(
+                Sample(options={"reduction": r, **weights}, make=pair((3, 4)))
+                for weights in (
+                    {"weight": BY_COLUMN},
+                    {"pos_weight": BY_COLUMN},
+                    {"weight": BY_ROW, "pos_weight": BY_COLUMN},
+                    {"weight": BY_COLUMN, "pos_weight": EACH},
+                )
+                for r in REDUCTIONS
+            ),
+        ],
+        bad=[
+            *WRONG_PAIR,
+            Bad({"pos_weight": torch.ones(5)}, make=fixed(BETWEEN, BETWEEN)),
+            Bad({"pos_weight": torch.ones(2, 3, 4)}, make=fixed(BETWEEN, BETWEEN)),
+            Bad({"pos_weight": torch.ones(4).bool()}, make=fixed(BETWEEN, BETWEEN)),
+        ],
+    ),
+    Case(
+        layers.SmoothL1Loss,
+        nn.SmoothL1Loss,
+        trial=of_numbers,
+        trials=300,
+        arguments=arguments("size_average", "reduce", "reduction", "beta"),
+        samples=[
+            *(Sample(options={"reduction": r}, make=pair(shape)) for shape in SHAPES for r in REDUCTIONS),
+            *(
+                Sample(options={"reduction": r, "beta": b}, make=pair((3, 4)))
+                for b in (0, 0.25, 4.0)
+                for r in REDUCTIONS
+            ),
+        ],
+        bad=[
+            Bad({"reduction": "average"}, make=fixed(X, X)),
+            Bad({"beta": -1.0}, make=fixed(X, X)),
+            Bad({"beta": None}, make=fixed(X, X)),
+            Bad({"beta": "1"}, make=fixed(X, X)),
+            Bad({"beta": 0}, make=fixed(X.long(), X.long())),
+            Bad(make=fixed(X.long(), X.long())),
+            Bad(make=fixed(X, X[:, :3])),
+            Bad(make=fixed(X, None)),
+        ],
+    ),
+    Case(
+        layers.L1Loss,
+        nn.L1Loss,
+        trial=of_numbers,
+        trials=300,
+        arguments=Arguments(
+            ("target", "size_average", "reduce", "reduction", "weight"),
+            inputs=("target",),
+            fits=lambda x, arguments: arguments.get("weight") is None,  # which the layer has not
+        ),
+        samples=[
+            Sample(options={"reduction": reduction}, make=pair(shape)) for shape in SHAPES for reduction in REDUCTIONS
+        ],
+        bad=[
+            Bad({"reduction": "average"}, make=fixed(X, X)),
+            Bad(make=fixed(X.long(), X.long())),
+            Bad({"reduction": "sum"}, make=fixed(X.bool(), X.bool())),
+            Bad(make=fixed(X, X[:, :3])),
+            Bad(make=fixed(X, None)),
+        ],
+    ),
     Case(
         layers.CrossEntropyLoss,
         nn.CrossEntropyLoss,

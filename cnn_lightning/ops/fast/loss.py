@@ -1,7 +1,7 @@
-"""Losses: cross entropy, negative log-likelihood and mean squared error; forward and backward pairs.
+"""Losses: forward and backward pairs.
 
-Scores have shape ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``. The functions work on rows of C, one for each of M
-targets.
+Those of classes: scores have shape ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``. The functions work on rows of C, one
+for each of M targets. Those of numbers have one loss for each element of ``x``.
 """
 
 import math
@@ -10,6 +10,7 @@ import numpy as np
 
 from cnn_lightning.ops import expect
 from cnn_lightning.ops.fast import blocks
+from cnn_lightning.ops.fast.activation import logsigmoid, sigmoid
 from cnn_lightning.ops.fast.special import precise
 from cnn_lightning.ops.types import Array
 
@@ -130,11 +131,7 @@ def mse_loss(x: Array, target: Array, *, reduction: str = "mean") -> Array:
     expect.dtype("x", x)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         losses = np.subtract(x, target, out=blocks.empty_like(x))
-        np.square(losses, out=losses)
-        if reduction == "none":
-            return losses
-        total: Array = losses.sum(dtype=np.float64)
-        return (total / x.size if reduction == "mean" else total).astype(x.dtype)
+        return _mean_or_sum(np.square(losses, out=losses), reduction)
 
 
 def mse_loss_backward(grad_y: Array, x: Array, target: Array, *, reduction: str = "mean") -> Array:
@@ -145,6 +142,167 @@ def mse_loss_backward(grad_y: Array, x: Array, target: Array, *, reduction: str 
         np.multiply(grad_x, float(scale), out=grad_x)
         np.multiply(grad_x, grad_y, out=grad_x)
     return grad_x
+
+
+def l1_loss(x: Array, target: Array, *, reduction: str = "mean") -> Array:
+    """`ops.loss.l1_loss`."""
+    expect.l1_loss(x, reduction)
+    with np.errstate(all="ignore"):
+        losses = np.subtract(x, target, out=blocks.empty_like(x))
+        return _mean_or_sum(np.abs(losses, out=losses), reduction)
+
+
+def l1_loss_backward(grad_y: Array, x: Array, target: Array, *, reduction: str = "mean") -> Array:
+    """`ops.loss.l1_loss_backward`."""
+    with np.errstate(all="ignore"):
+        grad_x = np.subtract(x, target, out=blocks.empty_like(x))
+        np.subtract(grad_x > 0, grad_x < 0, out=grad_x, dtype=x.dtype)
+        return np.multiply(grad_x, _of_each(grad_y, x, reduction), out=grad_x)
+
+
+def smooth_l1_loss(x: Array, target: Array, *, reduction: str = "mean", beta: float = 1.0) -> Array:
+    """`ops.loss.smooth_l1_loss`."""
+    expect.smooth_l1_loss(x, reduction, beta)
+    if beta == 0:
+        return l1_loss(x, target, reduction=reduction)
+    with np.errstate(all="ignore"):
+        d = np.subtract(x, target, out=blocks.empty_like(x))
+        np.abs(d, out=d)
+        parabola = d * d
+        parabola *= 0.5
+        parabola /= beta
+        near = d < beta
+        d -= 0.5 * beta
+        np.copyto(d, parabola, where=near)
+        return _mean_or_sum(d, reduction)
+
+
+def smooth_l1_loss_backward(
+    grad_y: Array, x: Array, target: Array, *, reduction: str = "mean", beta: float = 1.0
+) -> Array:
+    """`ops.loss.smooth_l1_loss_backward`."""
+    if beta == 0:
+        return l1_loss_backward(grad_y, x, target, reduction=reduction)
+    with np.errstate(all="ignore"):
+        d = np.subtract(x, target, out=blocks.empty_like(x))
+        above, below = d >= beta, d <= -beta
+        d /= beta
+        np.copyto(d, -1, where=below)
+        np.copyto(d, 1, where=above)
+        return np.multiply(d, _of_each(grad_y, x, reduction), out=d)
+
+
+def binary_cross_entropy(
+    x: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean", check_target: bool = True
+) -> Array:
+    """`ops.loss.binary_cross_entropy`."""
+    expect.binary_cross_entropy(x, target, weight, reduction, check_target)
+    with np.errstate(all="ignore"):
+        losses = np.negative(x, out=blocks.empty_like(x))
+        np.maximum(precise(np.log1p, losses, out=losses), -100, out=losses)
+        np.multiply(losses, target - 1, out=losses)
+        losses -= target * np.maximum(precise(np.log, x), -100)
+        return _mean_or_sum(_weighted(losses, weight), reduction)
+
+
+def binary_cross_entropy_backward(
+    grad_y: Array, x: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean"
+) -> Array:
+    """`ops.loss.binary_cross_entropy_backward`."""
+    with np.errstate(all="ignore"):
+        grad_x = np.subtract(x, target, out=blocks.empty_like(x))
+        grad_x /= np.maximum((1 - x) * x, float(np.float32(1e-12)))
+        return np.multiply(_weighted(grad_x, weight), _of_each(grad_y, x, reduction), out=grad_x)
+
+
+def binary_cross_entropy_backward_target(
+    grad_y: Array, x: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean"
+) -> Array:
+    """`ops.loss.binary_cross_entropy_backward_target`."""
+    with np.errstate(all="ignore"):
+        grad = np.divide(x, 1 - x, out=blocks.empty_like(target))
+        np.negative(precise(np.log, grad, out=grad), out=grad)
+        return np.multiply(_weighted(grad, weight), _of_each(grad_y, x, reduction), out=grad)
+
+
+def binary_cross_entropy_with_logits(
+    x: Array,
+    target: Array,
+    weight: Array | None = None,
+    pos_weight: Array | None = None,
+    *,
+    reduction: str = "mean",
+) -> Array:
+    """`ops.loss.binary_cross_entropy_with_logits`."""
+    expect.binary_cross_entropy_with_logits(x, target, weight, pos_weight, reduction)
+    with np.errstate(all="ignore"):
+        log_p = logsigmoid(x)
+        if pos_weight is not None:
+            log_p *= (pos_weight - 1) * target + 1
+        losses = np.subtract(1, target, out=blocks.empty_like(target))
+        losses *= x
+        losses -= log_p
+        return _mean_or_sum(_weighted(losses, weight), reduction)
+
+
+def binary_cross_entropy_with_logits_backward(
+    grad_y: Array,
+    x: Array,
+    target: Array,
+    weight: Array | None = None,
+    pos_weight: Array | None = None,
+    *,
+    reduction: str = "mean",
+) -> Array:
+    """`ops.loss.binary_cross_entropy_with_logits_backward`."""
+    with np.errstate(all="ignore"):
+        grad_x = sigmoid(x)
+        if pos_weight is None:
+            grad_x -= target
+        else:
+            positive = target * pos_weight
+            grad_x *= positive + 1 - target
+            grad_x -= positive
+        return np.multiply(_weighted(grad_x, weight), _of_each(grad_y, x, reduction), out=grad_x)
+
+
+def binary_cross_entropy_with_logits_backward_target(
+    grad_y: Array,
+    x: Array,
+    target: Array,
+    weight: Array | None = None,
+    pos_weight: Array | None = None,
+    *,
+    reduction: str = "mean",
+) -> Array:
+    """`ops.loss.binary_cross_entropy_with_logits_backward_target`."""
+    with np.errstate(all="ignore"):
+        grad = np.negative(x, out=blocks.empty_like(x))
+        if pos_weight is not None:
+            np.subtract(logsigmoid(grad), pos_weight * logsigmoid(x), out=grad)
+        return np.multiply(_weighted(grad, weight), _of_each(grad_y, x, reduction), out=grad)
+
+
+# ---- losses of numbers: their weights and their reduction
+
+
+def _weighted(losses: Array, weight: Array | None) -> Array:
+    """``losses`` itself, multiplied."""
+    return losses if weight is None else np.multiply(losses, weight, out=losses)
+
+
+def _mean_or_sum(losses: Array, reduction: str) -> Array:
+    if reduction == "none":
+        return losses
+    if losses.dtype.kind != "f":
+        return np.asarray(losses.sum(dtype=np.int64))
+    total: Array = losses.sum(dtype=np.float64)
+    return (total / losses.size if reduction == "mean" else total).astype(losses.dtype)
+
+
+def _of_each(grad_y: Array, x: Array, reduction: str) -> Array:
+    """The gradient of each element's loss."""
+    return grad_y / max(1, x.size) if reduction == "mean" else grad_y
 
 
 # ---- scores as rows
