@@ -19,9 +19,9 @@ from cnn_lightning.swap.native import formula_file as formula_file
 from cnn_lightning.swap.native import native_type as native_type
 from cnn_lightning.swap.observe import Seen, difference, observe, run
 from cnn_lightning.swap.plan import Change, apply, class_of_container, new_classes, obstacle
+from cnn_lightning.swap.report import AS_ASKED, chains_of, rows_of
 from cnn_lightning.swap.report import Row as Row
 from cnn_lightning.swap.report import SwapReport as SwapReport
-from cnn_lightning.swap.report import chains_of, rows_of
 
 
 def swap_layers(
@@ -77,11 +77,15 @@ def swap_layers(
     return SwapReport(rows, [named.name for named in found if named.identity in changed], largest)
 
 
-def observed(net: nn.Module, sample: Any, *, beside: Mapping[str, nn.Module] | None = None) -> SwapReport:
-    """The report of a network as it is, with what a run of it shows; see ``verify`` of `swap_layers`."""
+def observed(
+    report: SwapReport, net: nn.Module, sample: Any, *, beside: Mapping[str, nn.Module] | None = None
+) -> SwapReport:
+    """The report of a swap with what a run of the network shows; see ``verify`` of `swap_layers`."""
     found = modules_of(net, beside or {})
     seen, _ = observe(inner(net), found, sample)
-    return SwapReport(_rows(found, set(), seen))
+    asked = {row.name for row in report.rows if row.reason == AS_ASKED}
+    rows = _rows(found, {named.identity for named in found if named.name in asked}, seen)
+    return SwapReport(rows, report.changed, report.difference)
 
 
 def _rows(found: list[Named], asked: set[int], seen: Seen | None) -> list[Row]:

@@ -40,7 +40,10 @@ class InNumPy(TorchFunctionMode):
             if call is not None:
                 layer, inputs = call
                 with _computing():
-                    return layer.forward(*inputs)
+                    y = layer.forward(*inputs)
+                    if "inplace" in known.implied and not hasattr(layer, "inplace"):
+                        return inputs[0].copy_(y)
+                    return y
         return function(*args, **kwargs)
 
 
@@ -124,7 +127,7 @@ _FUNCTIONS = _table()
 def _call(function: _Function, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, list[Any]] | None:
     """A layer with the options of the call, and its inputs; None where no layer has these options."""
     defaults = function.defaults
-    given = {**dict(zip(defaults, args, strict=False)), **kwargs, **function.implied}
+    given = {**dict(zip(defaults, args, strict=False)), **kwargs}
     x = given.get("input")
     if len(args) > len(defaults) or not isinstance(x, Tensor):
         return None
@@ -133,7 +136,8 @@ def _call(function: _Function, args: Any, kwargs: Mapping[str, Any]) -> tuple[An
         return None
     if any(key not in native.allowed and not _is(value, defaults.get(key, ...)) for key, value in given.items()):
         return None
-    attributes = {**native.options, **{k: v for k, v in defaults.items() if k in native.allowed}, **given}
+    implied = {key: value for key, value in function.implied.items() if key in native.options}
+    attributes = {**native.options, **{k: v for k, v in defaults.items() if k in native.allowed}, **given, **implied}
     inputs = [attributes.pop(key) for key in native.inputs if key in attributes]
     if not _complete(attributes, x):
         return None

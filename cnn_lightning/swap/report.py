@@ -25,6 +25,7 @@ from cnn_lightning.swap.plan import obstacle, reason_native
 _FUNCTIONS = tuple(dict.fromkeys(name for entry in catalog.entries().values() for name in entry.functions))
 
 
+AS_ASKED = "as asked"
 NOTHING = "-"
 """The implementation of what computes nothing."""
 
@@ -140,7 +141,7 @@ def _of_layer(named: Named, name: str, asked: bool, chains: Mapping[str, tuple[s
         return Row(name, path_of(native), implementation, why)
     if not is_ours(named.module):
         swappable = native in LAYERS and not obstacle(named.module)
-        chosen = "as asked" if asked else "no pattern names it"
+        chosen = AS_ASKED if asked else "no pattern names it"
         return Row(name, path_of(kind), "torch", chosen if swappable else reason_native(named.module), calls=calls)
     file = formula_file(named.module)
     if isinstance(named.module, AsBase):
@@ -148,7 +149,7 @@ def _of_layer(named: Named, name: str, asked: bool, chains: Mapping[str, tuple[s
         ran = seen is None or named.identity in seen.computed or (base is not None and file in _SOMETIMES_IDLE)
         if not ran:
             return Row(name, path_of(native), "torch", "no function that it calls has a NumPy layer", calls=calls)
-        why = "" if base is not None else "by its functions"
+        why = "" if base is not None else "by the functions that it calls"
         return Row(name, path_of(native), "numpy", why, file, base="" if base is None else base.__name__, calls=calls)
     if kind in NATIVE or parametrize.is_parametrized(named.module):
         return Row(name, path_of(native), "numpy", "", file, chains.get(name, ()))
