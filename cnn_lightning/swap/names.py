@@ -3,6 +3,7 @@
 import difflib
 import fnmatch
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from cnn_lightning.swap.native import LAYERS, NATIVE, REMEMBERED, native_type
+from cnn_lightning.swap.native import LAYERS, NATIVE, REMEMBERED, layer_base, native_type, path_of
 
 Implementation: TypeAlias = str | type[nn.Module]
 Spec: TypeAlias = str | Mapping[Any, Any]
@@ -49,7 +50,7 @@ class Named:
     def is_layer(self) -> bool:
         """Whether it computes something itself, as far as can be told from outside."""
         module = self.module
-        if self.native in LAYERS or REMEMBERED in module.__dict__:
+        if layer_base(self.native) is not None or REMEMBERED in module.__dict__:
             return True
         if isinstance(module, (*_CONTAINERS, *_WRAPPERS)):
             return False
@@ -58,12 +59,22 @@ class Named:
         return leaf or own
 
 
+def _unwrapped(net: nn.Module) -> tuple[nn.Module, str]:
+    prefix = ""
+    while isinstance(net, (*_WRAPPERS, torch._dynamo.OptimizedModule)):
+        name = "module" if isinstance(net, _WRAPPERS) else "_orig_mod"
+        net, prefix = getattr(net, name), f"{prefix}{name}."
+    return net, prefix
+
+
+def inner(net: nn.Module) -> nn.Module:
+    """The network in DistributedDataParallel, DataParallel or torch.compile."""
+    return _unwrapped(net)[0]
+
+
 def modules_of(net: nn.Module, beside: Mapping[str, nn.Module]) -> list[Named]:
     """Every module of a network and of the modules beside it, each once."""
-    wrapped, prefix = net, ""
-    while isinstance(wrapped, (*_WRAPPERS, torch._dynamo.OptimizedModule)):
-        inner = "module" if isinstance(wrapped, _WRAPPERS) else "_orig_mod"
-        wrapped, prefix = getattr(wrapped, inner), f"{prefix}{inner}."
+    wrapped, prefix = _unwrapped(net)
     modules: dict[int, nn.Module] = {}
     names: dict[int, list[str]] = {}
     aliases: dict[int, list[str]] = {}
@@ -101,13 +112,13 @@ def choices_for(found: list[Named], spec: Spec) -> dict[int, Choice]:
         if not any(named.native in LAYERS for named in found):
             raise ValueError(
                 "layers: expected a network with a layer that can be swapped (such as Conv2d, Linear, ReLU), got only "
-                + _some(sorted({named.native.__name__ for named in layers_of_net} or {type(found[0].module).__name__}))
+                + _some(sorted({path_of(named.native) for named in layers_of_net} or {path_of(type(found[0].module))}))
             )
         return {named.identity: (named.module, implementation, None) for named in layers_of_net}
     if not isinstance(spec, Mapping):
         raise ValueError(f"layers: expected 'numpy', 'torch' or a mapping of patterns, got {spec!r}")
 
-    patterns = [(_pattern(key), _implementation(value)) for key, value in spec.items()]
+    patterns = [(_pattern(key, found), _implementation(value)) for key, value in spec.items()]
     matched: dict[int, list[Named]] = {index: [] for index in range(len(patterns))}
     choices: dict[int, Choice] = {}
     for named in found:
@@ -121,7 +132,14 @@ def choices_for(found: list[Named], spec: Spec) -> dict[int, Choice]:
     return choices
 
 
-def _pattern(key: Any) -> str | type[nn.Module]:
+def is_explicit(named: Named, pattern: Any) -> bool:
+    """Whether a pattern asks for this very layer or type: one with a star may match by chance."""
+    return isinstance(pattern, type) or pattern in named.aliases
+
+
+def _pattern(key: Any, found: list[Named]) -> str | type[nn.Module]:
+    if isinstance(key, str) and not any(key in named.aliases for named in found):
+        key = _loaded_class(key) or key
     if isinstance(key, type) and issubclass(key, nn.Module):
         return NATIVE.get(key, key)
     if isinstance(key, int) and not isinstance(key, bool):
@@ -129,6 +147,14 @@ def _pattern(key: Any) -> str | type[nn.Module]:
     if isinstance(key, str):
         return key
     raise ValueError(f"layers: expected a pattern of names or a module class as key, got {key!r}")
+
+
+def _loaded_class(path: str) -> type[nn.Module] | None:
+    """The class with an import path. That of a layer of the network is loaded, so nothing is imported to find it."""
+    module_name, _, name = path.rpartition(".")
+    module = sys.modules.get(module_name)
+    kind = None if module is None else vars(module).get(name)  # a module that loads its parts when asked is not asked
+    return kind if isinstance(kind, type) and issubclass(kind, nn.Module) else None
 
 
 def _matches(pattern: str | type[nn.Module], named: Named) -> bool:
@@ -173,13 +199,13 @@ def _import(path: str) -> type[nn.Module]:
 def _no_match(pattern: str | type[nn.Module], found: list[Named]) -> str:
     names = [name for named in found if named.is_layer for name in named.names]
     if isinstance(pattern, type):
-        there = sorted({named.native.__name__ for named in found if named.is_layer})
-        return f"layers: no layer is a {pattern.__name__}; there are {_some(there)}"
+        there = sorted({path_of(named.native) for named in found if named.is_layer})
+        return f"layers: no layer is a {path_of(pattern)}; there are {_some(there)}"
     message = f"layers: pattern {pattern!r} matches no layer"
     holder = next((named for named in found if pattern in named.aliases), None)
     if holder is not None:
-        inner = f"{pattern}.*" if pattern else "*"
-        return f"{message}: it names a {type(holder.module).__name__} that holds layers; those are {inner!r}"
+        those = f"{pattern}.*" if pattern else "*"
+        return f"{message}: it names a {path_of(type(holder.module))} that holds layers; those are {those!r}"
     close = difflib.get_close_matches(pattern, names, 4, 0.5)
     return f"{message}; there are {_some(list(dict.fromkeys([*close, *names])))}"
 

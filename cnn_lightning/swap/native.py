@@ -20,6 +20,16 @@ def native_type(module: nn.Module) -> type[nn.Module]:
     return NATIVE.get(kind, remembered)
 
 
+def layer_base(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """The native type that a class is, or is a subclass of; None if there is no NumPy layer for any of its bases."""
+    return next((base for base in kind.__mro__ if base in LAYERS), None)
+
+
+def path_of(kind: type[nn.Module]) -> str:
+    """The import path of a class; for one of `torch.nn` its bare name."""
+    return kind.__name__ if kind.__module__.startswith("torch.nn.") else f"{kind.__module__}.{kind.__qualname__}"
+
+
 def is_ours_type(kind: type[nn.Module]) -> bool:
     """Whether a class is a NumPy layer of this package, or a subclass of one."""
     return any(base in NATIVE for base in kind.__mro__)
@@ -32,5 +42,6 @@ def is_ours(module: nn.Module) -> bool:
 
 def formula_file(module: nn.Module) -> str:
     """The file of `cnn_lightning.ops` whose formulas a layer calls in NumPy; empty where it calls none."""
-    entry = catalog.entries().get(native_type(module))
-    return "" if entry is None else entry.formulas
+    native = native_type(module)
+    base = layer_base(native) if type(module) in NATIVE else native
+    return catalog.entries()[base].formulas if base in LAYERS else ""

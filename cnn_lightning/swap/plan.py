@@ -9,8 +9,19 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from cnn_lightning.layers import fused
-from cnn_lightning.swap.names import Choice, Implementation, Named
-from cnn_lightning.swap.native import LAYERS, NATIVE, REMEMBERED, is_ours, is_ours_type, native_type
+from cnn_lightning.swap.arithmetic import is_without_arithmetic
+from cnn_lightning.swap.based import AsBase, as_base
+from cnn_lightning.swap.names import Choice, Implementation, Named, is_explicit
+from cnn_lightning.swap.native import (
+    LAYERS,
+    NATIVE,
+    REMEMBERED,
+    is_ours,
+    is_ours_type,
+    layer_base,
+    native_type,
+    path_of,
+)
 
 
 def new_classes(found: list[Named], choices: dict[int, Choice]) -> list[tuple[Named, type[nn.Module]]]:
@@ -22,36 +33,52 @@ def new_classes(found: list[Named], choices: dict[int, Choice]) -> list[tuple[Na
         if named.identity not in choices:
             continue
         _, implementation, pattern = choices[named.identity]
-        target = _target(named, implementation)
+        target = _target(named, implementation, is_explicit(named, pattern))
         prevented = "" if target is type(named.module) else obstacle(named.module)
         if isinstance(implementation, type) and prevented:
             raise ValueError(f"layers: {named.name!r} can't be swapped: {prevented}")
         if implementation == "torch" and is_ours(named.module) and target is not type(named.module) and prevented:
             raise ValueError(f"layers: {named.name!r} can't be swapped back: {prevented}")
+        if implementation == "numpy" and is_without_arithmetic(target):
+            wanted[pattern] += 1
+            continue
         if implementation == "numpy" and (prevented or not is_ours_type(target)):
-            refused.setdefault(pattern, f"{named.name!r}: {reason_native(named.module)}")
+            refused.setdefault(pattern, f"{named.name!r}: {reason_native(named.module)}{_way_out(named.module)}")
             continue
         wanted[pattern] += 1
         if not prevented:
             plan.append((named, target))
     for pattern, reason in refused.items():
         if pattern is not None and not wanted[pattern]:
-            raise ValueError(f"layers: pattern {pattern!r} matches nothing that can be swapped: {reason}")
+            shown = path_of(pattern) if isinstance(pattern, type) else pattern
+            raise ValueError(f"layers: pattern {shown!r} matches nothing that can be swapped: {reason}")
     return plan
 
 
-def _target(named: Named, implementation: Implementation) -> type[nn.Module]:
+def _target(named: Named, implementation: Implementation, explicit: bool) -> type[nn.Module]:
     native = named.native
     if implementation == "torch":
         return _native_base(named.module)
     if implementation == "numpy":
-        return LAYERS.get(native, native) if not obstacle(named.module) else type(named.module)
+        kind = type(named.module)
+        if obstacle(named.module) or issubclass(kind, AsBase):
+            return kind
+        return as_base(native) if explicit and _may_be_as_base(native) else LAYERS.get(native, native)
     assert isinstance(implementation, type)
     if not issubclass(implementation, native):
         raise TypeError(
-            f"layers: {named.name!r}: expected a subclass of {native.__name__}, got {implementation.__qualname__}"
+            f"layers: {named.name!r}: expected a subclass of {path_of(native)}, got {path_of(implementation)}"
         )
     return implementation
+
+
+def _may_be_as_base(native: type[nn.Module]) -> bool:
+    """Whether it is a class of a network's own, whose functions may run in NumPy though the class is not ours."""
+    return not (native in LAYERS or is_ours_type(native) or is_without_arithmetic(native) or _is_of_torch(native))
+
+
+def _is_of_torch(kind: type[nn.Module]) -> bool:
+    return kind.__module__.startswith("torch.nn.") and layer_base(kind) is None
 
 
 def _native_base(module: nn.Module) -> type[nn.Module]:
@@ -73,16 +100,23 @@ def obstacle(module: nn.Module) -> str:
     return ""
 
 
+def _way_out(module: nn.Module) -> str:
+    kind = type(module)
+    if obstacle(module) or layer_base(kind) is None or not _may_be_as_base(kind):
+        return ""
+    return f" (to treat it as its base, ask for {path_of(kind)!r} or for its full name)"
+
+
 def reason_native(module: nn.Module) -> str:
     """Why a layer stays native although NumPy was asked for."""
     prevented = obstacle(module)
     if prevented:
         return prevented
     kind = type(module)
-    base = next((base for base in kind.__mro__[1:] if base in LAYERS), None)
+    base = layer_base(kind)
     if base is not None:
-        return f"{kind.__name__} is a subclass of {base.__name__} and may compute something else"
-    return f"there is no NumPy layer for {kind.__name__}"
+        return f"{path_of(kind)} is a subclass of {base.__name__} and may compute something else"
+    return f"there is no NumPy layer for {path_of(kind)}"
 
 
 @dataclass(frozen=True)
