@@ -39,6 +39,7 @@ def direct() -> dict[str, list[Call]]:
         "norm.batch_statistics": [((x,), {})],
         "norm.batch_norm_backward_part": [((x, 2 * x, array(3), *array(4, 3) ** 2), {"count": 100})],
         "loss.nll_loss": [((logits, target, array(3)), {})],
+        "pool.add_at": [((array(2, 3, 2, 3), x, random.integers(0, 36, (2, 3, 2, 3))), {})],
         "product.product": [((array(4, 3), array(3, 5)), {}), ((array(2, 4, 3), array(2, 3, 5)), {})],
         "product.add_product": [
             ((array(5), array(4, 3), array(3, 5)), {"beta": 0.5, "alpha": -2.0}),

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from cnn_lightning.aten.kernels import Native, operator
+from cnn_lightning.aten.kernels import Native, broadcast, operator
 from cnn_lightning.layers import bridge
 from cnn_lightning.ops import activation
 
@@ -14,9 +13,10 @@ _SELU = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
 
 def _gradient(op: bridge.Operation, grad_y: Tensor, x: Tensor, **options: Any) -> Any:
-    """A gradient by input or output; under ``vmap``, either may have an axis more, along which the other is repeated."""
-    shape = torch.broadcast_shapes(grad_y.shape, x.shape)
-    return bridge.compute(op, grad_y.expand(shape), x.expand(shape), **options)
+    """A gradient by input or output; under ``vmap`` one of them may broadcast to the other."""
+    if grad_y.shape != x.shape:
+        grad_y, x = broadcast(grad_y, x)
+    return bridge.compute(op, grad_y, x, **options)
 
 
 @operator("relu")

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, library
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -83,6 +84,12 @@ def operator(
         return adapter
 
     return enter
+
+
+def broadcast(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the shape that they broadcast to."""
+    shape = np.broadcast_shapes(x.shape, other.shape)
+    return x.expand(shape), other.expand(shape)
 
 
 # ---- the switch
@@ -195,10 +202,10 @@ def _install() -> None:
         if _library:
             return
         kernels = {name: kernel for each in OPERATORS.values() for name, kernel in _kernels(each)}
-        target = library.Library("aten", "IMPL")
+        target = library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
         try:
             for name, kernel in kernels.items():
-                target.impl(name, kernel, "CPU", with_keyset=True, allow_override=False)
+                target.impl(name, kernel, "CPU", with_keyset=True, allow_override=False)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise RuntimeError(
                 f"numpy_ops: expected torch's own kernel of aten::{name} on the CPU, got one that another library "

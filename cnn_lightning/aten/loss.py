@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from cnn_lightning.aten.kernels import operator
+from cnn_lightning.aten.kernels import broadcast, operator
 from cnn_lightning.layers import bridge
 from cnn_lightning.ops import loss
 
@@ -44,17 +43,41 @@ for _axes in ("", "2d"):
 @operator("mse_loss")
 def mse_loss(x: Tensor, target: Tensor, reduction: int = 1) -> Any:
     """Squared differences."""
-    pair = _of_one_shape(x, target)
-    return bridge.compute(loss.mse_loss, *pair, reduction=_REDUCTIONS[reduction])
+    return bridge.compute(loss.mse_loss, *broadcast(x, target), reduction=_REDUCTIONS[reduction])
 
 
 @operator("mse_loss_backward")
 def mse_loss_backward(grad_y: Tensor, x: Tensor, target: Tensor, reduction: int) -> Any:
     """The gradient of the first argument."""
-    pair = _of_one_shape(x, target)
+    pair = broadcast(x, target)
     return bridge.compute(loss.mse_loss_backward, grad_y, *pair, reduction=_REDUCTIONS[reduction])
 
 
-def _of_one_shape(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    shape = torch.broadcast_shapes(x.shape, target.shape)
-    return x.expand(shape), target.expand(shape)
+@operator("smooth_l1_loss")
+def smooth_l1_loss(x: Tensor, target: Tensor, reduction: int = 1, beta: float = 1.0) -> Any:
+    """Differences, squared below ``beta``."""
+    options: dict[str, Any] = {"reduction": _REDUCTIONS[reduction], "beta": beta}
+    return bridge.compute(loss.smooth_l1_loss, *broadcast(x, target), **options)
+
+
+@operator("smooth_l1_loss_backward")
+def smooth_l1_loss_backward(grad_y: Tensor, x: Tensor, target: Tensor, reduction: int, beta: float) -> Any:
+    """The gradient of the first argument."""
+    options: dict[str, Any] = {"reduction": _REDUCTIONS[reduction], "beta": beta}
+    return bridge.compute(loss.smooth_l1_loss_backward, grad_y, *broadcast(x, target), **options)
+
+
+@operator("binary_cross_entropy")
+def binary_cross_entropy(x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = 1) -> Any:
+    """The loss of probabilities."""
+    options: dict[str, Any] = {"reduction": _REDUCTIONS[reduction]}
+    return bridge.compute(loss.binary_cross_entropy, x, target, weight, **options)
+
+
+@operator("binary_cross_entropy_backward")
+def binary_cross_entropy_backward(
+    grad_y: Tensor, x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: int = 1
+) -> Any:
+    """The gradient of the probabilities."""
+    options: dict[str, Any] = {"reduction": _REDUCTIONS[reduction]}
+    return bridge.compute(loss.binary_cross_entropy_backward, grad_y, x, target, weight, **options)

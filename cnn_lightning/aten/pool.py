@@ -56,8 +56,8 @@ def _enter(axes: int) -> None:
         ceil_mode: bool,
         indices: Tensor,
     ) -> Any:
-        options = _windows(kernel_size, stride, padding) | {"dilation": tuple(dilation), "ceil_mode": ceil_mode}
-        return call(f"max_pool{axes}d_backward", grad_y, x, **options)
+        # By the places that won: in forward mode, ``x`` is a tangent.
+        return call("add_at", grad_y, x, indices)
 
     @operator(f"avg_pool{axes}d")
     def avg_pool(
@@ -101,8 +101,7 @@ def _enter(axes: int) -> None:
 
     @operator(f"adaptive_max_pool{axes}d_backward", indices=True)
     def adaptive_max_pool_backward(grad_y: Tensor, x: Tensor, indices: Tensor) -> Any:
-        size = tuple(grad_y.shape[-axes:])
-        return call(f"adaptive_max_pool{axes}d_backward", grad_y, x, indices, output_size=size)
+        return call("add_at", grad_y, x, indices)
 
 
 for _axes in (2, 3):

@@ -24,7 +24,9 @@ class LayerReport(Callback):
         if stage != "fit" or not isinstance(pl_module, Classifier):
             return
         memory = pl_module.choose_memory()  # a collective call
-        report = _report(pl_module)  # in all processes, because synchronised layers make collective calls
+        report = _report(pl_module).on(
+            trainer.strategy.root_device
+        )  # in all processes, because synchronised layers make collective calls
         if trainer.is_global_zero:
             count = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
             print(f"{pl_module.hparams['net']}: {count:,} parameters to train\n{report}\n{memory}", flush=True)

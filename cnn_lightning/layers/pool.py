@@ -115,6 +115,7 @@ MAX_POOL = {
     **catalog.channels_last(max_pool2d=0),
     **catalog.channels_last(max_pool2d_with_indices=0, results=2),
     **catalog.same_order(max_pool2d_backward=1),
+    **catalog.channels_last(add_at=1, image_by_image=True),
 }
 AVG_POOL = catalog.channels_last(avg_pool2d=0) | catalog.same_order(avg_pool2d_backward=1)
 ADAPTIVE_AVG_POOL = catalog.channels_last(adaptive_avg_pool2d=0) | catalog.same_order(adaptive_avg_pool2d_backward=1)

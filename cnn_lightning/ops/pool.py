@@ -89,6 +89,26 @@ def max_pool2d_backward(
     return inside(grad_wide, g.pad)
 
 
+def add_at(grad_y: Array, x: Array, indices: Array) -> Array:
+    """The gradient of a pooling that chooses, by the places that it chose: ``grad_x[n, c, indices[n, c, u]] += grad_y``.
+
+    Args:
+        grad_y: Upstream gradient (N, C, ...).
+        x: The forward's input (N, C, ...), for its shape; its values are not read.
+        indices: The place of the pixel that won, as `max_pool2d_with_indices` gives it, shaped as ``grad_y``.
+
+    Returns:
+        ``grad_x``, shaped as ``x``.
+    """
+    planes = prod(x.shape[:2])
+    upstream, places = (array.reshape(planes, prod(grad_y.shape[2:])) for array in (grad_y, indices))
+    grad_x = np.zeros_like(x, shape=(planes, prod(x.shape[2:])))
+    for u in range(upstream.shape[1]):
+        place = places[:, u : u + 1]
+        np.put_along_axis(grad_x, place, np.take_along_axis(grad_x, place, 1) + upstream[:, u : u + 1], 1)
+    return grad_x.reshape(x.shape)
+
+
 def avg_pool2d(
     x: Array,
     *,

@@ -36,9 +36,8 @@ class Row:
 
     The implementation is "-" for a layer that computes nothing. A NumPy layer of ours has the file of its formulas, the
     layers with which it may be computed as one, and the base that a network's own class is treated as. ``calls`` are
-    functions of torch that its forward calls beside the layers.
-    A NumPy layer of ours has the file of its formulas, and the layers with which it may be computed as one. ``device``
-    is the type of the device whose arrays are computed there by formulas alone; empty for the host.
+    functions of torch that its forward calls beside the layers. ``device`` is the type of the device whose arrays are
+    computed there by formulas alone; empty for the host.
     """
 
     name: str

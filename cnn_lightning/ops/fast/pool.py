@@ -102,6 +102,14 @@ def max_pool2d_backward(
     return _arranged(grad_x, x, order)
 
 
+def add_at(grad_y: Array, x: Array, indices: Array) -> Array:
+    """`ops.pool.add_at`, which adds in float64."""
+    planes, pixels = prod(x.shape[:2]), prod(x.shape[2:])
+    places = indices.reshape(planes, prod(grad_y.shape[2:])) + pixels * np.arange(planes)[:, None]
+    sums = np.bincount(places.ravel(), grad_y.ravel(), planes * pixels)
+    return memory.copy_in_format(x, sums.reshape(x.shape))
+
+
 def avg_pool2d(
     x: Array,
     *,
