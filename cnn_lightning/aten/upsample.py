@@ -26,14 +26,14 @@ def _enter_nearest(name: str, *, exact: bool) -> None:
 def _enter_smooth(name: str, op: str) -> None:
     @operator(name)
     def smooth(x: Tensor, output_size: Sizes, align_corners: bool, *scales: float | None) -> Any:
-        options = {"size": tuple(output_size), "align_corners": align_corners, "scales": scales}
+        options: dict[str, Any] = {"size": tuple(output_size), "align_corners": align_corners, "scales": scales}
         return bridge.compute(getattr(upsample, op), x, **options)
 
     @operator(f"{name}_backward")
     def smooth_backward(
         grad_y: Tensor, output_size: Sizes, input_size: Sizes, align_corners: bool, *scales: float | None
     ) -> Any:
-        options = {"size_x": tuple(input_size)[2:], "align_corners": align_corners, "scales": scales}
+        options: dict[str, Any] = {"size_x": tuple(input_size)[2:], "align_corners": align_corners, "scales": scales}
         return bridge.compute(getattr(upsample, f"{op}_backward"), grad_y, **options)
 
 

@@ -28,6 +28,7 @@ class LayerReport(Callback):
             trainer.strategy.root_device
         )  # in all processes, because synchronised layers make collective calls
         if trainer.is_global_zero:
+            report = report.on(trainer.strategy.root_device)
             count = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
             print(f"{pl_module.hparams['net']}: {count:,} parameters to train\n{report}\n{memory}", flush=True)
 

@@ -90,7 +90,7 @@ def max_pool2d_backward(
 
 
 def add_at(grad_y: Array, x: Array, indices: Array) -> Array:
-    """The gradient of a pooling that chooses, by the places that it chose: ``grad_x[n, c, indices[n, c, u]] += grad_y``.
+    """The gradient of max-pooling by the places that won: ``grad_x[n, c, indices[n, c, u]] += grad_y[n, c, u]``.
 
     Args:
         grad_y: Upstream gradient (N, C, ...).
