@@ -226,4 +226,4 @@ def glu(x: Tensor, dim: int = -1) -> Any:
 @operator("glu_backward")
 def glu_backward(grad_y: Tensor, x: Tensor, dim: int) -> Any:
     """The gradient of `glu`."""
-    return _gradient(activation.glu_backward, grad_y, x, dim=dim)
+    return bridge.compute(activation.glu_backward, grad_y, x, dim=dim)

@@ -19,6 +19,9 @@ PICTURES = 2
 class LayerReport(Callback):
     """Prints the number of parameters, for each layer its name, type and implementation, and the memory format."""
 
+    def __init__(self) -> None:
+        self._printed = False
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the report once, in the first process."""
         if stage != "fit" or not isinstance(pl_module, Classifier):
@@ -31,6 +34,29 @@ class LayerReport(Callback):
             report = report.on(trainer.strategy.root_device)
             count = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
             print(f"{pl_module.hparams['net']}: {count:,} parameters to train\n{report}\n{memory}", flush=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After the first step, print what computed its operators, if that is not torch."""
+        self._print_functions(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same for a run without training."""
+        self._print_functions(trainer, pl_module)
+
+    on_predict_end = on_test_end
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same for a run without training."""
+        if trainer.state.fn == "validate":
+            self._print_functions(trainer, pl_module)
+
+    def _print_functions(self, trainer: Trainer, module: LightningModule) -> None:
+        if isinstance(module, Classifier) and module.functions == "numpy" and not self._printed:
+            self._printed = True
+            if trainer.is_global_zero:
+                print(module.computed, flush=True)
 
 
 def _report(module: Classifier) -> SwapReport:

@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torchmetrics import ConfusionMatrix, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from cnn_lightning.aten import Report, numpy_ops
 from cnn_lightning.checkpoints import FOR_TRAINER, read_checkpoint
 from cnn_lightning.classifier.memory import chosen
 from cnn_lightning.classifier.metrics import MeanLoss
@@ -63,6 +65,8 @@ class Classifier(LightningModule):
         weight_decay: The optimizer's weight decay.
         schedule: "one_cycle", "cosine" or "none".
         label_smoothing: Fraction of the target that all classes get in equal amounts.
+        functions: What computes torch's own operators on the CPU, of layers and of functions: "torch", or "numpy" for
+            `numpy_ops` in each step. Layers that ``layers`` leaves native are computed by NumPy with it, too.
         fast: Use the fast functions for NumPy layers on the CPU; with false the formulas run.
         threads: Threads of the NumPy layers; None for the cores of the machine divided by its processes.
         compile: Compile the network with ``torch.compile``.
@@ -93,6 +97,7 @@ class Classifier(LightningModule):
         compile: bool = False,
         fast: bool = True,
         memory_format: MemoryFormat = "auto",
+        functions: Literal["torch", "numpy"] = "torch",
     ) -> None:
         super().__init__()
         channels = tuple(channels)
@@ -105,6 +110,10 @@ class Classifier(LightningModule):
                 raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads: expected at least 1, got {threads}")
+        if compile and functions == "numpy":
+            raise ValueError(
+                "functions: expected torch with compile, whose compiler writes kernels of its own, got numpy"
+            )
         self.save_hyperparameters(ignore=NOT_KEPT)
         self.net = build_net(
             net,
@@ -117,6 +126,7 @@ class Classifier(LightningModule):
         )
         self.loss: nn.Module = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.report = self.swap(layers)
+        self.functions, self.computed = functions, Report()
         self.fast = fast
         chooser.set_fast(fast)
         if threads is not None:
@@ -157,12 +167,25 @@ class Classifier(LightningModule):
 
     # ---- one step
 
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """A part of a step, by the functions of this run."""
+        with numpy_ops(self.functions == "numpy") as report:
+            yield
+        self.computed.add(report)
+
+    def backward(self, loss: Tensor, *args: Any, **options: Any) -> None:
+        """The gradients of the loss."""
+        with self._computing():
+            super().backward(loss, *args, **options)
+
     def _step(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         """Loss and logits of a batch; also updates the metrics of the stage."""
         images, labels = batch
         if len(labels) or stage == "train":
-            outputs = self._outputs(images)
-            loss, logits = total_loss(self.net, self.loss, outputs, labels)
+            with self._computing():
+                outputs = self._outputs(images)
+                loss, logits = total_loss(self.net, self.loss, outputs, labels)
         else:
             loss, logits = images.new_zeros(()), self._no_logits(images)
         mean, accuracy = self._metrics(stage)
@@ -206,7 +229,8 @@ class Classifier(LightningModule):
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Any]:
         """The class of each picture, the name of the class, and its probability."""
-        logits: Tensor = self(batch[0]) if len(batch[0]) else self._no_logits(batch[0])
+        with self._computing():
+            logits: Tensor = self(batch[0]) if len(batch[0]) else self._no_logits(batch[0])
         probabilities = logits.softmax(1)
         confidence, classes = probabilities.max(1)
         names = [self.class_names[index] for index in classes.tolist()]
@@ -279,6 +303,12 @@ class Classifier(LightningModule):
     def setup(self, stage: str) -> None:
         """Take class names and normalisation from the data, or give the network's to the data; reset the metrics."""
         leave_at_exit()
+        device = self.trainer.strategy.root_device
+        if self.functions == "numpy" and device.type != "cpu":
+            raise EverywhereError(
+                f"--model.functions: expected torch on {device.type}, got numpy, which computes operators of the CPU; "
+                "--model.layers numpy computes the layers there"
+            )
         self.choose_memory()
         for metric in (module for module in self.modules() if isinstance(module, Metric)):
             metric.reset()  # spawned processes share the memory of tensors that are no parameters

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cnn_lightning.errors import UserError
 
-NOT_KEPT = ("layers", "fast", "threads", "compile", "memory_format")
+NOT_KEPT = ("layers", "fast", "threads", "compile", "memory_format", "functions")
 """Options of `Classifier` that choose how a network runs, not what it computes: no checkpoint may contain them."""
 
 

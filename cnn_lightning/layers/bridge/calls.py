@@ -93,7 +93,7 @@ def call(
             raise RuntimeError(
                 f"{checks.label(op)}: double backward (create_graph=True) is not available: its gradient is "
                 "hand-written and has no derivative of its own; expected a first-order gradient (bridge.call belongs "
-                "into an autograd.Function)"
+                "into an autograd.Function), or torch's layer inside of numpy_ops(), which has all"
             )
         if as_operator or (arrays is None and any(map(tracers.needs_operator, tensors))):
             results = operator(op, tensors, dtypes, mixed, options)

@@ -23,7 +23,7 @@ from cnn_lightning.tools.benchmark.memory import measure_memory
 from cnn_lightning.tools.benchmark.networks import NETWORKS, NetworkRow, measure_networks
 from cnn_lightning.tools.benchmark.operations import OperationRow, measure_operations
 from cnn_lightning.tools.benchmark.picture import draw
-from cnn_lightning.tools.benchmark.steps import IMPLEMENTATIONS, Setting, measure_steps
+from cnn_lightning.tools.benchmark.steps import IMPLEMENTATIONS, Contender, Setting, measure_steps
 from cnn_lightning.tools.benchmark.tables import (
     BELOW_TUNING,
     Measured,
@@ -53,6 +53,12 @@ def _parser() -> ArgumentParser:
         type=MemoryFormat,
         default="auto",
         help="memory of the NumPy layers' pictures; auto: the one that fit takes",
+    )
+    parser.add_argument(
+        "--model.functions",
+        type=Literal["torch", "numpy"],
+        default="torch",
+        help="numpy: measure torch's layers with their operators computed by NumPy, too",
     )
     parser.add_argument("--data.in_channels", type=int, default=1, help="1 for grey, 3 for colour")
     parser.add_argument("--data.image_size", type=int, default=28, help="height and width of the random pictures")
@@ -110,12 +116,16 @@ def main(args: list[str]) -> int:
         setting.network()
     except ValueError as error:
         raise UserError(str(error)) from error
-    left_out = [*["numpy formulas"] * (not options.formulas), *["torch.compile"] * (not options.compile)]
+    by_functions = options.model.functions == "numpy"
+    asked = {"numpy formulas": options.formulas, "torch.compile": options.compile, "numpy functions": by_functions}
+    left_out = [name for name, wanted in asked.items() if not wanted]
     setting, found = _measure(
         setting, [name for name in IMPLEMENTATIONS if name not in left_out], options.rounds, console
     )
     for table in tables(setting, found):
         console.print(table)
+    if by_functions:
+        console.print(Contender.make("numpy functions", setting).backward(), highlight=False)
     _write({"setting": asdict(setting), "machine": machine_of(setting), **found}, options.json, console)
     if options.png:
         draw(setting, found["layers"], options.png)

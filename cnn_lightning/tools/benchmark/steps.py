@@ -10,13 +10,14 @@ from torch.nn.modules.dropout import _DropoutNd
 from torchvision.ops import StochasticDepth
 
 from cnn_lightning import layers
+from cnn_lightning.aten import Report, numpy_ops
 from cnn_lightning.layers.memory import Memory, MemoryFormat, arranged
 from cnn_lightning.model import build_net
 from cnn_lightning.ops.fast import chooser
 from cnn_lightning.swap import swap_layers
 from cnn_lightning.tools.benchmark.timing import Tick, Timing, interleave
 
-IMPLEMENTATIONS = ("numpy", "numpy formulas", "torch", "torch channels_last", "torch.compile")
+IMPLEMENTATIONS = ("numpy", "numpy formulas", "numpy functions", "torch", "torch channels_last", "torch.compile")
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Contender:
     optimizer: torch.optim.Optimizer
     memory_format: MemoryFormat = "contiguous"
     fast: bool = True
+    functions: bool = False
 
     @classmethod
     def make(cls, implementation: str, setting: Setting) -> "Contender":
@@ -115,12 +117,13 @@ class Contender:
             memory_format = "channels_last"
         elif implementation == "torch.compile":
             net.compile()
-        elif implementation != "torch":
+        elif implementation not in ("torch", "numpy functions"):
             raise ValueError(f"implementation: expected one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
         if memory_format == "channels_last":
             net.to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
-        return cls(net, loss, images, labels, optimizer, memory_format, fast=implementation != "numpy formulas")
+        fast, functions = implementation != "numpy formulas", implementation == "numpy functions"
+        return cls(net, loss, images, labels, optimizer, memory_format, fast, functions)
 
     def step(self) -> None:
         """zero_grad, forward, loss, backward, SGD."""
@@ -128,16 +131,21 @@ class Contender:
         self.backward()
         self.optimizer.step()
 
-    def backward(self) -> None:
-        """Forward, loss and backward; the images are brought into the memory format, as in training."""
-        with chooser.fast(self.fast):
+    def backward(self) -> Report:
+        """Forward, loss and backward; the images are brought into the memory format, as in training.
+
+        Returns:
+            What computed torch's own operators, if NumPy did.
+        """
+        with chooser.fast(self.fast), numpy_ops(self.functions) as report:
             outputs = self.net(arranged(self.images, self.memory_format))
             # Networks with auxiliary heads return a named tuple whose first entry is the prediction.
             self.loss(outputs[0] if isinstance(outputs, tuple) else outputs, self.labels).backward()
+        return report
 
     def forward(self) -> None:
         """The prediction alone, without an autograd graph."""
-        with torch.no_grad(), chooser.fast(self.fast):
+        with torch.no_grad(), chooser.fast(self.fast), numpy_ops(self.functions):
             self.net(arranged(self.images, self.memory_format))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnn_lightning.aten import numpy_ops
 from cnn_lightning.tools.check.derivatives import double_backward, gradient, ties
 from cnn_lightning.tools.check.memory import aliasing, changed_afterwards, inputs_unwritten, stateless, twice
 from cnn_lightning.tools.check.report import CheckReport, Finding, Grade
@@ -30,6 +31,7 @@ from cnn_lightning.tools.check.where import line_of
 Rule = Callable[[Subject], list[Finding]]
 
 
+@numpy_ops(False)  # NumPy is compared with torch
 def check_layer(module: torch.nn.Module, sample: Any, reference: Call | None = None) -> CheckReport:
     """Grade ``module`` by running copies of it on ``sample`` and on variations of it.
 

@@ -8,7 +8,7 @@ import inspect
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from cnn_lightning import data
+from cnn_lightning.aten import numpy_ops
 from cnn_lightning.checkpoints import newest
 from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.data.pictures import read_pictures
@@ -40,6 +41,12 @@ def _parser() -> ArgumentParser:
         "--data.name", type=str | None, default=None, help="--data NAME: another data set than that of the run"
     )
     parser.add_argument("--data.root", type=str | None, default=None, help="folder of the data set's files")
+    parser.add_argument(
+        "--model.functions",
+        type=Literal["torch", "numpy"],
+        default="torch",
+        help="numpy: NumPy computes the operators of functions and native layers, too",
+    )
     parser.add_argument("--output", type=str, default="explain.html", help="file for the page")
     return parser
 
@@ -73,7 +80,8 @@ def main(args: list[str]) -> int:
         names=model.class_names,
     )
     try:
-        seen = record(model.net, model.loss, picture.image, label, details=True)
+        with numpy_ops(options.model.functions == "numpy") as report:
+            seen = record(model.net, model.loss, picture.image, label, details=True)
         shown = training.frames(training.moments(path, model.net), model.net, model.loss, picture.image, label)
     except RuntimeError as error:
         raise UserError(f"explain: {one_line(error, 300)}") from error
@@ -83,6 +91,8 @@ def main(args: list[str]) -> int:
     predicted = int(seen.probabilities.argmax())
     probability = float(seen.probabilities[predicted])
     print(f"prediction: {model.class_names[predicted]} ({probability:.1%})" + _truth(known, predicted, label, model))
+    if options.model.functions == "numpy":
+        print(report)
     print(f"page: {options.output}")
     return 0
 

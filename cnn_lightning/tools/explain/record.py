@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnn_lightning.aten import numpy_ops
 from cnn_lightning.layers import bridge
 from cnn_lightning.ops.fast import blocks
 from cnn_lightning.swap import native_type, swap_layers
@@ -109,7 +110,8 @@ def record(net: nn.Module, loss: nn.Module, image: Tensor, label: int, *, detail
     for layer in layers:
         layer.grad_x, layer.parameters = _gradients(layer, layer.module)
         if details:
-            layer.details = _details(layer)
+            with numpy_ops(False):  # it compares with torch
+                layer.details = _details(layer)
     return Recording(layers, logits.detach()[0], logits.detach()[0].softmax(0), value.item(), leaf.grad)
 
 

@@ -33,6 +33,12 @@ def _parser() -> ArgumentParser:
         help="the layers to compare with torch: numpy (default) or patterns of layer names",
     )
     parser.add_argument(
+        "--model.functions",
+        type=Literal["torch", "numpy"],
+        default="torch",
+        help="numpy: NumPy computes torch's own operators, too; --model.layers is then torch by default",
+    )
+    parser.add_argument(
         "--model.memory_format",
         type=MemoryFormat | None,
         default=None,
@@ -75,7 +81,8 @@ def main(args: list[str]) -> int:
     console = Console()
     torch.manual_seed(options.seed)
     config = chosen_config(options.config)
-    layers = options.model.layers or config["model"].get("layers", "numpy")
+    by_default = "torch" if options.model.functions == "numpy" else config["model"].get("layers", "numpy")
+    layers = options.model.layers or by_default
     subject = chosen_subject(options, config)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -90,6 +97,7 @@ def main(args: list[str]) -> int:
                 tolerance=options.tolerance,
                 lr=options.lr,
                 seed=options.seed,
+                functions=options.model.functions,
                 tick=lambda what: progress.update(task, description=what, advance=1),
             )
         except (ValueError, TypeError) as error:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,7 @@ def compare(
     lr: float = 0.01,
     momentum: float = 0.9,
     seed: int = 0,
+    functions: Literal["torch", "numpy"] = "torch",
     tick: Tick = lambda what: None,
 ) -> Parity:
     """Train three copies of ``net``, a step on each batch, and compare everything.
@@ -85,6 +86,7 @@ def compare(
             rounding.
         momentum: of gradient descent.
         seed: of the dropout masks, the same for all copies.
+        functions: "numpy" if NumPy computes torch's own operators in the copy under test.
         tick: called with what was done, for a progress bar: once per batch and copy, and once at the end.
 
     Raises:
@@ -94,14 +96,15 @@ def compare(
         raise ValueError("batches: expected at least one, got none")
     loss = nn.CrossEntropyLoss() if loss is None else loss
     native = Runner(net, "torch", loss, dtype, lr, momentum)
-    other = Runner(net, layers, loss, dtype, lr, momentum)
+    by_numpy = functions == "numpy"
+    other = Runner(net, layers, loss, dtype, lr, momentum, functions=by_numpy)
     truth = Runner(net, "torch", loss, torch.float64, lr, momentum)
     tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
     comparison = _Comparison(native, other, truth, tolerance, batches[0][0].device)
     losses: list[dict[str, float]] = []
 
     def in_float64(*, watch: bool) -> Runner:
-        runner = Runner(net, layers, loss, torch.float64, lr, momentum, watch=watch)
+        runner = Runner(net, layers, loss, torch.float64, lr, momentum, watch=watch, functions=by_numpy)
         with fused.computed() as chains:
             runner.backward(batches[0], seed)
         names = {id(module): name for name, module in runner.named()}
@@ -125,7 +128,8 @@ def compare(
     tick("done")
     ran = {name: tier for name, tier in comparison.tiers.names.items() if tier}
     kind = str(dtype).removeprefix("torch.")
-    return Parity(comparison.rows, other.report, kind, comparison.tolerance, len(batches), losses, ran)
+    found = other.ran if by_numpy else None
+    return Parity(comparison.rows, other.report, kind, comparison.tolerance, len(batches), losses, ran, found)
 
 
 class _Comparison:
@@ -136,8 +140,8 @@ class _Comparison:
         self.rows: list[Row] = []
         self.flipped = False
         self.floor = 0.0
-        self.twins = {name: type(module) for name, module in other.named() if type(module) is not native_type(module)}
-        self.rulings = Rulings(self.twins, tolerance)
+        self.twins = {name: type(module) for name, module in other.named() if other.differs(module)}
+        self.rulings = Rulings(self.twins, tolerance, functions=other.functions)
         self.blame = Blame(native, other, tolerance, self.rulings)
         self.tiers = Tiers(other, tolerance, self.rulings, device)
         self.chains: list[list[str]] = []

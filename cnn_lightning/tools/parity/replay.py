@@ -1,13 +1,14 @@
 """One recorded call of a layer, computed again alone: by another class, in another precision, at other inputs."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cnn_lightning.aten import numpy_ops
 from cnn_lightning.ops.fast import chooser
 from cnn_lightning.tools import judge
 from cnn_lightning.tools.parity.distance import relative_error
@@ -39,7 +40,8 @@ class Replay:
     """A recorded call, computed again by the class ``kind`` in ``dtype``, at any inputs and parameters.
 
     With ``contiguous``, inputs and upstream gradients are made contiguous; otherwise they keep their strides. With
-    ``formulas``, every operation is computed by its formula, none by a fast function.
+    ``formulas``, every operation is computed by its formula, none by a fast function; with ``functions``, NumPy
+    computes torch's own operators.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class Replay:
         *,
         contiguous: bool = False,
         formulas: bool = False,
+        functions: bool = False,
     ) -> None:
         self.call, self.kind, self.dtype, self.contiguous, self.formulas = call, kind, dtype, contiguous, formulas
+        self.functions = functions
         self.point: dict[Any, Tensor] = {
             index: self._cast(value)
             for index, value in enumerate(call.arguments)
@@ -102,8 +106,10 @@ class Replay:
                 found = torch.autograd.grad(ys, list(leaves.values()), gradients, allow_unused=True)
         return Alone([y.detach() for y in outputs], after, dict(zip(leaves, found, strict=False)))
 
-    def _tier(self) -> Any:
-        return chooser.fast(False) if self.formulas else nullcontext()
+    @contextmanager
+    def _tier(self) -> Iterator[None]:
+        with chooser.fast(False) if self.formulas else nullcontext(), numpy_ops(self.functions):
+            yield
 
     def party(self) -> judge.Party:
         """For the judge of a backward."""
@@ -126,12 +132,12 @@ class Replays:
         """Forget the last step."""
         self._kept.clear()
 
-    def get(self, call: Call, kind: type[nn.Module], dtype: torch.dtype, *, contiguous: bool = False) -> Replay | None:
-        """The call by ``kind`` in ``dtype``; None where the layer does not run so."""
-        key = (id(call), kind, dtype, contiguous)
+    def get(self, call: Call, kind: type[nn.Module], dtype: torch.dtype, **options: bool) -> Replay | None:
+        """The call by ``kind`` in ``dtype``, with options of `Replay`; None where the layer does not run so."""
+        key = (id(call), kind, dtype, *sorted(options.items()))
         if key not in self._kept:
             try:
-                self._kept[key] = Replay(call, kind, dtype, contiguous=contiguous)
+                self._kept[key] = Replay(call, kind, dtype, **options)
             except Exception:  # a user's layer, in another precision, may raise anything
                 self._kept[key] = None
         return self._kept[key]

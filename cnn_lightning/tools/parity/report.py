@@ -19,6 +19,7 @@ def summary(found: Parity) -> list[str]:
             f"time{'s' * (found.flips > 1)}, at nearly equal inputs; later differences follow from this: no fault"
         )
     lines += _tiers(found)
+    lines += [str(found.functions)] if found.functions is not None else []
     first = found.first
     if first is None:
         close = [row for row in found.rows if row.error <= found.tolerance]

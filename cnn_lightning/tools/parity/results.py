@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from cnn_lightning.aten import Report
 from cnn_lightning.swap import SwapReport
 
 WHOLE = "(network)"
@@ -68,6 +69,8 @@ class Parity:
     """The loss of each step, under ``torch``, ``layers`` and ``float64``."""
     tiers: dict[str, str] = field(default_factory=dict)
     """What ran each NumPy layer of this package that calls formulas: ``fast``, or a reason as ``(formula: edited)``."""
+    functions: Report | None = None
+    """What computed torch's own operators, if NumPy did."""
 
     @property
     def first(self) -> Row | None:

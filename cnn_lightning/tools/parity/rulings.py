@@ -26,11 +26,12 @@ class Ruling:
 class Rulings:
     """The rulings on the results of a step's calls; each is made once.
 
-    ``twins`` has, by the name of a layer, the class under test where it is another than torch's.
+    ``twins`` has, by the name of a layer, the class under test where it is another than torch's, or where NumPy
+    computes its ``functions``.
     """
 
-    def __init__(self, twins: dict[str, type[nn.Module]], tolerance: float) -> None:
-        self.twins, self.tolerance = twins, tolerance
+    def __init__(self, twins: dict[str, type[nn.Module]], tolerance: float, *, functions: bool = False) -> None:
+        self.twins, self.tolerance, self.functions = twins, tolerance, functions
         self.replays = Replays()
         self._made: dict[Any, Ruling | None] = {}
 
@@ -53,6 +54,8 @@ class Rulings:
         if twin is None and not native.__module__.startswith(("torch.", "torchvision.")):
             return None, None  # both copies run a user's layer, whose state is unknown
         first = self.replays.get(call, native, torch.float64)
+        if twin is not None and self.functions:
+            return first, self.replays.get(call, twin, torch.float64, functions=True)
         second = self.replays.get(call, twin or LAYERS.get(native, native), torch.float64)
         if twin is None and (second is None or second is first):
             second = self.replays.get(call, native, torch.float64, contiguous=True)

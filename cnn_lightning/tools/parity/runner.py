@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnn_lightning.aten import Report, numpy_ops
 from cnn_lightning.model import total_loss
-from cnn_lightning.swap import Spec, swap_layers
+from cnn_lightning.swap import Spec, native_type, swap_layers
 
 Batch = tuple[Tensor, Tensor]
 """Images and targets."""
@@ -38,7 +39,10 @@ class Call:
 
 
 class Runner:
-    """A copy of the network with its loss and optimizer; the calls of each leaf module are recorded in order."""
+    """A copy of the network with its loss and optimizer; the calls of each leaf module are recorded in order.
+
+    With ``functions``, NumPy computes torch's own operators, too; ``ran`` counts them.
+    """
 
     def __init__(
         self,
@@ -50,11 +54,12 @@ class Runner:
         momentum: float,
         *,
         watch: bool = True,
+        functions: bool = False,
     ) -> None:
         self.net, self.loss = copy.deepcopy(net).to(dtype), copy.deepcopy(loss).to(dtype)
         swap_layers(self.net, "torch", beside={"loss": self.loss})
         self.report = swap_layers(self.net, layers, beside={"loss": self.loss})
-        self.dtype = dtype
+        self.dtype, self.functions, self.ran = dtype, functions, Report()
         trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(trained, lr=lr, momentum=momentum) if trained else None
         self.calls: list[Call] = []
@@ -71,6 +76,12 @@ class Runner:
         yield from self.net.named_modules()
         yield from self.loss.named_modules(prefix="loss")
 
+    def differs(self, module: nn.Module) -> bool:
+        """Whether a layer is computed in another way than by torch alone."""
+        is_torchs = type(module).__module__.startswith(("torch.", "torchvision."))
+        by_functions = self.functions and is_torchs and next(module.children(), None) is None
+        return type(module) is not native_type(module) or by_functions
+
     def backward(self, batch: Batch, seed: int) -> float:
         """Run forward and backward; return the loss."""
         self.calls.clear()
@@ -82,8 +93,10 @@ class Runner:
         # The first layer's input gradient is compared too. That layer may write into its input, which torch forbids for
         # a leaf: so it gets the product with 1.
         images = images.detach().to(self.dtype, copy=True).requires_grad_() * 1
-        value, _ = total_loss(self.net, self.loss, self.net(images), target)
-        value.backward()  # type: ignore[no-untyped-call]
+        with numpy_ops(self.functions) as report:
+            value, _ = total_loss(self.net, self.loss, self.net(images), target)
+            value.backward()  # type: ignore[no-untyped-call]
+        self.ran.add(report)
         return value.item()
 
     def update(self) -> None:
