@@ -35,7 +35,8 @@ class Report:
 
     def __str__(self) -> str:
         """One line."""
-        done = f"{self.calls.total():,} calls of {len(self.calls)} operators in NumPy"
+        calls, operators = self.calls.total(), len(self.calls)
+        done = f"{calls:,} call{'s' * (calls != 1)} of {operators} operator{'s' * (operators != 1)} in NumPy"
         products = f"{100 * self.share:.6g} % of the FLOPs of convolutions and matrix products"
         return f"functions: {done}, {products}; {self._rest()}"
 

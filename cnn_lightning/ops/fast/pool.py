@@ -7,6 +7,7 @@ other.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -44,19 +45,48 @@ def max_pool2d_with_indices(
 ) -> tuple[Array, Array]:
     """`ops.pool.max_pool2d_with_indices`."""
     g = expect.windows("max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode)
+    y = _reduced(np.maximum, x, g, _lowest(x))
+    taps = list(product(_taps(g, 0, x.shape[2]), _taps(g, 1, x.shape[3])))
+    if len(taps) > _MOST_TAPS or blocks.may_hold_nan(y):
+        return _compared_one_by_one(x, g, taps)
+    order = _order(x)
+    indices, winners = _output(x, g.size, order, np.int64)
+    source, best = _planes(x, order), _planes(y, order)
+    steps = g.stride[0] * x.shape[3], g.stride[1]
+    first = (np.arange(g.size[0])[:, None] * steps[0] + np.arange(g.size[1]) * steps[1])[:, :, None]
+    offsets = np.array([row.start(g.stride[0]) * x.shape[3] + column.start(g.stride[1]) for row, column in taps])
+
+    def block(part: slice) -> None:
+        numbers = np.full(best[part].shape, _MOST_TAPS, np.uint8)
+        for number, (row, column) in enumerate(taps):
+            windows, pixels = (slice(None), row.windows, column.windows), (row.pixels, column.pixels)
+            other = (source[part][:, *pixels] != best[part][windows]).view(np.uint8)
+            other *= _MOST_TAPS  # of the taps with the maximum, the first has the smallest number
+            np.minimum(numbers[windows], np.maximum(other, number, out=other), out=numbers[windows])
+        np.add(offsets[numbers], first, out=winners[part])
+
+    _run(block, source)
+    return y, indices
+
+
+_MOST_TAPS = 255
+"""Taps whose numbers are single bytes; one number is left for pixels that are not the maximum."""
+
+
+def _compared_one_by_one(x: Array, g: Windows, taps: Sequence[tuple["_Tap", "_Tap"]]) -> tuple[Array, Array]:
+    """`max_pool2d_with_indices` for NaN, whose last wins, and for large windows."""
     order = _order(x)
     (y, best), (indices, winners) = _output(x, g.size, order), _output(x, g.size, order, np.int64)
     source, places = _planes(x, order), np.arange(prod(x.shape[2:]), like=x).reshape(*x.shape[2:], 1)
     best[...], winners[...] = _lowest(x), -1
 
     def block(part: slice) -> None:
-        for row in _taps(g, 0, x.shape[2]):
-            for column in _taps(g, 1, x.shape[3]):
-                windows, pixels = (slice(None), row.windows, column.windows), (row.pixels, column.pixels)
-                value, before, winner = source[part][:, *pixels], best[part][windows], winners[part][windows]
-                won = (value > before) | np.isnan(value) | (winner < 0)
-                np.copyto(before, value, where=won)
-                np.copyto(winner, places[pixels], where=won)
+        for row, column in taps:
+            windows, pixels = (slice(None), row.windows, column.windows), (row.pixels, column.pixels)
+            value, before, winner = source[part][:, *pixels], best[part][windows], winners[part][windows]
+            won = (value > before) | np.isnan(value) | (winner < 0)
+            np.copyto(before, value, where=won)
+            np.copyto(winner, places[pixels], where=won)
 
     _run(block, source)
     return y, indices
@@ -311,6 +341,11 @@ class _Tap(NamedTuple):
     phase: int
     steps: slice
     alone: bool
+
+    def start(self, stride: int) -> int:
+        """Its place for the first window, which may be outside the image."""
+        place: int = self.pixels.start - self.windows.start * stride
+        return place
 
 
 def _taps(g: Windows, axis: int, n: int) -> tuple[_Tap, ...]:
