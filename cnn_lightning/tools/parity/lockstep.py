@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,15 +45,15 @@ Tick = Callable[[str], None]
 @contextmanager
 def _full_float32() -> Iterator[None]:
     """CuDNN's and cuBLAS' float32 without TF32, which has 10 of the 23 bits: its error, 3e-4, is no mistake."""
-    switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [switch.allow_tf32 for switch in switches]
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    kept = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "benchmark_limit", "deterministic")}
+    before = products.allow_tf32
     try:
-        for switch in switches:
-            switch.allow_tf32 = False
-        yield
+        products.allow_tf32 = False
+        with cudnn.flags(**kept, allow_tf32=False):  # type: ignore[no-untyped-call]
+            yield
     finally:
-        for switch, was in zip(switches, before, strict=True):
-            switch.allow_tf32 = was
+        products.allow_tf32 = before
 
 
 @_full_float32()
