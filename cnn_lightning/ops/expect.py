@@ -328,9 +328,12 @@ def frames(
     if x.ndim != 5:
         raise RuntimeError(f"{op}: x: expected 5 axes, got shape {tuple(x.shape)}")
     _positions(op, x.shape[2:], kernel, steps, pads, spacing, ceil_mode)
+    is_max = op.startswith("max")
+    if not is_max and any(n < k for n, k in zip(x.shape[2:], kernel, strict=True)):
+        raise RuntimeError(f"{op}: x: expected at least the size of the kernel {kernel}, got shape {tuple(x.shape)}")
     inside: dict[str, Any] = {"kernel_size": kernel[1:], "stride": steps[1:], "padding": pads[1:]}
     along: dict[str, Any] = {"kernel_size": (kernel[0], 1), "stride": (steps[0], 1), "padding": (pads[0], 0)}
-    if op.startswith("max"):
+    if is_max:
         inside, along = inside | {"dilation": spacing[1:]}, along | {"dilation": (spacing[0], 1)}
     return inside | {"ceil_mode": ceil_mode}, along | {"ceil_mode": ceil_mode}
 
