@@ -417,6 +417,23 @@ def layer_norm(x: Array, weight: Array | None, bias: Array | None, axes: int) ->
             raise RuntimeError(f"layer_norm: {name}: expected shape {tuple(inner)}, got {tuple(array.shape)}")
 
 
+def response(x: Array, size: int) -> None:
+    """Check a floating ``x`` (N, C, ...) and the number of channels of `local_response_norm`.
+
+    Raises:
+        TypeError: ``size`` is not an integer.
+        NotImplementedError: ``x`` is not of floating numbers.
+        RuntimeError: ``size`` is less than 1, or ``x`` has fewer than two axes.
+    """
+    if not isinstance(size, Integral):
+        raise TypeError(f"local_response_norm: size: expected an integer, got {size!r}")
+    dtype("local_response_norm: x", x)
+    if x.ndim < 2:
+        raise RuntimeError(f"local_response_norm: x: expected at least 2 axes, got shape {tuple(x.shape)}")
+    if size < 1:
+        raise RuntimeError(f"local_response_norm: size: expected at least 1, got {size}")
+
+
 # ---- activation, softmax, linear, padding
 
 
