@@ -101,6 +101,8 @@ def test_the_window_of_a_pooling_counts_its_pixels() -> None:
     x, y = torch.zeros(1, 3, 8), torch.zeros(1, 3, 4)
     assert flops(torch.nn.MaxPool1d(2), x, y) == flops(torch.nn.AvgPool1d(2), x, y) == 12 * 2
     assert flops(torch.nn.MaxPool2d((2, 3)), x[None], y[None]) == 12 * 6
+    assert flops(torch.nn.MaxPool2d(2), x[None], y[None]) == 12 * 4
+    assert flops(torch.nn.AvgPool3d(2), x[None, None], y[None, None]) == 12 * 8
 
 
 def test_a_wrong_backward_shows() -> None:

@@ -100,7 +100,13 @@ def test_values_and_gradients_equal_the_native_layer(case: Case, sample: Sample,
 def test_half_precision(case: Case, sample: Sample, dtype: torch.dtype) -> None:
     ours, native = build(case, sample, dtype)
     inputs = sample.inputs(dtype)
-    assert_equal(run(ours, inputs), run(native, inputs), TOLERANCE[dtype])
+    try:
+        expected = run(native, inputs)
+    except NotImplementedError:  # no kernel on the CPU: then in float64, rounded
+        exact = run(build(case, sample, torch.float64)[1], tuple(value.double() for value in inputs))
+        outputs, gradients, buffers = ([tensor.to(dtype) for tensor in part] for part in exact)
+        expected = outputs, gradients, buffers
+    assert_equal(run(ours, inputs), expected, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize(("case", "sample"), FIRST)

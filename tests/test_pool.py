@@ -85,11 +85,11 @@ def window(data: st.DataObject, axes: int, dilation: bool) -> dict[str, Any]:
 
 
 @EXAMPLES
-@given(st.data(), st.sampled_from([1, 2]))
+@given(st.data(), st.sampled_from([1, 2, 3]))
 def test_max_pooling_with_random_options(data: st.DataObject, axes: int) -> None:
     options = window(data, axes, dilation=True)
     options["return_indices"] = data.draw(st.booleans(), "indices")
-    layer = layers.MaxPool1d if axes == 1 else layers.MaxPool2d
+    layer = (layers.MaxPool1d, layers.MaxPool2d, layers.MaxPool3d)[axes - 1]
     x = data.draw(images(axes), "x")
     # A dilated window that steps over the only pixel has no winner, and torch's place for it is no pixel.
     assume(options["dilation"] == 1 or 1 not in x.shape[-axes:])
@@ -97,13 +97,13 @@ def test_max_pooling_with_random_options(data: st.DataObject, axes: int) -> None
 
 
 @EXAMPLES
-@given(st.data(), st.sampled_from([1, 2]))
+@given(st.data(), st.sampled_from([1, 2, 3]))
 def test_average_pooling_with_random_options(data: st.DataObject, axes: int) -> None:
     options = window(data, axes, dilation=False)
     options["count_include_pad"] = data.draw(st.booleans(), "with padding")
-    if axes == 2:
+    if axes > 1:
         options["divisor_override"] = data.draw(st.sampled_from([None, None, 1, 5, -2, 0]), "divisor")
-    layer = layers.AvgPool1d if axes == 1 else layers.AvgPool2d
+    layer = (layers.AvgPool1d, layers.AvgPool2d, layers.AvgPool3d)[axes - 1]
     agree(layer, data.draw(images(axes), "x"), **options)
 
 
@@ -122,6 +122,18 @@ def test_adaptive_pooling_with_random_sizes(data: st.DataObject) -> None:
     )
 
 
+@EXAMPLES
+@given(st.data())
+def test_adaptive_pooling_of_volumes_and_signals_with_random_sizes(data: st.DataObject) -> None:
+    size = st.integers(1, 5) | st.none()
+    both = data.draw(st.tuples(size, size, size) | st.integers(1, 5), "size")
+    x, with_indices = data.draw(images(3, least=1), "x"), data.draw(st.booleans(), "indices")
+    agree(layers.AdaptiveAvgPool3d, x, output_size=both)
+    agree(layers.AdaptiveMaxPool3d, x, output_size=both, return_indices=with_indices)
+    signal, length = data.draw(images(1, least=1), "signal"), data.draw(st.integers(1, 6), "length")
+    agree(layers.AdaptiveMaxPool1d, signal, output_size=length, return_indices=with_indices)
+
+
 # ---- what random numbers seldom hit
 
 
@@ -133,6 +145,24 @@ def test_a_constant_image_has_one_winner_per_window(value: float, padding: int) 
     agree(layers.AdaptiveMaxPool2d, x, output_size=(2, 3), return_indices=True)
     y, places = layers.MaxPool2d(2, return_indices=True)(torch.zeros(1, 1, 2, 2))
     assert (y.item(), places.item()) == (0, 0)
+
+
+@pytest.mark.parametrize("value", [1.0, float("-inf"), float("inf"), float("nan")])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_constant_volume_has_one_winner_per_window(value: float, padding: int) -> None:
+    x = torch.full((2, 2, 4, 6, 5), value)
+    agree(layers.MaxPool3d, x, kernel_size=3, stride=2, padding=padding, return_indices=True)
+    agree(layers.AdaptiveMaxPool3d, x, output_size=(3, 2, 3), return_indices=True)
+
+
+def test_max_pooling_keeps_the_memory_format_of_volumes() -> None:
+    x = torch.randn(2, 3, 4, 6, 5).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    found, expected = (layer(2, return_indices=True)(x) for layer in (layers.MaxPool3d, nn.MaxPool3d))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride()
+    gradients = [torch.autograd.grad(y, x, torch.ones_like(y))[0] for y, _ in (found, expected)]
+    assert gradients[0].stride() == gradients[1].stride()
 
 
 def test_an_infinite_gradient_goes_to_the_winner_alone() -> None:

@@ -16,6 +16,7 @@ from cnn_lightning.layers.loss import *
 from cnn_lightning.layers.norm import *
 from cnn_lightning.layers.padding import *
 from cnn_lightning.layers.pool import *
+from cnn_lightning.layers.response import *
 from cnn_lightning.layers.shape import *
 from cnn_lightning.layers.softmax import *
 from cnn_lightning.layers.upsample import *

@@ -21,7 +21,18 @@ def _is_non_linear_for_captum(layer: torch.nn.Module) -> bool:
     return type(layer).__name__ in _NON_LINEAR
 
 
-_NON_LINEAR = {"ReLU", "LeakyReLU", "ELU", "Softplus", "Sigmoid", "Tanh", "Softmax", "MaxPool1d", "MaxPool2d"}
+_NON_LINEAR = {
+    "ReLU",
+    "LeakyReLU",
+    "ELU",
+    "Softplus",
+    "Sigmoid",
+    "Tanh",
+    "Softmax",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+}
 """The layers for which captum's DeepLift has a rule, by their native type."""
 _VISITORS = {
     "captum.attr._core.deep_lift": (

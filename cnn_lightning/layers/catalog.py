@@ -24,7 +24,6 @@ from math import prod
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cnn_lightning.layers.bridge.layout import MEMORY, Memory
 
@@ -127,10 +126,14 @@ def places(pool: Callable[..., Any]) -> Choices:
     return found
 
 
-def adaptive_places(module: Any, x: Tensor) -> Tensor:
-    """`Entry.choices` of an adaptive max-pooling."""
-    indices: Tensor = functional.adaptive_max_pool2d(x, module.output_size, return_indices=True)[1]
-    return indices
+def adaptive_places(pool: Callable[..., Any]) -> Choices:
+    """`places` for an adaptive max-pooling."""
+
+    def found(module: Any, x: Tensor) -> Tensor:
+        indices: Tensor = pool(x, module.output_size, return_indices=True)[1]
+        return indices
+
+    return found
 
 
 def products(x: Sequence[int], weight: Sequence[int], y: Sequence[int]) -> int:

@@ -130,7 +130,8 @@ class UpsamplingBilinear2d(Layer, torch.nn.UpsamplingBilinear2d):
         return _resized(self, input)
 
 
-_AREA = {1: pool.AdaptiveAvgPool1d, 2: pool.AdaptiveAvgPool2d}
+_AREA = {1: pool.AdaptiveAvgPool1d, 2: pool.AdaptiveAvgPool2d, 3: pool.AdaptiveAvgPool3d}
+"""The layer that computes mode "area", by the number of axes."""
 _WEIGHTED = {"linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2}
 """The modes that take ``align_corners``, and their number of axes."""
 

@@ -470,9 +470,12 @@ def frames(
     if x.ndim != 5:
         raise RuntimeError(f"{op}: x: expected 5 axes, got shape {tuple(x.shape)}")
     _positions(op, x.shape[2:], kernel, steps, pads, spacing, ceil_mode)
+    is_max = op.startswith("max")
+    if not is_max and any(n < k for n, k in zip(x.shape[2:], kernel, strict=True)):
+        raise RuntimeError(f"{op}: x: expected at least the size of the kernel {kernel}, got shape {tuple(x.shape)}")
     inside: dict[str, Any] = {"kernel_size": kernel[1:], "stride": steps[1:], "padding": pads[1:]}
     along: dict[str, Any] = {"kernel_size": (kernel[0], 1), "stride": (steps[0], 1), "padding": (pads[0], 0)}
-    if op.startswith("max"):
+    if is_max:
         inside, along = inside | {"dilation": spacing[1:]}, along | {"dilation": (spacing[0], 1)}
     return inside | {"ceil_mode": ceil_mode}, along | {"ceil_mode": ceil_mode}
 
@@ -554,6 +557,23 @@ def layer_norm(x: Array, weight: Array | None, bias: Array | None, axes: int) ->
     for name, array in (("weight", weight), ("bias", bias)):
         if array is not None and array.shape != inner:
             raise RuntimeError(f"layer_norm: {name}: expected shape {tuple(inner)}, got {tuple(array.shape)}")
+
+
+def response(x: Array, size: int) -> None:
+    """Check a floating ``x`` (N, C, ...) and the number of channels of `local_response_norm`.
+
+    Raises:
+        TypeError: ``size`` is not an integer.
+        NotImplementedError: ``x`` is not of floating numbers.
+        RuntimeError: ``size`` is less than 1, or ``x`` has fewer than two axes.
+    """
+    if not isinstance(size, Integral):
+        raise TypeError(f"local_response_norm: size: expected an integer, got {size!r}")
+    dtype("local_response_norm: x", x)
+    if x.ndim < 2:
+        raise RuntimeError(f"local_response_norm: x: expected at least 2 axes, got shape {tuple(x.shape)}")
+    if size < 1:
+        raise RuntimeError(f"local_response_norm: size: expected at least 1, got {size}")
 
 
 # ---- activation, softmax, linear, padding

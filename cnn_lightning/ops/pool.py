@@ -285,7 +285,7 @@ def max_pool3d_with_indices(
     """
     inside, along = expect.frames("max_pool3d", x, kernel_size, stride, padding, dilation, ceil_mode)
     best, places = max_pool2d_with_indices(_frames(x), **inside)
-    y, winner = max_pool2d_with_indices(_columns(best, x), **along)
+    y, winner = max_pool2d_with_indices(_stacked(best, x), **along)
     size = (*y.shape[:3], *best.shape[2:])
     return y.reshape(size), _voxels(places, winner, x).reshape(size)
 
@@ -303,7 +303,7 @@ def max_pool3d_backward(
     """Add the gradient of each window to the voxel that won: between frames, and then within each frame."""
     inside, along = expect.frames("max_pool3d", x, kernel_size, stride, padding, dilation, ceil_mode)
     best = max_pool2d(_frames(x), **inside)
-    grad_best = max_pool2d_backward(_columns(grad_y, grad_y), _columns(best, x), **along)
+    grad_best = max_pool2d_backward(_stacked(grad_y, grad_y), _stacked(best, x), **along)
     return max_pool2d_backward(grad_best.reshape(best.shape), _frames(x), **inside).reshape(x.shape)
 
 
@@ -322,7 +322,7 @@ def avg_pool3d(
     expect.divisor(divisor_override)
     first = None if divisor_override is None else 1
     mean = avg_pool2d(_frames(x), **inside, count_include_pad=count_include_pad, divisor_override=first)
-    y = avg_pool2d(_columns(mean, x), **along, count_include_pad=count_include_pad, divisor_override=divisor_override)
+    y = avg_pool2d(_stacked(mean, x), **along, count_include_pad=count_include_pad, divisor_override=divisor_override)
     return y.reshape(*y.shape[:3], *mean.shape[2:])
 
 
@@ -343,7 +343,7 @@ def avg_pool3d_backward(
     first, pixels = None if divisor_override is None else 1, grad_y.shape[3] * grad_y.shape[4]
     means = np.zeros_like(x, shape=(*x.shape[:3], pixels))
     grad_mean = avg_pool2d_backward(
-        _columns(grad_y, grad_y), means, **along, count_include_pad=count_include_pad, divisor_override=divisor_override
+        _stacked(grad_y, grad_y), means, **along, count_include_pad=count_include_pad, divisor_override=divisor_override
     )
     grad_mean = grad_mean.reshape(x.shape[0], x.shape[1] * x.shape[2], *grad_y.shape[3:])
     grad_x = avg_pool2d_backward(
@@ -361,7 +361,7 @@ def adaptive_avg_pool3d(x: Array, *, output_size: Sequence[int]) -> Array:
     """
     depth, *size = output_size
     mean = adaptive_avg_pool2d(_frames(x), output_size=size)
-    y = adaptive_avg_pool2d(_columns(mean, x), output_size=(depth, prod(size)))
+    y = adaptive_avg_pool2d(_stacked(mean, x), output_size=(depth, prod(size)))
     return y.reshape(*x.shape[:2], *output_size)
 
 
@@ -374,7 +374,7 @@ def adaptive_avg_pool3d_backward(grad_y: Array, x: Array, *, output_size: Sequen
     expect.some_windows("adaptive_avg_pool3d", grad_y)
     depth, *size = output_size
     means = np.zeros_like(x, shape=(*x.shape[:3], prod(size)))
-    grad_mean = adaptive_avg_pool2d_backward(_columns(grad_y, grad_y), means, output_size=(depth, prod(size)))
+    grad_mean = adaptive_avg_pool2d_backward(_stacked(grad_y, grad_y), means, output_size=(depth, prod(size)))
     grad_mean = grad_mean.reshape(x.shape[0], x.shape[1] * x.shape[2], *size)
     return adaptive_avg_pool2d_backward(grad_mean, _frames(x), output_size=size).reshape(x.shape)
 
@@ -383,7 +383,7 @@ def adaptive_max_pool3d(x: Array, *, output_size: Sequence[int]) -> tuple[Array,
     """`adaptive_max_pool2d` along three axes, with the places of `max_pool3d_with_indices`."""
     depth, *size = output_size
     best, places = adaptive_max_pool2d(_frames(x), output_size=size)
-    y, winner = adaptive_max_pool2d(_columns(best, x), output_size=(depth, prod(size)))
+    y, winner = adaptive_max_pool2d(_stacked(best, x), output_size=(depth, prod(size)))
     shape = (*x.shape[:2], *output_size)
     return y.reshape(shape), _voxels(places, winner, x).reshape(shape)
 
@@ -398,9 +398,9 @@ def adaptive_max_pool3d_backward(grad_y: Array, x: Array, indices: Array, *, out
     (depth, *size), pixels = output_size, prod(x.shape[3:])
     best, places = adaptive_max_pool2d(_frames(x), output_size=size)
     column = np.arange(prod(size), like=x)
-    winner = _columns(indices, indices) // pixels * prod(size) + column
+    winner = _stacked(indices, indices) // pixels * prod(size) + column
     grad_best = adaptive_max_pool2d_backward(
-        _columns(grad_y, grad_y), _columns(best, x), winner, output_size=(depth, prod(size))
+        _stacked(grad_y, grad_y), _stacked(best, x), winner, output_size=(depth, prod(size))
     )
     grad_best = grad_best.reshape(best.shape)
     return adaptive_max_pool2d_backward(grad_best, _frames(x), places, output_size=size).reshape(x.shape)
@@ -411,7 +411,7 @@ def _frames(x: Array) -> Array:
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
 
 
-def _columns(y: Array, x: Array) -> Array:
+def _stacked(y: Array, x: Array) -> Array:
     """Results for the frames of ``x`` as images (N, C, D, h w), with a column for each pixel of a frame."""
     return y.reshape(*x.shape[:3], y.shape[-2] * y.shape[-1])
 
@@ -425,4 +425,4 @@ def _voxels(places: Array, winner: Array, x: Array) -> Array:
         x: The volumes.
     """
     frame = winner // (places.shape[-2] * places.shape[-1])
-    return frame * prod(x.shape[3:]) + np.take_along_axis(_columns(places, x), frame, 2)
+    return frame * prod(x.shape[3:]) + np.take_along_axis(_stacked(places, x), frame, 2)

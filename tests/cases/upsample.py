@@ -21,7 +21,7 @@ SCALES = (2.0, 0.5, 1.5, 3.0, 2.5)
 def resized(draw: Draw, case: Case) -> Trial:
     free = case.native is nn.Upsample
     mode = one(draw, "nearest", "nearest-exact", "area", *AXES) if free else "nearest"
-    axes: int = (AXES.get(mode) or draw(st.integers(1, 2 if mode == "area" else 3))) if free else 2
+    axes: int = (AXES.get(mode) or draw(st.integers(1, 3))) if free else 2
     options = {"mode": mode} if free else {}
     if draw(st.booleans()):
         options["size"] = sizes(draw, 1, 12, axes, odd=0)
@@ -48,7 +48,7 @@ CASES = [
         nn.Upsample,
         trial=resized,
         trials=600,
-        rounding="sum",
+        rounding="largest",  # weights of cubic interpolation may be negative
         samples=[
             Sample(IMAGE, {"scale_factor": 2}),
             Sample(SIGNAL, {"size": 10}),
@@ -56,6 +56,7 @@ CASES = [
             Sample(IMAGE, {"size": (7, 3), "mode": "nearest-exact"}),
             Sample(IMAGE, {"size": (7, 3), "mode": "area"}),
             Sample(SIGNAL, {"scale_factor": 1.7, "mode": "area"}),
+            Sample(VOLUME, {"scale_factor": 0.6, "mode": "area"}),
             Sample(SIGNAL, {"scale_factor": 1.7, "mode": "linear"}),
             Sample(SIGNAL, {"size": 4, "mode": "linear", "align_corners": True}),
             Sample(IMAGE, {"scale_factor": (2.3, 0.6), "mode": "bilinear", "align_corners": False}),

@@ -37,7 +37,7 @@ FILES = (
     "product",
     "softmax",
 )
-FORMULAS_ALONE: tuple[str, ...] = ("upsample",)
+FORMULAS_ALONE: tuple[str, ...] = ("response", "upsample")
 """Files of formulas that have no fast functions, since no fast function was seen to gain."""
 CHAINS = {"fused": ("conv", "activation", "pool")}
 """Fast files that compute several formulas as one, and the files of those."""

@@ -259,6 +259,172 @@ def adaptive_max_pool2d_backward(grad_y: Array, x: Array, indices: Array, *, out
     return _arranged(grad_x, x, order)
 
 
+# ---- volumes (N, C, D, H, W): the functions above within each frame, and then between frames
+
+
+def max_pool3d(
+    x: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """`ops.pool.max_pool3d`."""
+    inside, along = expect.frames("max_pool3d", x, kernel_size, stride, padding, dilation, ceil_mode)
+    best = max_pool2d(_frames(x), **inside)
+    y = max_pool2d(_stacked(best, x), **along)
+    return _in_format(y.reshape(*y.shape[:3], *best.shape[2:]), x)
+
+
+def max_pool3d_with_indices(
+    x: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Array]:
+    """`ops.pool.max_pool3d_with_indices`."""
+    inside, along = expect.frames("max_pool3d", x, kernel_size, stride, padding, dilation, ceil_mode)
+    best, places = max_pool2d_with_indices(_frames(x), **inside)
+    y, winner = max_pool2d_with_indices(_stacked(best, x), **along)
+    size = (*y.shape[:3], *best.shape[2:])
+    return _in_format(y.reshape(size), x), _in_format(_voxels(places, winner, x).reshape(size), x)
+
+
+def max_pool3d_backward(
+    grad_y: Array,
+    x: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """`ops.pool.max_pool3d_backward`."""
+    inside, along = expect.frames("max_pool3d", x, kernel_size, stride, padding, dilation, ceil_mode)
+    best = max_pool2d(_frames(x), **inside)
+    grad_best = max_pool2d_backward(_stacked(grad_y, grad_y), _stacked(best, x), **along)
+    grad_x = max_pool2d_backward(grad_best.reshape(best.shape), _frames(x), **inside)
+    return _in_format(grad_x.reshape(x.shape), x)
+
+
+def avg_pool3d(
+    x: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Array:
+    """`ops.pool.avg_pool3d`."""
+    inside, along = expect.frames("avg_pool3d", x, kernel_size, stride, padding, 1, ceil_mode)
+    expect.divisor(divisor_override)
+    first = None if divisor_override is None else 1
+    mean = avg_pool2d(_frames(x), **inside, count_include_pad=count_include_pad, divisor_override=first)
+    y = avg_pool2d(_stacked(mean, x), **along, count_include_pad=count_include_pad, divisor_override=divisor_override)
+    return y.reshape(*y.shape[:3], *mean.shape[2:])
+
+
+def avg_pool3d_backward(
+    grad_y: Array,
+    x: Array,
+    *,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Array:
+    """`ops.pool.avg_pool3d_backward`."""
+    inside, along = expect.frames("avg_pool3d", x, kernel_size, stride, padding, 1, ceil_mode)
+    expect.divisor(divisor_override)
+    first, pixels = None if divisor_override is None else 1, grad_y.shape[3] * grad_y.shape[4]
+    means = blocks.empty((*x.shape[:3], pixels), like=x)
+    grad_mean = avg_pool2d_backward(
+        _stacked(grad_y, grad_y), means, **along, count_include_pad=count_include_pad, divisor_override=divisor_override
+    )
+    grad_mean = grad_mean.reshape(x.shape[0], x.shape[1] * x.shape[2], *grad_y.shape[3:])
+    grad_x = avg_pool2d_backward(
+        grad_mean, _frames(x), **inside, count_include_pad=count_include_pad, divisor_override=first
+    )
+    return grad_x.reshape(x.shape)
+
+
+def adaptive_avg_pool3d(x: Array, *, output_size: Sequence[int]) -> Array:
+    """`ops.pool.adaptive_avg_pool3d`."""
+    depth, *size = output_size
+    mean = adaptive_avg_pool2d(_frames(x), output_size=size)
+    y = adaptive_avg_pool2d(_stacked(mean, x), output_size=(depth, prod(size)))
+    return y.reshape(*x.shape[:2], *output_size)
+
+
+def adaptive_avg_pool3d_backward(grad_y: Array, x: Array, *, output_size: Sequence[int]) -> Array:
+    """`ops.pool.adaptive_avg_pool3d_backward`."""
+    expect.some_windows("adaptive_avg_pool3d", grad_y)
+    depth, *size = output_size
+    means = blocks.empty((*x.shape[:3], prod(size)), like=x)
+    grad_mean = adaptive_avg_pool2d_backward(_stacked(grad_y, grad_y), means, output_size=(depth, prod(size)))
+    grad_mean = grad_mean.reshape(x.shape[0], x.shape[1] * x.shape[2], *size)
+    return adaptive_avg_pool2d_backward(grad_mean, _frames(x), output_size=size).reshape(x.shape)
+
+
+def adaptive_max_pool3d(x: Array, *, output_size: Sequence[int]) -> tuple[Array, Array]:
+    """`ops.pool.adaptive_max_pool3d`."""
+    depth, *size = output_size
+    best, places = adaptive_max_pool2d(_frames(x), output_size=size)
+    y, winner = adaptive_max_pool2d(_stacked(best, x), output_size=(depth, prod(size)))
+    shape = (*x.shape[:2], *output_size)
+    return y.reshape(shape), _voxels(places, winner, x).reshape(shape)
+
+
+def adaptive_max_pool3d_backward(grad_y: Array, x: Array, indices: Array, *, output_size: Sequence[int]) -> Array:
+    """`ops.pool.adaptive_max_pool3d_backward`."""
+    expect.some_windows("adaptive_max_pool3d", grad_y)
+    (depth, *size), pixels = output_size, prod(x.shape[3:])
+    best, places = adaptive_max_pool2d(_frames(x), output_size=size)
+    column = np.arange(prod(size), like=x)
+    winner = _stacked(indices, indices) // pixels * prod(size) + column
+    grad_best = adaptive_max_pool2d_backward(
+        _stacked(grad_y, grad_y), _stacked(best, x), winner, output_size=(depth, prod(size))
+    )
+    grad_best = grad_best.reshape(best.shape)
+    return adaptive_max_pool2d_backward(grad_best, _frames(x), places, output_size=size).reshape(x.shape)
+
+
+def _frames(x: Array) -> Array:
+    """Volumes (N, C, D, H, W) as images (N, C D, H, W), one for each frame."""
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
+
+
+def _stacked(y: Array, x: Array) -> Array:
+    """Results for the frames of ``x`` as images (N, C, D, h w), with a column for each pixel of a frame."""
+    return y.reshape(*x.shape[:3], y.shape[-2] * y.shape[-1])
+
+
+def _voxels(places: Array, winner: Array, x: Array) -> Array:
+    """`ops.pool._voxels`."""
+    frame = winner // (places.shape[-2] * places.shape[-1])
+    return frame * prod(x.shape[3:]) + np.take_along_axis(_stacked(places, x), frame, 2)
+
+
+def _in_format(result: Array, x: Array) -> Array:
+    """``result`` in the memory format of ``x``: contiguous if it has none of the others."""
+    last = (0, 2, 3, 4, 1) if x.shape[1] > 1 and x.strides[1] == x.itemsize < x.strides[-1] else (1, 2, 3, 4, 0)
+    if last[-1] == 0 and not memory.is_batch_last(x):
+        return result
+    turned = blocks.empty([result.shape[axis] for axis in last], like=result)
+    turned[...] = result.transpose(last)
+    return turned.transpose([last.index(axis) for axis in range(5)])
+
+
 # ---- planes (P, H, W, K)
 
 _Order = tuple[int, int, int, int]

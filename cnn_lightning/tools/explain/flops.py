@@ -10,8 +10,11 @@ from cnn_lightning.tools.explain.formulas import entry_of
 
 _NONE = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, Permute, StochasticDepth)
 """Layers that only copy or select values when they are evaluated."""
-_ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
-_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
+_ADAPTIVE = (
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+)
+_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _PER_VALUE = {
     nn.BatchNorm1d: 2,
     nn.BatchNorm2d: 2,
@@ -45,4 +48,11 @@ def _window(pool: Any) -> int:
     size = pool.kernel_size
     if not isinstance(size, int):
         return prod(size)
-    return size if isinstance(pool, nn.MaxPool1d | nn.AvgPool1d) else size**2
+    axes = (
+        1
+        if isinstance(pool, nn.MaxPool1d | nn.AvgPool1d)
+        else 3
+        if isinstance(pool, nn.MaxPool3d | nn.AvgPool3d)
+        else 2
+    )
+    return int(size**axes)

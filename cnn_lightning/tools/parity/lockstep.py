@@ -50,7 +50,7 @@ def _full_float32() -> Iterator[None]:
     before = products.allow_tf32
     try:
         products.allow_tf32 = False
-        with cudnn.flags(**kept, allow_tf32=False):  # type: ignore[no-untyped-call]
+        with cudnn.flags(**kept, allow_tf32=False):
             yield
     finally:
         products.allow_tf32 = before
