@@ -258,6 +258,19 @@ def test_layer_and_group_norm_with_random_options(data: st.DataObject) -> None:
     agree(layers.RMSNorm, x, True, inner, elementwise_affine=affine, eps=of_square)
 
 
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(("features", "channels"), [(2, 1), (1, 2), (3, 2)])
+def test_batch_norm_without_weights_refuses_other_channels_than_its_statistics(
+    features: int, channels: int, train: bool
+) -> None:
+    module: Any = layers.BatchNorm3d(features, affine=False).train(train)
+    with pytest.raises(RuntimeError, match=rf"expected {features} channels, got shape \(4, {channels}, 2, 1, 1\)"):
+        module(torch.randn(4, channels, 2, 1, 1))
+    assert torch.equal(module.running_mean, torch.zeros(features))
+    x = torch.randn(4, channels, 2, 1, 1)
+    layers.BatchNorm3d(features, affine=False, track_running_stats=False).train(train)(x)  # as torch
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_rms_norm_without_eps_adds_that_of_the_dtype_in_which_torch_computes(dtype: torch.dtype) -> None:
     x = torch.full((1, 4), 1e-5, dtype=torch.float64).to(dtype)

@@ -299,6 +299,8 @@ def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor, to
     if eps < 0 or (eps == 0 and not stored):
         raise ValueError(f"eps: expected a number above 0, got {eps}")
     _check_dtypes(input, mean if weight is None else weight)
+    if (tracks or not training) and mean is not None and mean.shape[0] != input.shape[1]:
+        raise RuntimeError(f"input: expected {mean.shape[0]} channels, got shape {tuple(input.shape)}")
     if stored:
         y, *_ = BatchNormFunction.apply(input, weight, bias, mean, var, eps)
         return y  # type: ignore[no-any-return]
