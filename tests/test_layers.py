@@ -328,16 +328,18 @@ def test_a_change_in_place_where_some_need_no_gradient(case: Case, sample: Sampl
     assert_refused_alike(ours, native, inputs, choices)
 
 
-@pytest.mark.parametrize("layer", [layers.BatchNorm1d, layers.BatchNorm2d])
+@pytest.mark.parametrize(("layer", "axes"), [(layers.BatchNorm1d, 1), (layers.BatchNorm2d, 2), (layers.BatchNorm3d, 3)])
 @pytest.mark.parametrize("train", [True, False])
-def test_running_statistics_may_change_before_the_backward(layer: type[torch.nn.Module], train: bool) -> None:
+def test_running_statistics_may_change_before_the_backward(
+    layer: type[torch.nn.Module], axes: int, train: bool
+) -> None:
     """Torch refuses that by hand, though not by a forward in training, which gives its evaluation a wrong gradient.
 
     Ours keeps what it normalised by, and its gradient is right after either.
     """
     torch.manual_seed(0)
     module: Any = layer(3).double().train(train)
-    x = torch.randn((4, 3, 2, 2)[: 4 if layer is layers.BatchNorm2d else 3], dtype=torch.float64, requires_grad=True)
+    x = torch.randn(4, 3, *[2] * axes, dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(module(x).square().sum(), x)
     y = module(x)
     with torch.no_grad():

@@ -98,6 +98,9 @@ def distances(module: nn.Module, x: Tensor, truth: nn.Module, layout: Any) -> li
         (layers.BatchNorm1d, (30,), (64, 30)),
         (layers.LayerNorm, (96,), (4, 49, 96)),
         (layers.LayerNorm, ((5, 7),), (3, 5, 7)),
+        (layers.RMSNorm, (96,), (4, 49, 96)),
+        (layers.RMSNorm, ((5, 7),), (3, 5, 7)),
+        (layers.BatchNorm3d, (16,), (4, 16, 8, 16, 16)),
         (layers.GroupNorm, (4, 32), (2, 32, 8, 8)),
         (layers.GroupNorm, (1, 4), (3, 4, 40, 40)),
     ],
@@ -117,7 +120,7 @@ def test_float32_is_as_near_to_the_truth_as_torch(
         for name, distance, scale in distances(ours, x, truth, layout):
             # A result that is rounded just once can't be blamed for being further off than one that was lucky.
             once = 2**-24
-            if tier == "fast" and issubclass(layer, layers.BatchNorm1d | layers.BatchNorm2d):
+            if tier == "fast" and issubclass(layer, layers.BatchNorm1d | layers.BatchNorm2d | layers.BatchNorm3d):
                 once = FLOAT32.get(name, FLOAT32_SUM)
             assert distance <= max(1.5 * theirs[name], once * scale), f"{name}: {distance} for {theirs[name]}"
 
@@ -227,9 +230,9 @@ def agree(layer: type[nn.Module], x: Tensor, train: bool, *args: Any, **options:
 @EXAMPLES
 @given(st.data())
 def test_batch_norm_with_random_options(data: st.DataObject) -> None:
-    axes = data.draw(st.integers(0, 2), "axes")
+    axes = data.draw(st.integers(0, 3), "axes")
     shape = (data.draw(st.integers(0, 5)), data.draw(SIZES), *data.draw(st.tuples(*[SIZES] * axes)))
-    layer = layers.BatchNorm2d if axes == 2 else layers.BatchNorm1d
+    layer = (layers.BatchNorm1d, layers.BatchNorm1d, layers.BatchNorm2d, layers.BatchNorm3d)[axes]
     options = {
         "eps": data.draw(st.sampled_from([1e-5, 1e-2]), "eps"),
         "momentum": data.draw(st.sampled_from([0.1, 0.7, 1.0, 0.0, None]), "momentum"),
@@ -251,6 +254,57 @@ def test_layer_and_group_norm_with_random_options(data: st.DataObject) -> None:
     inner = shape[data.draw(st.integers(1, len(shape) - 1), "from axis") :]
     bias = data.draw(st.booleans(), "bias")
     agree(layers.LayerNorm, x, True, inner, elementwise_affine=affine, eps=eps, bias=bias)
+    of_square = data.draw(st.sampled_from([None, eps]), "eps of the root mean square")
+    agree(layers.RMSNorm, x, True, inner, elementwise_affine=affine, eps=of_square)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(("features", "channels"), [(2, 1), (1, 2), (3, 2)])
+def test_batch_norm_without_weights_refuses_other_channels_than_its_statistics(
+    features: int, channels: int, train: bool
+) -> None:
+    module: Any = layers.BatchNorm3d(features, affine=False).train(train)
+    with pytest.raises(RuntimeError, match=rf"expected {features} channels, got shape \(4, {channels}, 2, 1, 1\)"):
+        module(torch.randn(4, channels, 2, 1, 1))
+    assert torch.equal(module.running_mean, torch.zeros(features))
+    x = torch.randn(4, channels, 2, 1, 1)
+    layers.BatchNorm3d(features, affine=False, track_running_stats=False).train(train)(x)  # as torch
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_rms_norm_without_eps_adds_that_of_the_dtype_in_which_torch_computes(dtype: torch.dtype) -> None:
+    x = torch.full((1, 4), 1e-5, dtype=torch.float64).to(dtype)
+    assert_equal(run(layers.RMSNorm(4, dtype=dtype), (x,)), run(nn.RMSNorm(4, dtype=dtype), (x,)), 1e-3)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    mean_square = float(x[0, 0].double()) ** 2
+    y, rms = norm.rms_norm(x.to(wide).numpy(), None)
+    np.testing.assert_allclose(rms, np.sqrt(mean_square + torch.finfo(wide).eps), rtol=1e-9)
+    np.testing.assert_allclose(y, x.double().numpy() / rms, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, np.nan, np.inf, 1e200, 1e-200])
+@pytest.mark.parametrize("eps", [None, 0.0, 1e-3, -1.0])
+def test_rms_norm_of_special_values_is_torchs(value: float, eps: float | None) -> None:
+    x = torch.randn(3, 4, dtype=torch.float64)
+    x[0], x[1, 2] = value, value
+    ours, native = layers.RMSNorm(4, eps, dtype=torch.float64), nn.RMSNorm(4, eps, dtype=torch.float64)
+    found, expected = ours(x), native(x)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0, equal_nan=True)
+    assert torch.equal(found[expected == 0].signbit(), expected[expected == 0].signbit())
+
+
+@pytest.mark.parametrize("weight", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("input", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+def test_rms_norm_takes_a_weight_of_any_floating_dtype(input: torch.dtype, weight: torch.dtype) -> None:
+    results = []
+    for kind in (layers.RMSNorm, nn.RMSNorm):
+        module, x = kind(4, dtype=weight), torch.linspace(-1, 2, 12).reshape(3, 4).to(input).requires_grad_()
+        y = module(x)
+        y.float().square().sum().backward()
+        results.append((y, x.grad, module.weight.grad))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)  # and the dtype
 
 
 @pytest.mark.parametrize("momentum", [None, 0.3])

@@ -87,7 +87,7 @@ def loaded(layer: torch.nn.Module, **parameters: Tensor | None) -> torch.nn.Modu
 
 def conv(a: Attributes, given: Inputs) -> Outputs:
     x, weight, *bias = given
-    kind: Any = (layers.Conv1d, layers.Conv2d)[plane(x) - 1]
+    kind: Any = (layers.Conv1d, layers.Conv2d, layers.Conv3d)[plane(x, most=3) - 1]
     x, padding = padded(x, a, list(weight.shape[2:]), 0)
     group = a.get("group", 1)
     layer = kind(
@@ -105,19 +105,20 @@ def conv(a: Attributes, given: Inputs) -> Outputs:
 
 def conv_transpose(a: Attributes, given: Inputs) -> Outputs:
     x, weight, *bias = given
-    if plane(x) != 2 or "auto_pad" in a:
-        raise Elsewhere("one or three spatial axes, or a padding that follows from the output's shape")
+    axes = plane(x, most=3)
+    if "auto_pad" in a:
+        raise Elsewhere("a padding that follows from the output's shape")
     x, padding = padded(x, a, list(weight.shape[2:]), None)
     group = a.get("group", 1)
-    kind: Any = layers.ConvTranspose2d
+    kind: Any = (layers.ConvTranspose1d, layers.ConvTranspose2d, layers.ConvTranspose3d)[axes - 1]
     layer = kind(
         weight.shape[0],
         weight.shape[1] * group,
         tuple(weight.shape[2:]),
-        stride=tuple(a.get("strides", [1, 1])),
+        stride=tuple(a.get("strides", [1] * axes)),
         padding=padding,
-        output_padding=tuple(a.get("output_padding", [0, 0])),
-        dilation=tuple(a.get("dilations", [1, 1])),
+        output_padding=tuple(a.get("output_padding", [0] * axes)),
+        dilation=tuple(a.get("dilations", [1] * axes)),
         groups=group,
         bias=bool(bias),
     )
@@ -182,6 +183,12 @@ def layer_norm(a: Attributes, given: Inputs) -> Outputs:
     x, weight, *bias = given
     layer = layers.LayerNorm(x.shape[a.get("axis", -1) :], eps=a.get("epsilon", 1e-5), bias=bool(bias))
     return [loaded(layer, weight=weight, bias=bias[0] if bias else None)(x), None, None]
+
+
+def rms_norm(a: Attributes, given: Inputs) -> Outputs:
+    x, weight = given
+    layer = layers.RMSNorm(x.shape[a.get("axis", -1) :], eps=a.get("epsilon", 1e-5))
+    return [loaded(layer, weight=weight)(x)]
 
 
 def group_norm(a: Attributes, given: Inputs) -> Outputs:
@@ -281,6 +288,7 @@ OPERATORS: dict[str, Callable[[Attributes, Inputs], Outputs]] = {
     "Mish": option("Mish"),
     "NegativeLogLikelihoodLoss": nll_loss,
     "PRelu": prelu,
+    "RMSNormalization": rms_norm,
     "Relu": option("ReLU"),
     "Sigmoid": option("Sigmoid"),
     "Softmax": softmax("Softmax"),

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from cnn_lightning import layers, swap_layers
 from cnn_lightning.callbacks.sync import SyncBatchNorm
 from cnn_lightning.errors import UserError
-from cnn_lightning.layers.norm import SyncBatchNorm1d, SyncBatchNorm2d
+from cnn_lightning.layers.norm import SyncBatchNorm1d, SyncBatchNorm2d, SyncBatchNorm3d
 from tests.processes import START
 from tests.test_layers import assert_equal, run
 
@@ -141,11 +141,11 @@ def test_a_process_leaves_its_group_before_the_interpreter_ends() -> None:
 
 
 def test_layers_are_changed_for_the_time_of_training_only() -> None:
-    net = nn.Sequential(layers.BatchNorm1d(2), nn.BatchNorm2d(2), nn.GroupNorm(1, 2))
+    net = nn.Sequential(layers.BatchNorm1d(2), nn.BatchNorm2d(2), layers.BatchNorm3d(2), nn.GroupNorm(1, 2))
     before, keys = [type(module) for module in net], list(net.state_dict())
     plugin = SyncBatchNorm()
     assert plugin.apply(net) is net
-    assert [type(module) for module in net] == [SyncBatchNorm1d, SyncBatchNorm2d, nn.GroupNorm]
+    assert [type(module) for module in net] == [SyncBatchNorm1d, SyncBatchNorm2d, SyncBatchNorm3d, nn.GroupNorm]
     assert list(net.state_dict()) == keys
     assert plugin.revert(net) is net
     assert [type(module) for module in net] == before
@@ -169,11 +169,13 @@ def test_native_layers_become_torchs_own_on_gpus_and_come_back(monkeypatch: pyte
 def test_alone_the_synchronised_layer_is_the_plain_one() -> None:
     x = torch.randn(4, 2, 3, 3)
     assert_equal(run(SyncBatchNorm2d(2), (x,)), run(layers.BatchNorm2d(2), (x,)), 0.0)
+    x = torch.randn(4, 2, 3, 3, 2)
+    assert_equal(run(SyncBatchNorm3d(2), (x,)), run(layers.BatchNorm3d(2), (x,)), 0.0)
 
 
 def test_what_can_not_be_synchronised_without_a_gpu_is_named() -> None:
-    net = nn.Sequential(nn.ReLU(), nn.BatchNorm3d(2))
-    with pytest.raises(UserError, match=r"trainer.sync_batchnorm: 1: expected .*, got BatchNorm3d"):
+    net = nn.Sequential(nn.ReLU(), nn.LazyBatchNorm3d())
+    with pytest.raises(UserError, match=r"trainer.sync_batchnorm: 1: expected .*, got LazyBatchNorm3d"):
         SyncBatchNorm().apply(net)
 
 

@@ -11,10 +11,12 @@ from cnn_lightning.processes import are_several, leave_at_exit
 OURS: dict[type[nn.Module], type[nn.Module]] = {
     norm.BatchNorm1d: norm.SyncBatchNorm1d,
     norm.BatchNorm2d: norm.SyncBatchNorm2d,
+    norm.BatchNorm3d: norm.SyncBatchNorm3d,
 }
 ON_THE_CPU: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: norm.SyncBatchNorm1d,
     nn.BatchNorm2d: norm.SyncBatchNorm2d,
+    nn.BatchNorm3d: norm.SyncBatchNorm3d,
 }
 """torch's own synchronised layer needs a GPU: without one, ours also replaces native layers."""
 
@@ -48,7 +50,7 @@ class SyncBatchNorm(TorchSyncBatchNorm):
             elif isinstance(module, _BatchNorm) and not isinstance(module, tuple(OURS.values())):
                 if not gpus:
                     raise UserError(
-                        f"trainer.sync_batchnorm: {name}: expected BatchNorm1d or BatchNorm2d where there is no GPU, "
+                        f"trainer.sync_batchnorm: {name}: expected BatchNorm1d, 2d or 3d where there is no GPU, "
                         f"got {type(module).__name__}"
                     )
                 self._replace(model, name, module)

@@ -14,7 +14,18 @@ from cnn_lightning.layers.base import Layer
 from cnn_lightning.ops import norm
 from cnn_lightning.processes import are_several
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "LayerNorm", "LayerNorm2d"]
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
+    "LayerNorm2d",
+    "RMSNorm",
+]
 
 
 class BatchNormFunction(torch.autograd.Function):
@@ -84,6 +95,28 @@ class LayerNormFunction(torch.autograd.Function):
         """Gradients of x, weight and bias."""
         x, weight, _, *statistics = ctx.saved_tensors
         return *_gradients(ctx, norm.layer_norm_backward, grad_y, x, weight, *statistics), None, None
+
+
+class RMSNormFunction(torch.autograd.Function):
+    """`ops.norm.rms_norm` and its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Any, axes: int, eps: float | None) -> Tensor:
+        """The normalised input."""
+        ctx.axes = axes
+        like = (x, _statistics_like(x))
+        y, rms = bridge.call(norm.rms_norm, x, weight, axes=axes, eps=eps, mixed=True, like=like)
+        ctx.save_for_backward(x, weight if ctx.needs_input_grad[0] else None, rms)
+        ctx.dtype = x.dtype if weight is None else weight.dtype
+        return y  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x and weight."""
+        x, weight, rms = ctx.saved_tensors
+        options = {"axes": ctx.axes, "needs": tuple(ctx.needs_input_grad[:2]), "mixed": True}
+        like = (x, x.new_empty(0, dtype=ctx.dtype))
+        return *bridge.call(norm.rms_norm_backward, grad_y, x, weight, rms, like=like, **options), None, None
 
 
 class GroupNormFunction(torch.autograd.Function):
@@ -158,6 +191,12 @@ LAYER_NORM = (
     "\n"
     r"\d{β_k} = \sum g_k",
 )
+RMS_NORM = (
+    r"y_k = γ_k z_k \text{, } z_k = \frac{x_k}{\sqrt{\text{mean}(x^2) + ε}}",
+    r"\d{x_k} = \frac{1}{\sqrt{\text{mean}(x^2) + ε}} (h_k - z_k \text{mean}(h z)) \text{, } h_k = γ_k g_k"
+    "\n"
+    r"\d{γ_k} = \sum g_k z_k",
+)
 """Formulas of the page."""
 
 
@@ -197,6 +236,24 @@ class BatchNorm2d(Layer, torch.nn.BatchNorm2d):
         return _batch_norm(self, input)
 
 
+@catalog.layer(
+    native=torch.nn.BatchNorm3d,
+    formulas="norm",
+    functions=("batch_norm",),
+    kinks=(),
+    choices=None,
+    page=BATCH_NORM,
+    memory=catalog.channels_last(batch_norm=0, batch_norm_backward=1, batch_norm_backward_part=1),
+    flops=None,
+)
+class BatchNorm3d(Layer, torch.nn.BatchNorm3d):
+    """``torch.nn.BatchNorm3d`` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the channels of (N, C, D, H, W)."""
+        return _batch_norm(self, input)
+
+
 class SyncBatchNorm1d(BatchNorm1d):
     """`BatchNorm1d` by the statistics over the batches of all processes, on any device."""
 
@@ -210,6 +267,14 @@ class SyncBatchNorm2d(BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise the channels of this process's slice, (N, C, H, W)."""
+        return _batch_norm(self, input, are_several())
+
+
+class SyncBatchNorm3d(BatchNorm3d):
+    """`BatchNorm3d` by the statistics over the batches of all processes, on any device."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the channels of this process's slice, (N, C, D, H, W)."""
         return _batch_norm(self, input, are_several())
 
 
@@ -234,6 +299,8 @@ def _batch_norm(module: torch.nn.modules.batchnorm._BatchNorm, input: Tensor, to
     if eps < 0 or (eps == 0 and not stored):
         raise ValueError(f"eps: expected a number above 0, got {eps}")
     _check_dtypes(input, mean if weight is None else weight)
+    if (tracks or not training) and mean is not None and mean.shape[0] != input.shape[1]:
+        raise RuntimeError(f"input: expected {mean.shape[0]} channels, got shape {tuple(input.shape)}")
     if stored:
         y, *_ = BatchNormFunction.apply(input, weight, bias, mean, var, eps)
         return y  # type: ignore[no-any-return]
@@ -373,6 +440,33 @@ class LayerNorm2d(Layer, convnext.LayerNorm2d):  # type: ignore[misc]
 
 
 @catalog.layer(
+    native=torch.nn.RMSNorm,
+    formulas="norm",
+    functions=("rms_norm",),
+    kinks=(),
+    choices=None,
+    page=RMS_NORM,
+    memory={},
+    flops=None,
+)
+class RMSNorm(Layer, torch.nn.RMSNorm):
+    """``torch.nn.RMSNorm`` in NumPy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Divide by the root mean square over the last axes, ``normalized_shape``."""
+        axes = len(self.normalized_shape)
+        if not bridge.expect_tensor(x, "x").is_floating_point():
+            raise NotImplementedError(f"x: expected a floating dtype, got {x.dtype}")
+        if axes < 1 or tuple(x.shape[-axes:]) != tuple(self.normalized_shape):
+            error = ValueError if axes > x.dim() else RuntimeError
+            raise error(f"x: expected its last axes to be {tuple(self.normalized_shape)}, got shape {tuple(x.shape)}")
+        x, weight = _autocast(x, self.weight)
+        if weight is not None and weight.requires_grad and not x.requires_grad:
+            x = x.clone()  # torch saves x / rms then, so that x may change in place before the backward
+        return RMSNormFunction.apply(x, weight, axes, self.eps)  # type: ignore[no-any-return]
+
+
+@catalog.layer(
     native=torch.nn.GroupNorm,
     formulas="norm",
     functions=("group_norm",),
@@ -439,6 +533,24 @@ class InstanceNorm2d(Layer, torch.nn.InstanceNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise each channel of each sample of (N, C, H, W), or of one sample (C, H, W)."""
+        return _instance_norm(self, input)
+
+
+@catalog.layer(
+    native=torch.nn.InstanceNorm3d,
+    formulas="norm",
+    functions=("instance_norm",),
+    kinks=(),
+    choices=None,
+    page=LAYER_NORM,
+    memory=catalog.channels_last(instance_norm=0, instance_norm_backward=1),
+    flops=None,
+)
+class InstanceNorm3d(Layer, torch.nn.InstanceNorm3d):
+    """``torch.nn.InstanceNorm3d`` in NumPy."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise each channel of each sample of (N, C, D, H, W), or of one sample (C, D, H, W)."""
         return _instance_norm(self, input)
 
 

@@ -576,6 +576,24 @@ def response(x: Array, size: int) -> None:
         raise RuntimeError(f"local_response_norm: size: expected at least 1, got {size}")
 
 
+def rms_norm(x: Array, weight: Array | None, axes: int) -> None:
+    """Check a floating ``x`` with at least ``axes`` axes, and a weight of the shape of the last of them.
+
+    Raises:
+        NotImplementedError: ``x`` is not floating.
+        ValueError: ``x`` has fewer axes.
+        RuntimeError: ``axes`` is less than 1, or the weight has another shape.
+    """
+    dtype("rms_norm: x", x)
+    if axes < 1:
+        raise RuntimeError(f"rms_norm: axes: expected at least 1, got {axes}")
+    if axes > x.ndim:
+        raise ValueError(f"rms_norm: x: expected at least {axes} axes, got shape {tuple(x.shape)}")
+    inner = x.shape[x.ndim - axes :]
+    if weight is not None and weight.shape != inner:
+        raise RuntimeError(f"rms_norm: weight: expected shape {tuple(inner)}, got {tuple(weight.shape)}")
+
+
 # ---- activation, softmax, linear, padding
 
 

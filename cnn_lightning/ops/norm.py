@@ -11,6 +11,8 @@ statistics::
 
 as in S. Ioffe and C. Szegedy, "Batch normalization", https://arxiv.org/abs/1502.03167, section 3. All is computed in
 float64, in two passes, so that neither a large mean nor a long sum loses digits.
+
+`rms_norm` subtracts no mean and divides by the root of the mean square; its gradient has no ``mean(g)``.
 """
 
 from math import prod
@@ -222,3 +224,43 @@ def instance_norm_backward(
 ) -> Gradients:
     """Gradients of `instance_norm` with respect to x, weight and bias."""
     return group_norm_backward(grad_y, x, weight, mean, var, groups=x.shape[1], eps=eps)
+
+
+def rms_norm(x: Array, weight: Array | None, *, axes: int = 1, eps: float | None = None) -> tuple[Array, Array]:
+    """Divide by the root of the mean square over the last ``axes`` axes: ``y = weight * x / sqrt(mean(x^2) + eps)``.
+
+    Args:
+        x: Any shape.
+        weight: Of the shape of the last ``axes`` axes, or None for 1.
+        axes: Number of axes that the mean is taken over.
+        eps: Added to the mean square; None for the machine epsilon of the dtype.
+
+    Returns:
+        ``(y, rms)``; the roots are in float64, with length 1 in the last ``axes`` axes.
+
+    Raises:
+        NotImplementedError: ``x`` is not floating.
+        ValueError: ``x`` has fewer axes.
+        RuntimeError: Shapes do not match.
+    """
+    expect.rms_norm(x, weight, axes)
+    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
+    last, count = tuple(range(-axes, 0)), max(1, prod(x.shape[-axes:]))
+    rms = np.sqrt((x.astype(np.float64) ** 2).sum(last, keepdims=True) / count + eps)
+    y = x / rms if weight is None else x / rms * weight
+    return y.astype(x.dtype), rms
+
+
+def rms_norm_backward(
+    grad_y: Array, x: Array, weight: Array | None, rms: Array, *, axes: int = 1
+) -> tuple[Array, Array]:
+    """Gradients of `rms_norm` with respect to x and weight.
+
+    With ``xhat = x / rms`` and ``g = grad_y * weight``: ``grad_x = (g - xhat * mean(g * xhat)) / rms``, and
+    ``grad_weight`` is the sum of ``grad_y * xhat`` over the first axes.
+    """
+    last, first = tuple(range(-axes, 0)), tuple(range(x.ndim - axes))
+    count, xhat, wide = max(1, prod(x.shape[-axes:])), x / rms, grad_y.astype(np.float64)
+    g = wide if weight is None else wide * weight
+    grad_x = (g - xhat * ((g * xhat).sum(last, keepdims=True) / count)) / rms
+    return grad_x.astype(x.dtype), (wide * xhat).sum(first).astype(x.dtype)

@@ -54,7 +54,7 @@ INFINITE_SUMS = "special gradient"
 """Infinity times a pixel of the padding is NaN, or left out."""
 
 
-AXES = {
+AXES: dict[type[nn.Module], int] = {
     nn.Conv1d: 1,
     nn.Conv2d: 2,
     nn.Conv3d: 3,

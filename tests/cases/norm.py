@@ -41,6 +41,7 @@ INSTANCE_NORM = Arguments(
     },
 )
 LAYER_NORM = Arguments(("normalized_shape", *PARAMETERS, "eps"), parameters=PARAMETERS)
+RMS_NORM = Arguments(("normalized_shape", "weight", "eps"), parameters=("weight",))
 GROUP_NORM = Arguments(
     ("num_groups", *PARAMETERS, "eps"),
     parameters=PARAMETERS,
@@ -52,6 +53,14 @@ GROUP_NORM = Arguments(
 EPS = (1e-3, 0.1, 0.5)
 """None so small that what rounding leaves of equal numbers becomes large (tests/test_norm.py has such)."""
 
+AXES: dict[type[nn.Module], int] = {
+    nn.BatchNorm2d: 2,
+    nn.BatchNorm3d: 3,
+    nn.InstanceNorm1d: 1,
+    nn.InstanceNorm2d: 2,
+    nn.InstanceNorm3d: 3,
+}
+
 
 def batch_norm(draw: Draw, case: Case) -> Trial:
     channels = draw(st.integers(1, 4))
@@ -62,8 +71,8 @@ def batch_norm(draw: Draw, case: Case) -> Trial:
         "affine": draw(st.booleans()),
         "track_running_stats": draw(st.booleans()),
     }
-    axes = 2 if case.native is nn.BatchNorm2d else draw(st.integers(0, 1))
-    shape = shaped(draw, channels, axes, batched=True)
+    axes = draw(st.integers(0, 1)) if case.native is nn.BatchNorm1d else AXES[case.native]
+    shape = shaped(draw, channels, axes, most=9 if axes < 3 else 5, batched=True)
     # Where an axis has one element, torch takes some orders of axes for others and gives the gradients of other pixels.
     return trial(draw, case.native, options, shape, without="reversed,huge")
 
@@ -77,7 +86,8 @@ def instance_norm(draw: Draw, case: Case) -> Trial:
         "affine": draw(st.booleans()),
         "track_running_stats": draw(st.booleans()),
     }
-    shape = shaped(draw, channels, 2 if case.native is nn.InstanceNorm2d else 1)
+    axes = AXES[case.native]
+    shape = shaped(draw, channels, axes, most=9 if axes < 3 else 5)
     # Of weights and an empty batch, torch's own backward fails, in the derivative of repeat.
     options["affine"] = options["affine"] and shape[0] > 0
     return trial(draw, case.native, options, shape, without="huge")
@@ -100,6 +110,17 @@ def layer_norm(draw: Draw, case: Case) -> Trial:
     else:
         options["normalized_shape"] = draw(st.integers(1, 5))
         shape = shaped(draw, options["normalized_shape"], 2, batched=True)
+    return trial(draw, case.native, options, shape, without="huge")
+
+
+def rms_norm(draw: Draw, case: Case) -> Trial:
+    shape = [draw(st.integers(0, 5)) for _ in range(draw(st.integers(1, 4)))]
+    last = shape[draw(st.integers(0, len(shape) - 1)) :]
+    options = {
+        "normalized_shape": rarely(draw, one(draw, last, tuple(last)), shape[-1]),
+        "eps": one(draw, None, *EPS),
+        "elementwise_affine": draw(st.booleans()),
+    }
     return trial(draw, case.native, options, shape, without="huge")
 
 
@@ -222,5 +243,67 @@ CASES = [
         trials=300,
         rounding="largest",
         arguments=replace(INSTANCE_NORM, fits=lambda x, arguments: x.dim() == 4),
+    ),
+    Case(
+        norm.BatchNorm3d,
+        nn.BatchNorm3d,
+        trial=batch_norm,
+        trials=300,
+        rounding="largest",
+        arguments=batch_norm_of(5),
+        samples=[
+            Sample((3, 2, 2, 4, 3), {"num_features": 2}),
+            Sample((3, 2, 2, 4, 3), {"num_features": 2}, train=False),
+            Sample((3, 2, 2, 4, 3), {"num_features": 2, "affine": False, "momentum": None, "eps": 0.1}),
+            Sample((3, 2, 2, 4, 3), {"num_features": 2, "track_running_stats": False}, train=False),
+        ],
+        bad=[
+            Bad({"num_features": 3}),
+            Bad({"num_features": 4}, (2, 3, 4, 4, 4)),
+            Bad({"num_features": 3}, (1, 3, 1, 1, 1)),
+            Bad({"num_features": 3}, (2, 3, 4, 4, 4), torch.int64),
+        ],
+    ),
+    Case(
+        norm.InstanceNorm3d,
+        nn.InstanceNorm3d,
+        samples=[
+            Sample((3, 2, 2, 4, 3), {"num_features": 2}),
+            Sample((3, 2, 2, 4, 3), {"num_features": 2, "affine": True, "track_running_stats": True, "eps": 0.1}),
+            Sample((3, 2, 2, 4, 3), {"num_features": 2, "affine": True, "track_running_stats": True}, train=False),
+            Sample((3, 2, 2, 4, 3), {"num_features": 2, "track_running_stats": True, "momentum": None}),
+            Sample((2, 2, 4, 3), {"num_features": 2}),
+        ],
+        bad=[
+            Bad({"num_features": 3}, (2, 3, 5)),
+            Bad({"num_features": 4, "affine": True}, (2, 3, 4, 4, 4)),
+            Bad({"num_features": 3}, (2, 3, 1, 1, 1)),
+            Bad({"num_features": 3}, (2, 3, 4, 4, 4), torch.int64),
+        ],
+        trial=instance_norm,
+        trials=300,
+        rounding="largest",
+        arguments=replace(INSTANCE_NORM, fits=lambda x, arguments: x.dim() == 5),
+    ),
+    Case(
+        norm.RMSNorm,
+        nn.RMSNorm,
+        trial=rms_norm,
+        trials=300,
+        rounding="largest",
+        arguments=RMS_NORM,
+        samples=[
+            Sample((4, 3, 6), {"normalized_shape": 6}),
+            Sample((4, 3, 6), {"normalized_shape": (3, 6), "eps": 0.1}),
+            Sample((4, 6), {"normalized_shape": (6,), "elementwise_affine": False}),
+            Sample((5,), {"normalized_shape": [5], "eps": 1e-3}),
+        ],
+        bad=[
+            Bad({"normalized_shape": 6}, (4, 5)),
+            Bad({"normalized_shape": (3, 6)}, (6,)),
+            Bad({"normalized_shape": ()}, (4, 5)),
+            Bad({"normalized_shape": 5}, (4, 5), torch.int64),
+            Bad({"normalized_shape": 5, "elementwise_affine": False}, (4, 5), torch.bool),
+        ],
     ),
 ]

@@ -377,3 +377,56 @@ def instance_norm_backward(
 ) -> Gradients:
     """`ops.norm.instance_norm_backward`."""
     return group_norm_backward(grad_y, x, weight, mean, var, groups=x.shape[1], eps=eps, needs=needs)
+
+
+def rms_norm(x: Array, weight: Array | None, *, axes: int = 1, eps: float | None = None) -> tuple[Array, Array]:
+    """`ops.norm.rms_norm`."""
+    expect.rms_norm(x, weight, axes)
+    eps = float(np.finfo(x.dtype).eps) if eps is None else eps
+    outer, size = x.shape[: x.ndim - axes], prod(x.shape[x.ndim - axes :])
+    rows, y, rms = x.reshape(prod(outer), size), blocks.empty(x.shape, like=x), np.empty(prod(outer))
+    outputs, factor = y.reshape(rows.shape), None if weight is None else weight.reshape(size)
+
+    def block(part: slice) -> None:
+        values = wide("norm values", rows[part])
+        np.sqrt(np.vecdot(values, values) / max(1, size) + eps, out=rms[part])
+        values /= rms[part, None]
+        if factor is not None:
+            values *= factor
+        outputs[part] = values
+
+    blocks.run(block, blocks.blocks(len(rows), size * (8 + 2 * x.itemsize)))
+    return y, rms.reshape(*outer, *(1,) * axes)
+
+
+def rms_norm_backward(
+    grad_y: Array,
+    x: Array,
+    weight: Array | None,
+    rms: Array,
+    *,
+    axes: int = 1,
+    needs: Sequence[bool] = (True, True),
+) -> tuple[Array | None, Array | None]:
+    """`ops.norm.rms_norm_backward`."""
+    inner = x.shape[x.ndim - axes :]
+    size, roots = prod(inner), rms.reshape(-1, 1)
+    rows, upstream = x.reshape(len(roots), size), grad_y.reshape(len(roots), size)
+    grad_x = blocks.empty(x.shape, like=x) if needs[0] else None
+    outputs = None if grad_x is None else grad_x.reshape(rows.shape)
+    factor = None if weight is None else weight.reshape(size)
+
+    def block(part: slice) -> Array:
+        xhat, g = wide("norm values", rows[part]), wide("norm gradient", upstream[part])
+        xhat /= roots[part]
+        of_weight = np.vecdot(g.T, xhat.T) if needs[1] else np.zeros(0)
+        if outputs is not None:
+            if factor is not None:
+                g *= factor
+            xhat *= (np.vecdot(g, xhat) / max(1, size))[:, None]
+            g -= xhat
+            np.divide(g, roots[part], out=outputs[part], casting="same_kind")
+        return of_weight
+
+    sums = blocks.run(block, blocks.blocks(len(rows), size * (16 + 3 * x.itemsize)))
+    return grad_x, sum(sums, np.zeros(size)).astype(x.dtype).reshape(inner) if needs[1] else None

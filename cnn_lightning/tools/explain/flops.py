@@ -18,10 +18,13 @@ _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, 
 _PER_VALUE = {
     nn.BatchNorm1d: 2,
     nn.BatchNorm2d: 2,
+    nn.BatchNorm3d: 2,
     nn.LayerNorm: 7,
     nn.GroupNorm: 7,
     nn.InstanceNorm1d: 7,
     nn.InstanceNorm2d: 7,
+    nn.InstanceNorm3d: 7,
+    nn.RMSNorm: 4,
     nn.Softmax: 4,
 }
 """Operations for each value of the output; 1 for any other layer."""
