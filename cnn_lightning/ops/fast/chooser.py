@@ -24,7 +24,10 @@ from cnn_lightning.errors import UserError
 from cnn_lightning.ops.fast import proof
 
 Function = Callable[..., Any]
-FILES = ("activation", "conv", "conv_transpose", "dropout", "linear", "loss", "norm", "padding", "pool", "softmax")
+FILES = (
+    *("activation", "conv", "conv_transpose", "dropout", "linear", "loss", "norm", "padding", "pool", "softmax"),
+    *("attention",),
+)
 FORMULAS_ALONE: tuple[str, ...] = ()
 """Files of formulas that have no fast functions, since no fast function was seen to gain."""
 CHAINS = {"fused": ("conv", "activation", "pool")}
