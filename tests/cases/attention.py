@@ -40,7 +40,6 @@ OTHER = ((LENGTH, BATCH, FEATURES), (KEYS, BATCH, 5), (KEYS, BATCH, 3))
 PADDING, MASK, EACH_HEAD = (BATCH, KEYS), (LENGTH, KEYS), (BATCH * HEADS, LENGTH, KEYS)
 MORE = {"add_bias_kv": True, "add_zero_attn": True}
 
-# Where there is more than one thing to differentiate, `bias` is left out: a test tries every subset of them.
 BARE = options(bias=False)
 SAMPLES = [
     Sample(options=options(), make=inputs(*QKV)),
