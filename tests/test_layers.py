@@ -270,7 +270,8 @@ def backward_after(module: torch.nn.Module, inputs: tuple[Any, ...], frozen: Set
     try:
         return torch.autograd.grad([y.sum() for y in floats], wanted, allow_unused=True) if floats and wanted else ()
     except RuntimeError as error:
-        if "modified by an inplace operation" not in str(error):
+        # The second message is about a part of a tensor that torch's layer split.
+        if not any(words in str(error) for words in ("modified by an inplace operation", "been modified inplace")):
             raise
         return "refused"
 
@@ -324,7 +325,8 @@ def test_a_change_in_place_where_some_need_no_gradient(case: Case, sample: Sampl
     inputs = sample.inputs(torch.float64)
     names = [str(i) for i, value in enumerate(inputs) if isinstance(value, Tensor) and value.is_floating_point()]
     names += [name for name, _ in native.named_parameters()]
-    choices = [set(some) for count in range(1, len(names)) for some in itertools.combinations(names, count)]
+    counts = range(1, len(names)) if len(names) < 6 else (1, len(names) - 1)  # of many not every subset
+    choices = [set(some) for count in counts for some in itertools.combinations(names, count)]
     assert_refused_alike(ours, native, inputs, choices)
 
 

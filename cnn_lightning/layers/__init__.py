@@ -8,6 +8,7 @@ from cnn_lightning.layers import base, catalog
 from cnn_lightning.layers import bridge as bridge
 from cnn_lightning.layers import flops as flops
 from cnn_lightning.layers.activation import *
+from cnn_lightning.layers.attention import *
 from cnn_lightning.layers.conv import *
 from cnn_lightning.layers.dropout import *
 from cnn_lightning.layers.fused import *

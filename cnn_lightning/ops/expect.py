@@ -998,3 +998,32 @@ def _weights_of(op: str, x: Array, target: Array, **weights: Array | None) -> No
 def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
     aligned = zip(reversed(shape), reversed(to), strict=False)
     return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in aligned)
+
+
+# ---- attention
+
+
+def attention(q: Array, k: Array, v: Array, mask: Array | None, scale: float | None, is_causal: bool) -> float:
+    """Check queries (..., L, E), keys (..., S, E), values (..., S, V) and a mask; return the scale of the scores.
+
+    Raises:
+        RuntimeError: Shapes or dtypes do not match, or there are both a mask and ``is_causal``.
+    """
+    op = "scaled_dot_product_attention"
+    one_dtype(op, q=q, k=k, v=v)
+    if q.ndim < 2 or k.shape != (*q.shape[:-2], *k.shape[-2:-1], q.shape[-1]):
+        raise RuntimeError(
+            f"{op}: k: expected (..., S, E) for q (..., L, E), got {tuple(k.shape)} for {tuple(q.shape)}"
+        )
+    if v.shape[:-1] != k.shape[:-1]:
+        raise RuntimeError(
+            f"{op}: v: expected (..., S, V) for k (..., S, E), got {tuple(v.shape)} for {tuple(k.shape)}"
+        )
+    if mask is not None and is_causal:
+        raise RuntimeError(f"{op}: mask: expected none with is_causal, got one")
+    shape = (*q.shape[:-1], k.shape[-2])
+    if mask is not None and not _broadcasts(mask.shape, shape):
+        raise RuntimeError(f"{op}: mask: expected to broadcast to shape {tuple(shape)}, got {tuple(mask.shape)}")
+    if mask is not None and mask.dtype.kind != "b":
+        one_dtype(op, q=q, mask=mask)
+    return 1 / math.sqrt(max(1, q.shape[-1])) if scale is None else scale

@@ -2,13 +2,19 @@
 
 from torch import nn
 
-from cnn_lightning.layers import catalog, fused
+from cnn_lightning.layers import attention, catalog, fused
 
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {native: entry.layer for native, entry in catalog.entries().items()}
 """From the native type of a layer to the NumPy layer."""
 
-NATIVE: dict[type[nn.Module], type[nn.Module]] = {ours: native for native, ours in LAYERS.items()}
-NATIVE[fused.Sequential] = nn.Sequential  # no layer, but a container that computes NumPy layers in chains
+CONTAINERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Sequential: fused.Sequential,  # computes NumPy layers in chains
+    nn.TransformerEncoder: attention.TransformerEncoder,
+    nn.TransformerEncoderLayer: attention.TransformerEncoderLayer,
+}
+"""From the native type of a container to the one that is made for NumPy layers; no layers themselves."""
+
+NATIVE: dict[type[nn.Module], type[nn.Module]] = {ours: native for native, ours in (LAYERS | CONTAINERS).items()}
 REMEMBERED = "_swapped_from"
 """The attribute in which a layer of a user's own class keeps its native type, for the way back."""
 

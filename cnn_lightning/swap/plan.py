@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from cnn_lightning.layers import fused
 from cnn_lightning.swap.arithmetic import is_without_arithmetic
 from cnn_lightning.swap.based import AsBase, as_base
 from cnn_lightning.swap.names import Choice, Implementation, Named, is_explicit
 from cnn_lightning.swap.native import (
+    CONTAINERS,
     LAYERS,
     NATIVE,
     REMEMBERED,
@@ -154,10 +154,13 @@ def apply(plan: list[tuple[Named, type[nn.Module]]], changes: list[Change]) -> N
 
 
 def class_of_container(module: nn.Module) -> type[nn.Module]:
-    """The class that a Sequential needs for the layers in it; any other module keeps its own."""
-    if type(module) not in (nn.Sequential, fused.Sequential):
+    """The class that a container needs for the layers in it; any other module keeps its own."""
+    native = NATIVE.get(type(module), type(module))
+    if native not in CONTAINERS:
         return type(module)
-    return fused.Sequential if any(map(is_ours, module.children())) else nn.Sequential
+    inside = module.children() if native is nn.Sequential else module.modules()
+    layers = (each for each in inside if native is nn.Sequential or native_type(each) not in CONTAINERS)
+    return CONTAINERS[native] if any(map(is_ours, layers)) else native
 
 
 def _become(module: nn.Module, kind: type[nn.Module]) -> None:

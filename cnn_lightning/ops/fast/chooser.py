@@ -26,6 +26,7 @@ from cnn_lightning.ops.fast import proof
 Function = Callable[..., Any]
 FILES = (
     "activation",
+    "attention",
     "conv",
     "conv_transpose",
     "dropout",
