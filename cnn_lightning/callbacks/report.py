@@ -24,13 +24,13 @@ class LayerReport(Callback):
         if stage != "fit" or not isinstance(pl_module, Classifier):
             return
         memory = pl_module.choose_memory()  # a collective call
-        report = _report(pl_module)  # in all processes, because synchronised layers make collective calls
+        report = report_of(pl_module)  # in all processes, because synchronised layers make collective calls
         if trainer.is_global_zero:
             count = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
             print(f"{pl_module.hparams['net']}: {count:,} parameters to train\n{report}\n{memory}", flush=True)
 
 
-def _report(module: Classifier) -> SwapReport:
+def report_of(module: Classifier) -> SwapReport:
     """The report by a run of made pictures through a copy of the network; that of the swap if the run fails."""
     channels, size = module.hparams["in_channels"], module.hparams["image_size"]
     weight = next(module.net.parameters())
