@@ -54,7 +54,11 @@ def build(name: str, *, narrow: bool) -> nn.Module:
     else:
         options = {"init_weights": False} if name in AUXILIARY else {}
         net = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options)
-    net = net.double()
+    return with_statistics(net.double())
+
+
+def with_statistics(net: nn.Module) -> nn.Module:
+    """The network with random running statistics."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             mean, variance = module.running_mean, module.running_var
@@ -179,13 +183,13 @@ def test_equals_the_native_network_too(name: str) -> None:
         ("convnext_atto", ["LayerNorm2d", "activations.GELU"], set()),
         ("mobilenetv3_small_100", ["BatchNormAct2d", "Linear"], {"SqueezeExcite"}),
         ("resnetv2_50x1_bit", ["StdConv2d", "GroupNormAct"], {"ConstantPad2d"}),
-        ("tf_efficientnet_b0", ["BatchNormAct2d", "Conv2dSame"], {"SqueezeExcite"}),
+        pytest.param("tf_efficientnet_b0", ["BatchNormAct2d", "Conv2dSame"], {"SqueezeExcite"}, marks=pytest.mark.slow),
     ],
 )
 def test_timm_networks_equal_the_native_ones(name: str, own: list[str], left: set[str]) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    net = timm.create_model(name, num_classes=CLASSES, drop_rate=0.0, drop_path_rate=0.0).double()
+    net = with_statistics(timm.create_model(name, num_classes=CLASSES, drop_rate=0.0, drop_path_rate=0.0).double())
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     buffers = {key: value.clone() for key, value in net.named_buffers()}
     expected = record(net, x)
