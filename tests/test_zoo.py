@@ -182,7 +182,7 @@ def test_equals_the_native_network_too(name: str) -> None:
     [
         ("convnext_atto", ["LayerNorm2d", "activations.GELU"], set()),
         ("mobilenetv3_small_100", ["BatchNormAct2d", "Linear"], {"SqueezeExcite"}),
-        ("resnetv2_50x1_bit", ["StdConv2d", "GroupNormAct"], {"ConstantPad2d"}),
+        pytest.param("resnetv2_50x1_bit", ["StdConv2d", "GroupNormAct"], {"ConstantPad2d"}, marks=pytest.mark.slow),
         pytest.param("tf_efficientnet_b0", ["BatchNormAct2d", "Conv2dSame"], {"SqueezeExcite"}, marks=pytest.mark.slow),
     ],
 )
