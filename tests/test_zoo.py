@@ -9,13 +9,13 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.ops import Permute, StochasticDepth
 
 from cnn_lightning import classifier
 from cnn_lightning.cli import main
 from cnn_lightning.model import AUXILIARY, least_image_size, total_loss
 from cnn_lightning.ops import conv, linear, norm
 from cnn_lightning.swap import LAYERS, swap_layers
+from cnn_lightning.swap.arithmetic import is_without_arithmetic
 from tests.stand_ins import write_cifar10, write_idx_set
 
 ALL = [
@@ -54,7 +54,11 @@ def build(name: str, *, narrow: bool) -> nn.Module:
     else:
         options = {"init_weights": False} if name in AUXILIARY else {}
         net = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options)
-    net = net.double()
+    return with_statistics(net.double())
+
+
+def with_statistics(net: nn.Module) -> nn.Module:
+    """The network with random running statistics."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             mean, variance = module.running_mean, module.running_var
@@ -147,8 +151,9 @@ def check(name: str, *, narrow: bool = False) -> None:
         value.copy_(buffers[key])
     swap_layers(net, "numpy")
     for layer_name, module in net.named_modules():
-        if next(module.children(), None) is None and not isinstance(module, StochasticDepth | Permute | nn.Sequential):
-            assert type(module) in LAYERS.values(), f"{layer_name} is still a {type(module)}"
+        if next(module.children(), None) is None and not isinstance(module, nn.Sequential):
+            known = type(module) in LAYERS.values() or is_without_arithmetic(type(module))
+            assert known, f"{layer_name} is still a {type(module)}"
     assert_equal(record(net, x), expected)
 
 
@@ -167,6 +172,34 @@ def test_equals_the_native_network(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in ALL if name not in FIRST or name in ("alexnet", "vgg11_bn")])
 def test_equals_the_native_network_too(name: str) -> None:
     check(name)
+
+
+# ---- layers of a network's own, treated as their base
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "left"),
+    [
+        ("convnext_atto", ["LayerNorm2d", "activations.GELU"], set()),
+        ("mobilenetv3_small_100", ["BatchNormAct2d", "Linear"], {"SqueezeExcite"}),
+        pytest.param("resnetv2_50x1_bit", ["StdConv2d", "GroupNormAct"], {"ConstantPad2d"}, marks=pytest.mark.slow),
+        pytest.param("tf_efficientnet_b0", ["BatchNormAct2d", "Conv2dSame"], {"SqueezeExcite"}, marks=pytest.mark.slow),
+    ],
+)
+def test_timm_networks_equal_the_native_ones(name: str, own: list[str], left: set[str]) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    net = with_statistics(timm.create_model(name, num_classes=CLASSES, drop_rate=0.0, drop_path_rate=0.0).double())
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    buffers = {key: value.clone() for key, value in net.named_buffers()}
+    expected = record(net, x)
+    for key, value in net.named_buffers():
+        value.copy_(buffers[key])
+    report = swap_layers(net, {**{f"timm.layers.{kind}": "numpy" for kind in own}, "*": "numpy"}, verify=x)
+    assert report.difference is not None
+    assert report.difference < 1e-9
+    assert {row.type.rpartition(".")[2] for row in report.rows if row.implementation == "torch"} <= left
+    assert_equal(record(net, x), expected)
 
 
 # ---- from the command line
@@ -216,7 +249,9 @@ def test_fit_with_grey_images_and_auxiliary_heads(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "layers: 61 torch, 141 numpy"
     reason = "its forward calls adaptive_avg_pool2d, relu as a function, not as a layer"
-    assert ["aux2", "InceptionAux", "torch", *reason.split()] in [line.split() for line in lines]
+    assert ["aux2", "torchvision.models.googlenet.InceptionAux", "torch", *reason.split()] in [
+        line.split() for line in lines
+    ]
 
 
 @pytest.mark.parametrize(

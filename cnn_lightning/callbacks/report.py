@@ -27,9 +27,7 @@ class LayerReport(Callback):
         if stage != "fit" or not isinstance(pl_module, Classifier):
             return
         memory = pl_module.choose_memory()  # a collective call
-        report = _report(pl_module).on(
-            trainer.strategy.root_device
-        )  # in all processes, because synchronised layers make collective calls
+        report = report_of(pl_module)  # in all processes, because synchronised layers make collective calls
         if trainer.is_global_zero:
             report = report.on(trainer.strategy.root_device)
             count = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
@@ -59,7 +57,7 @@ class LayerReport(Callback):
                 print(module.computed, flush=True)
 
 
-def _report(module: Classifier) -> SwapReport:
+def report_of(module: Classifier) -> SwapReport:
     """The report by a run of made pictures through a copy of the network; that of the swap if the run fails."""
     channels, size = module.hparams["in_channels"], module.hparams["image_size"]
     weight = next(module.net.parameters())

@@ -2,7 +2,7 @@
 
 import inspect
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType
@@ -75,7 +75,7 @@ class _Function:
     defaults: Mapping[str, Any]
     implied: Mapping[str, Any]
     natives: Mapping[str, _Native]
-    """By "1d", "2d" and "3d" if several, else by ""."""
+    """See `_by_axes`."""
 
 
 def _defaults(signature: inspect.Signature) -> dict[str, Any]:
@@ -102,8 +102,7 @@ def _table() -> dict[Any, _Function]:
             natives.setdefault(name, []).append(entry)
     found = {}
     for name, entries in natives.items():
-        several = len(entries) > 1
-        by_axes = {entry.native.__name__[-2:] if several else "": _Native.of(entry) for entry in entries}
+        by_axes = {key: _Native.of(entry) for key, entry in _by_axes(entries).items()}
         variants: tuple[tuple[str, dict[str, Any]], ...] = (
             (name, {}),
             (f"{name}_", {"inplace": True}),
@@ -116,6 +115,18 @@ def _table() -> dict[Any, _Function]:
                 if signature is not None:
                     found[function] = _Function(name, _defaults(signature), implied, by_axes)
     return found
+
+
+def _by_axes(entries: Sequence[catalog.Entry]) -> dict[str, catalog.Entry]:
+    """Of several layers with one function the general one, else one for "1d", "2d" and "3d".
+
+    A function stays torch's where two layers fix different options of it (modes of padding, say).
+    """
+    general = [entry for entry in entries if not entry.native.__name__.endswith(("1d", "2d", "3d"))]
+    if len(entries) == 1 or len(general) == 1:
+        return {"": (general or entries)[0]}
+    endings = [entry.native.__name__[-2:] for entry in entries]
+    return {key: entry for key, entry in zip(endings, entries, strict=True) if endings.count(key) == 1}
 
 
 _FUNCTIONS = _table()
@@ -131,7 +142,7 @@ def _call(function: _Function, args: Any, kwargs: Mapping[str, Any]) -> tuple[An
     x = given.get("input")
     if len(args) > len(defaults) or not isinstance(x, Tensor):
         return None
-    native = function.natives.get(_axes(x) if len(function.natives) > 1 else "")
+    native = function.natives.get("") or function.natives.get(_axes(x))
     if native is None:
         return None
     if any(key not in native.allowed and not _is(value, defaults.get(key, ...)) for key, value in given.items()):
