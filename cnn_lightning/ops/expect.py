@@ -35,9 +35,9 @@ def integers(value: Pair | str, name: str, count: int, least: int | None = None)
     return found
 
 
-def pair(value: Pair, name: str, least: int | None = None) -> tuple[int, int]:
+def pair(value: Pair, name: str) -> tuple[int, int]:
     """`integers` for rows and columns."""
-    rows, columns = integers(value, name, 2, least)
+    rows, columns = integers(value, name, 2)
     return rows, columns
 
 
