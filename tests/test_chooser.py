@@ -154,7 +154,7 @@ def test_an_edited_helper_ends_the_proof_of_every_file_that_uses_it(package: Pat
 def test_an_edited_fast_function_or_helper_does_not_run(package: Path) -> None:
     edit(package / "ops/fast/softmax.py", "np.exp", "np.exp2")
     edit(package / "ops/fast/stage.py", "class StageMemory", "unused = 1\n\n\nclass StageMemory")
-    assert why(package.parent) == ALL_FAST | {"softmax": "edited", "chain": "False"}
+    assert why(package.parent) == ALL_FAST | {"attention": "edited", "softmax": "edited", "chain": "False"}
     assert why(package.parent, CNN_LIGHTNING_FAST="unproven") == ALL_FAST
 
 

@@ -34,6 +34,8 @@ class AttentionFunction(torch.autograd.Function):
         y, weights = bridge.call(attention.scaled_dot_product_attention, q, k, v, mask, keep, **options)
         ctx.save_for_backward(q, k, v, weights, keep)
         ctx.set_materialize_grads(False)
+        if not any(ctx.needs_input_grad[index] for index in (0, 1, 3)):
+            ctx.mark_non_differentiable(weights)  # they do not depend on the values
         ctx.p = options["p"]
         return y, weights
 
