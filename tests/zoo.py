@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,59 +27,19 @@ from cnn_lightning.swap import LAYERS, native_type
 
 LARGEST = 110_000_000
 """The weights of a network that is tried in float64, where a step takes about 24 bytes for each."""
-TIMM = [
-    *(
-        "bat_resnext26ts",
-        "botnet26t_256",
-        "coatnet_nano_rw_224",
-        "convmixer_768_32",
-        "convnext_atto",
-        "convnextv2_atto",
-    ),
-    *("cs3darknet_m", "cspresnet50", "cspdarknet53", "darknet53", "densenet121", "dla34", "dm_nfnet_f0", "dpn68"),
-    *("eca_nfnet_l0", "ecaresnet26t", "edgenext_xx_small", "efficientnet_b0", "efficientnet_es", "efficientnetv2_rw_t"),
-    *(
-        "efficientvit_b0",
-        "ese_vovnet19b_dw",
-        "fastvit_t8",
-        "fbnetc_100",
-        "fbnetv3_b",
-        "focalnet_tiny_srf",
-        "gcresnext26ts",
-    ),
-    *(
-        "gernet_s",
-        "ghostnet_100",
-        "ghostnetv2_100",
-        "gmixer_24_224",
-        "haloregnetz_b",
-        "hardcorenas_a",
-        "hrnet_w18_small",
-    ),
-    *("inception_next_tiny", "inception_v3", "inception_v4", "lambda_resnet26t", "lcnet_050", "legacy_seresnet18"),
-    *(
-        "mixnet_s",
-        "mnasnet_100",
-        "mobilenetv1_100",
-        "mobilenetv2_100",
-        "mobilenetv3_large_100",
-        "mobilenetv4_conv_small",
-    ),
-    *("mobileone_s0", "nf_regnet_b0", "nf_resnet50", "poolformer_s12", "pvt_v2_b0", "regnetx_002", "regnety_002"),
-    *("regnetz_b16", "repghostnet_050", "repvgg_a0", "repvit_m0_9", "res2net50_14w_8s", "resnest14d", "resnet18"),
-    *("resnet26t", "resnetaa50", "resnetblur50", "resnetrs50", "resnetv2_50", "resnetv2_50x1_bit", "resnext26ts"),
-    *("rexnet_100", "sebotnet33ts_256", "selecsls42b", "semnasnet_100", "seresnet18", "skresnet18", "spnasnet_100"),
-    *("starnet_s1", "swin_tiny_patch4_window7_224", "tf_efficientnet_b0", "tf_mobilenetv3_small_100", "tinynet_a"),
-    *(
-        "tresnet_m",
-        "vgg11_bn",
-        "visformer_tiny",
-        "vit_tiny_patch16_224",
-        "wide_resnet50_2",
-        "xception41",
-        "xcit_nano_12_p16_224",
-    ),
-]
+TIMM = """
+bat_resnext26ts botnet26t_256 coatnet_nano_rw_224 convmixer_768_32 convnext_atto convnextv2_atto cs3darknet_m
+cspresnet50 cspdarknet53 darknet53 densenet121 dla34 dm_nfnet_f0 dpn68 eca_nfnet_l0 ecaresnet26t edgenext_xx_small
+efficientnet_b0 efficientnet_es efficientnetv2_rw_t efficientvit_b0 ese_vovnet19b_dw fastvit_t8 fbnetc_100 fbnetv3_b
+focalnet_tiny_srf gcresnext26ts gernet_s ghostnet_100 ghostnetv2_100 gmixer_24_224 haloregnetz_b hardcorenas_a
+hrnet_w18_small inception_next_tiny inception_v3 inception_v4 lambda_resnet26t lcnet_050 legacy_seresnet18 mixnet_s
+mnasnet_100 mobilenetv1_100 mobilenetv2_100 mobilenetv3_large_100 mobilenetv4_conv_small mobileone_s0 nf_regnet_b0
+nf_resnet50 poolformer_s12 pvt_v2_b0 regnetx_002 regnety_002 regnetz_b16 repghostnet_050 repvgg_a0 repvit_m0_9
+res2net50_14w_8s resnest14d resnet18 resnet26t resnetaa50 resnetblur50 resnetrs50 resnetv2_50 resnetv2_50x1_bit
+resnext26ts rexnet_100 sebotnet33ts_256 selecsls42b semnasnet_100 seresnet18 skresnet18 spnasnet_100 starnet_s1
+swin_tiny_patch4_window7_224 tf_efficientnet_b0 tf_mobilenetv3_small_100 tinynet_a tresnet_m vgg11_bn visformer_tiny
+vit_tiny_patch16_224 wide_resnet50_2 xception41 xcit_nano_12_p16_224
+"""
 
 
 @dataclass(frozen=True)
@@ -93,12 +54,16 @@ class Network:
 
 @dataclass
 class Row:
-    """What was found; differences are relative, and ``error`` is why there is nothing."""
+    """What was found; differences are relative, and ``error`` is why there is nothing.
+
+    ``native`` are leaves that torch computes, ``places`` counts modules that call functions of torch themselves.
+    """
 
     group: str
     name: str
     leaves: int = 0
     native: tuple[str, ...] = ()
+    places: int = 0
     swapped: float = float("nan")
     functions: float = float("nan")
     share: float = float("nan")
@@ -115,6 +80,11 @@ def pictures(*shape: int) -> tuple[Tensor, ...]:
     return (torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64),)
 
 
+def pairs(size: int) -> tuple[Tensor, ...]:
+    """Two batches of pictures."""
+    return pictures(2, 3, size, size) * 2
+
+
 def _size(name: str) -> int:
     """The smallest that the network takes."""
     if name.startswith(("vit", "swin", "maxvit")):
@@ -127,7 +97,7 @@ def torchvision_networks() -> Iterator[Network]:
     models = torchvision.models
 
     def made(name: str, **options: Any) -> Callable[[], nn.Module]:
-        return lambda: models.get_model(name, weights=None, **options)
+        return partial(models.get_model, name, weights=None, **options)
 
     for name in models.list_models(module=models):
         options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
@@ -137,13 +107,12 @@ def torchvision_networks() -> Iterator[Network]:
         )
     for name in models.list_models(module=models.segmentation):
         built = made(name, weights_backbone=None, num_classes=5)
-        yield Network("segmentation", name, built, lambda: pictures(2, 3, 64, 64))
+        yield Network("segmentation", name, built, partial(pictures, 2, 3, 64, 64))
     for name in models.list_models(module=models.video):
         size = 224 if name.startswith("mvit") else 112 if name.startswith("swin") else 64
-        yield Network("video", name, made(name, num_classes=10), lambda s=size: pictures(1, 3, 16, s, s))
+        yield Network("video", name, made(name, num_classes=10), partial(pictures, 1, 3, 16, size, size))
     for name in models.list_models(module=models.optical_flow):
-        flow = pictures(2, 3, 128, 128)
-        yield Network("optical flow", name, made(name), lambda flow=flow: (flow[0], flow[0].flip(0)))
+        yield Network("optical flow", name, made(name), partial(pairs, 128))
     for name in models.list_models(module=models.detection):
         built = made(name, weights_backbone=None, num_classes=5)
         yield Network("detection", name, built, lambda: (list(pictures(2, 3, 96, 96)[0].sigmoid()),))
@@ -159,15 +128,17 @@ def timm_networks() -> Iterator[Network]:
         size = wanted.input_size[-1] if fixed or (wanted is not None and wanted.fixed_input_size) else 96
         return pictures(2, 3, size, size)
 
-    for name in TIMM:
-        yield Network(
-            "timm", name, lambda name=name: timm.create_model(name, num_classes=10), lambda name=name: inputs(name)
-        )
+    for name in TIMM.split():
+        yield Network("timm", name, partial(timm.create_model, name, num_classes=10), partial(inputs, name))
 
 
 def prepared(net: nn.Module) -> nn.Module:
     """In float64 and evaluation mode, with running statistics that reach every layer."""
     torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in net.parameters():
+            if not weight.any():
+                weight.normal_(0, 0.02)  # some heads begin with zeros, through which no gradient passes
     for module in net.modules():
         mean, var = (getattr(module, f"running_{name}", None) for name in ("mean", "var"))
         if isinstance(mean, Tensor) and isinstance(var, Tensor):
@@ -214,6 +185,11 @@ def own_types(net: nn.Module) -> dict[Any, str]:
     return {**kinds, "*": "numpy"}
 
 
+def is_native(row: Any) -> bool:
+    """Whether torch computes a leaf; a row without a reason is that of a module that calls functions."""
+    return row.implementation == "torch" and bool(row.reason)
+
+
 def measured(network: Network) -> Row:
     """The row of a network."""
     row = Row(network.group, network.name)
@@ -229,9 +205,8 @@ def measured(network: Network) -> Row:
         row.rest = tuple(f"{name}: {why}" for name, why in report.native)
         swap = swap_layers(net, own_types(net), verify=inputs[0] if len(inputs) == 1 else inputs)
         row.leaves = len(swap.rows)
-        row.native = tuple(
-            f"{one.name}: {one.type} ({one.reason})" for one in swap.rows if one.implementation == "torch"
-        )
+        row.native = tuple(f"{one.name}: {one.type} ({one.reason})" for one in swap.rows if is_native(one))
+        row.places = sum(bool(one.calls) for one in swap.rows)
         row.swapped = difference(step(net, inputs), expected)
     except Exception as error:
         row.error = one_line(error, 200)
@@ -256,15 +231,23 @@ def main() -> None:
             continue
         row = measured(network)
         rows.append(row)
-        native = "; ".join(row.native[:2]) + (f" and {len(row.native) - 2} more" if len(row.native) > 2 else "")
-        print(
-            f"{row.group:15} {row.name:32} {row.leaves:4} leaves, {len(row.native):3} not NumPy, layers {row.swapped:.0e}, "
-            f"functions {row.functions:.0e}, {100 * row.share:.5g} % of FLOPs {row.error or native}",
-            flush=True,
-        )
+        print(line(row), flush=True)
     print(summary(rows))
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+def line(row: Row) -> str:
+    """One network."""
+    head = f"{row.group:15} {row.name:28}"
+    if row.error:
+        return f"{head} {row.error}"
+    more = f" and {len(row.native) - 2} more" if len(row.native) > 2 else ""
+    return (
+        f"{head} {row.leaves:4} rows, {len(row.native):3} leaves by torch, {row.places:3} call functions, differences: "
+        f"layers {row.swapped:.0e}, functions {row.functions:.0e}; {100 * row.share:.5g} % of FLOPs "
+        f"{'; '.join(row.native[:2])}{more}{'; '.join(row.rest)}"
+    )
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -273,10 +256,11 @@ def summary(rows: Sequence[Row]) -> str:
     for group in dict.fromkeys(row.group for row in rows):
         ran = [row for row in rows if row.group == group and not row.error]
         if ran:
+            whole, products = sum(row.is_whole for row in ran), sum(row.share >= 0.999 for row in ran)
+            layers, functions = (max(getattr(row, kind) for row in ran) for kind in ("swapped", "functions"))
             lines.append(
-                f"{group}: {sum(row.is_whole for row in ran)} of {len(ran)} with every leaf in NumPy; "
-                f"{sum(row.share >= 0.999 for row in ran)} with 99.9 % of FLOPs by functions; largest difference: layers "
-                f"{max(row.swapped for row in ran):.0e}, functions {max(row.functions for row in ran):.0e}"
+                f"{group}: {whole} of {len(ran)} with every leaf in NumPy; {products} with 99.9 % of FLOPs by functions"
+                f"; largest difference: layers {layers:.0e}, functions {functions:.0e}"
             )
     return "\n".join(lines)
 
