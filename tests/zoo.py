@@ -102,9 +102,8 @@ def torchvision_networks() -> Iterator[Network]:
     for name in models.list_models(module=models):
         options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         size = _size(name)
-        yield Network(
-            "classification", name, made(name, num_classes=10, **options), lambda s=size: pictures(2, 3, s, s)
-        )
+        built = made(name, num_classes=10, **options)
+        yield Network("classification", name, built, partial(pictures, 2, 3, size, size))
     for name in models.list_models(module=models.segmentation):
         built = made(name, weights_backbone=None, num_classes=5)
         yield Network("segmentation", name, built, partial(pictures, 2, 3, 64, 64))

@@ -63,13 +63,13 @@ def expect_no_transform(value: Any, name: str = "input") -> None:
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(
             f"{name}: torch.func's transforms (grad, vmap, ...) can't see into NumPy layers; expected none of them "
-            "(torch.autograd.grad and functional_call work), or native layers, swap_layers(net, 'torch'), inside of "
-            "numpy_ops(), where NumPy computes them"
+            "(torch.autograd.grad and functional_call work), or native layers, which NumPy computes inside of "
+            "numpy_ops(): swap_layers(net, 'torch') first"
         )
     if tracers.is_dual(value):
         raise NotImplementedError(
             f"{name}: NumPy layers have no derivative for forward mode AD; expected a tensor that is not dual, or "
-            "native layers, swap_layers(net, 'torch'), inside of numpy_ops(), where NumPy computes them"
+            "native layers, which NumPy computes inside of numpy_ops(): swap_layers(net, 'torch') first"
         )
 
 
