@@ -201,13 +201,17 @@ def test_memory_formats_and_dtypes_are_torchs(memory: torch.memory_format, dtype
     net = net.to(dtype=dtype, memory_format=memory)
     x = torch.randn(2, 3, 8, 8).to(dtype).contiguous(memory_format=memory)
     for module in net:
+        x.requires_grad_()
         expected, again = copy.deepcopy(module)(x), copy.deepcopy(module)
+        (grad_x,) = torch.autograd.grad(expected, x, torch.ones_like(expected))
         with numpy_ops() as report:
             found = again(x)
+            (grad_of_found,) = torch.autograd.grad(found, x, torch.ones_like(found))
         assert report.calls, module
-        assert (found.dtype, found.stride()) == (expected.dtype, expected.stride()), module
-        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
-        x = expected
+        for a, b in ((found, expected), (grad_of_found, grad_x)):
+            assert (a.dtype, a.stride()) == (b.dtype, b.stride()), module
+            torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
+        x = expected.detach()
 
 
 def test_given_tensors_and_in_place_forms() -> None:
@@ -612,6 +616,8 @@ with numpy_ops() as report:
 assert report.share == 1 and report.calls["convolution"] == 6, report
 if sys.argv[1] == "1" or rank == 0:
     torch.save([weight.detach() for weight in net.parameters()], sys.argv[2])
+if dist.is_initialized():
+    dist.destroy_process_group()
 """
 
 

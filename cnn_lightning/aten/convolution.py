@@ -102,15 +102,27 @@ def _each(value: Sequence[int], weight: Tensor) -> tuple[int, ...]:
 
 
 def _arranged(y: Tensor | None, x: Tensor, weight: Tensor) -> Tensor | None:
-    """In the memory format of torch's result: channels last if that of input or weight is, otherwise contiguous."""
+    """In the memory format of torch's result: channels last if that of input or weight is, otherwise contiguous.
+
+    torch's convolution of volumes in float64 knows contiguous memory only.
+    """
     if y is None:
         return None
+    of_float64 = x.dim() == 5 and x.dtype is torch.float64
+    if x.dim() == 3 or of_float64 or not (_is_channels_last(x) or _is_channels_last(weight)):
+        return y.contiguous()
+    if _is_channels_last(y):
+        return y
     wanted = torch.channels_last_3d if x.dim() == 5 else torch.channels_last
-    if x.dim() > 3 and (_is(x, wanted) or _is(weight, wanted)):
-        return y.contiguous(memory_format=wanted)
-    return y.contiguous()
+    return torch.empty(y.shape, dtype=y.dtype, memory_format=wanted).copy_(y)
 
 
-def _is(x: Tensor, wanted: torch.memory_format) -> bool:
-    """Whether its channels are last in memory, and its strides don't mean both formats."""
-    return x.is_contiguous(memory_format=wanted) and not x.is_contiguous()
+def _is_channels_last(x: Tensor) -> bool:
+    """Whether the strides say so, by torch's own rule, which also decides for axes of length 1."""
+    least = 0
+    for axis in (1, *range(x.dim() - 1, 1, -1), 0):
+        step, size = x.stride(axis), x.shape[axis]
+        if size == 0 or step < least or (axis == 0 and least == x.stride(1)):
+            return False
+        least = step * size
+    return x.stride(1) > 0
