@@ -25,6 +25,7 @@ from cnn_lightning import numpy_ops, swap_layers
 from cnn_lightning.errors import one_line
 from cnn_lightning.swap import LAYERS, native_type
 
+KINDS = ("swapped", "functions")
 LARGEST = 110_000_000
 """The weights of a network that is compared in float64, with 40 bytes for each; larger ones run a step in float32."""
 TIMM = """
@@ -263,10 +264,8 @@ def summary(rows: Sequence[Row]) -> str:
         ran = [row for row in rows if row.group == group and not row.error]
         if ran:
             whole, products = sum(row.is_whole for row in ran), sum(row.share >= 0.999 for row in ran)
-            layers, functions = (
-                max((getattr(row, kind) for row in ran if not row.is_large), default=0.0)
-                for kind in ("swapped", "functions")
-            )
+            compared = [row for row in ran if not row.is_large]
+            layers, functions = (max((getattr(row, kind) for row in compared), default=0.0) for kind in KINDS)
             lines.append(
                 f"{group}: {whole} of {len(ran)} with every leaf in NumPy; {products} with 99.9 % of FLOPs by functions"
                 f"; largest difference: layers {layers:.0e}, functions {functions:.0e}"
