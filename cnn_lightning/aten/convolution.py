@@ -1,7 +1,6 @@
 """Convolutions along one to three axes, and transposed ones."""
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -12,26 +11,19 @@ from cnn_lightning.layers import bridge
 from cnn_lightning.ops import conv, conv_transpose
 
 
-def _multiplications(x: Tensor, weight: Tensor, transposed: bool, outputs: int) -> int:
+def _flops(weight: Tensor, transposed: bool, x: Tensor, y: Tensor) -> int:
     """Each weight is used once for every pixel: of the input, if transposed, otherwise of the output."""
-    pixels = x.shape[0] * prod(x.shape[2:]) if transposed else outputs
-    return 2 * weight.numel() * pixels
+    images = x if transposed else y
+    return 2 * weight.numel() * (images.numel() // max(1, images.shape[1]))
 
 
-def _forward_flops(
-    x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *_: Any
-) -> int:
-    axes = zip(
-        x.shape[2:], weight.shape[2:], *(_each(value, weight) for value in (stride, padding, dilation)), strict=True
-    )
-    sizes = [(n + 2 * pad - step * (k - 1) - 1) // by + 1 for n, k, by, pad, step in axes]
-    return _multiplications(x, weight, transposed, x.shape[0] * prod(sizes))
+def _forward_flops(y: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
+    return _flops(weight, rest[4], x, y)
 
 
-def _backward_flops(grad_y: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
+def _backward_flops(_: Any, grad_y: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
     transposed, (needs_x, needs_weight, _) = rest[4], rest[-1]
-    once = _multiplications(x, weight, transposed, grad_y.shape[0] * prod(grad_y.shape[2:]))
-    return once * (bool(needs_x) + bool(needs_weight))
+    return _flops(weight, transposed, x, grad_y) * (bool(needs_x) + bool(needs_weight))
 
 
 @operator("convolution", flops=_forward_flops)
@@ -119,6 +111,8 @@ def _arranged(y: Tensor | None, x: Tensor, weight: Tensor) -> Tensor | None:
 
 def _is_channels_last(x: Tensor) -> bool:
     """Whether the strides say so, by torch's own rule, which also decides for axes of length 1."""
+    if x.stride(1) > x.stride(-1):
+        return False
     least = 0
     for axis in (1, *range(x.dim() - 1, 1, -1), 0):
         step, size = x.stride(axis), x.shape[axis]

@@ -38,7 +38,7 @@ class Operator:
     Attributes:
         name: With its overload, as ``_native_batch_norm_legit.no_stats``.
         adapter: Has the operator's arguments and defaults.
-        flops: Counts multiplications and additions, from the arguments.
+        flops: Counts multiplications and additions, from the result and the arguments.
         indices: Whether tensors of integers are among the arguments.
         wide: Whether parameters may be float32 beside an input of half precision.
     """
@@ -256,16 +256,17 @@ def _switched(name: str, each: Operator, adapter: Adapter) -> Adapter:
             else:
                 report.calls[name] += 1
                 if flops is not None:
-                    report.flops += flops(*args)
+                    report.flops += flops(results, *args)
                 return results
         report.native[name, reason] += 1
-        if flops is not None:
-            report.native_flops += flops(*args)
         _thread.report = None  # what torch's kernel calls is part of it
         try:
-            return native(keyset, *args, **options)
+            results = native(keyset, *args, **options)
         finally:
             _thread.report = report
+        if flops is not None:
+            report.native_flops += flops(results, *args)
+        return results
 
     return kernel
 

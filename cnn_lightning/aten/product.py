@@ -1,6 +1,5 @@
 """Products of matrices and vectors."""
 
-from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -10,39 +9,39 @@ from cnn_lightning.layers import bridge
 from cnn_lightning.ops import product
 
 
-def _multiplications(a: Tensor, b: Tensor, *_: Any) -> int:
-    return 2 * prod(a.shape) * (b.shape[-1] if b.dim() > 1 else 1)
+def _flops(_: Any, a: Tensor, b: Tensor, *__: Any) -> int:
+    return 2 * a.numel() * (b.shape[-1] if b.dim() > 1 else 1)
 
 
-def _of_sum(c: Tensor, a: Tensor, b: Tensor, *_: Any) -> int:
-    return _multiplications(a, b)
+def _of_sum(y: Any, c: Tensor, a: Tensor, b: Tensor, *_: Any) -> int:
+    return _flops(y, a, b)
 
 
-@operator("mm", flops=_multiplications)
+@operator("mm", flops=_flops)
 def mm(a: Tensor, b: Tensor) -> Any:
     """(I, K) and (K, J) to (I, J)."""
     return bridge.compute(product.product, a, b)
 
 
-@operator("bmm", flops=_multiplications)
+@operator("bmm", flops=_flops)
 def bmm(a: Tensor, b: Tensor) -> Any:
     """(N, I, K) and (N, K, J) to (N, I, J)."""
     return bridge.compute(product.product, a, b)
 
 
-@operator("mv", flops=_multiplications)
+@operator("mv", flops=_flops)
 def mv(a: Tensor, b: Tensor) -> Any:
     """(I, K) and (K,) to (I,)."""
     return bridge.compute(product.product, a, b.unsqueeze(-1)).squeeze(-1)
 
 
-@operator("dot", flops=_multiplications)
+@operator("dot", flops=_flops)
 def dot(a: Tensor, b: Tensor) -> Any:
     """(K,) and (K,) to ()."""
     return bridge.compute(product.product, a.unsqueeze(0), b.unsqueeze(-1)).reshape(())
 
 
-@operator("vdot", flops=_multiplications)
+@operator("vdot", flops=_flops)
 def vdot(a: Tensor, b: Tensor) -> Any:
     """`dot`, of real numbers."""
     return dot(a, b)

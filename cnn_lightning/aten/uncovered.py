@@ -8,7 +8,7 @@ from torch import Tensor
 from cnn_lightning.aten.kernels import Native, operator
 
 
-def _of_rnn(x: Tensor, of_input: Tensor, of_state: Tensor, *_: Any) -> int:
+def _of_rnn(_: Any, x: Tensor, of_input: Tensor, of_state: Tensor, *__: Any) -> int:
     """Each weight is used once for every step of every sequence."""
     return 2 * (of_input.numel() + of_state.numel()) * prod(x.shape[:-1])
 
@@ -25,7 +25,7 @@ def rnn_backward(*_: Any) -> Any:
     raise Native("all steps of an LSTM in one kernel")
 
 
-def _of_attention(query: Tensor, key: Tensor, *_: Any) -> int:
+def _of_attention(_: Any, query: Tensor, key: Tensor, *__: Any) -> int:
     """Scores of each query with each key, and as many products with the values."""
     return 4 * query.numel() * key.shape[-2]
 
