@@ -41,6 +41,14 @@ resnext26ts rexnet_100 sebotnet33ts_256 selecsls42b semnasnet_100 seresnet18 skr
 swin_tiny_patch4_window7_224 tf_efficientnet_b0 tf_mobilenetv3_small_100 tinynet_a tresnet_m vgg11_bn visformer_tiny
 vit_tiny_patch16_224 wide_resnet50_2 xception41 xcit_nano_12_p16_224
 """
+ATTENTION = """
+bat_resnext26ts botnet26t_256 coatnet_nano_rw_224 edgenext_xx_small efficientvit_b0 gmixer_24_224 haloregnetz_b
+lambda_resnet26t pvt_v2_b0 sebotnet33ts_256 swin_tiny_patch4_window7_224 visformer_tiny vit_tiny_patch16_224
+xcit_nano_12_p16_224
+"""
+"""Those that are no convolutional networks, or not only."""
+SIZES = {"bat_resnext26ts": 256, "haloregnetz_b": 224}
+"""Pictures of networks that need one of the size they were made for; others of any size get 96 pixels."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,8 @@ def torchvision_networks() -> Iterator[Network]:
     for name in models.list_models(module=models.optical_flow):
         yield Network("optical flow", name, made(name), partial(pairs, 128))
     for name in models.list_models(module=models.detection):
-        built = made(name, weights_backbone=None, num_classes=5)
+        few = {"rpn_post_nms_top_n_test": 50} if "rcnn" in name else {}  # proposals, each a picture of its own
+        built = made(name, weights_backbone=None, num_classes=5, **few)
         yield Network("detection", name, built, lambda: (list(pictures(2, 3, 96, 96)[0].sigmoid()),))
 
 
@@ -124,13 +133,13 @@ def timm_networks() -> Iterator[Network]:
     timm = __import__("timm")
 
     def inputs(name: str) -> tuple[Tensor, ...]:
-        fixed = timm.create_model(name, num_classes=10).pretrained_cfg.get("fixed_input_size")
         wanted = timm.get_pretrained_cfg(name)
-        size = wanted.input_size[-1] if fixed or (wanted is not None and wanted.fixed_input_size) else 96
+        size = wanted.input_size[-1] if wanted is not None and wanted.fixed_input_size else SIZES.get(name, 96)
         return pictures(2, 3, size, size)
 
     for name in TIMM.split():
-        yield Network("timm", name, partial(timm.create_model, name, num_classes=10), partial(inputs, name))
+        group = "timm, attention" if name in ATTENTION.split() else "timm"
+        yield Network(group, name, partial(timm.create_model, name, num_classes=10), partial(inputs, name))
 
 
 def prepared(net: nn.Module) -> nn.Module:
