@@ -277,7 +277,7 @@ SAMPLES = [
 
 def takes_an_empty_batch(native: torch.nn.Module, inputs: tuple[Any, ...]) -> bool:
     try:
-        native(*(value[:0] for value in inputs))
+        native(*(value[:0] if isinstance(value, Tensor) else value for value in inputs))
     except (RuntimeError, ValueError, IndexError):
         return False
     return True
@@ -295,6 +295,26 @@ def test_a_built_in_layer_passes_without_a_reference(case: Case) -> None:
     sample = next(s for s in case.samples if takes_an_empty_batch(build(case, s)[1], s.inputs()))
     report = check_layer(build(case, sample)[0], sample.inputs())
     assert report.passed, report
+
+
+class Shares(torch.nn.Module):
+    """Of its own inputs alone, numbers between 0 and 1; the second result is for others to fill."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        assert ((x >= 0) & (x <= 1)).all()
+        return x.square(), None
+
+
+def test_numbers_that_a_layer_refuses_are_not_held_against_it() -> None:
+    report = check_layer(Shares(), torch.tensor([[0.0, 0.25, 1.0], [1.0, 0.5, 0.0]]))
+    assert report.passed, report
+    assert {grade.rule for grade in report.grades if grade.skipped} == {"reference", "ties", "nan"}
+    chances, labels = torch.rand(4, 3), torch.tensor([[0.0, 1, 1], [1, 0, 0], [0, 0, 1], [1, 1, 0]])
+    report = check_layer(torch.nn.BCELoss(), (chances, labels), layers.BCELoss())
+    assert report.passed, report
+    assert {grade.rule: grade.skipped for grade in report.grades if grade.skipped} == {"nan": "it refuses NaN"}
+    report = check_layer(Shares(), torch.rand(2, 3), lambda x: (x.square(), None))
+    assert report.failed == ("ties", "nan")
 
 
 def test_sound_layers_and_native_ones_pass() -> None:

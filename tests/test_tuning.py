@@ -18,8 +18,8 @@ from cnn_lightning.tools.benchmark.tune import Found, Trial, Way
 
 FOLDER = Path(tuning.__file__).parent
 NUMBERS = [each.name for each in fields(Tuning)]
-UNTUNED = {"_CACHE_LINE", "_PAUSE, _SOFT", "_K", "_threads"}
-"""Facts of the hardware, of OpenMP, of a formula; and a setting of the user's."""
+UNTUNED = {"_CACHE_LINE", "_PAUSE, _SOFT", "_K", "_MOST_TAPS", "_threads"}
+"""Facts of the hardware, of OpenMP, of a formula, of bytes; and a setting of the user's."""
 
 # ---- the table
 

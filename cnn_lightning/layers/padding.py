@@ -221,6 +221,8 @@ def _copied(layer: Any, input: Tensor, mode: str) -> Tensor:
         raise RuntimeError(f"pad: input: expected no empty axis but that of the batch, got shape {tuple(input.shape)}")
     if mode != "circular" and input.dtype == torch.bool:
         raise NotImplementedError(f"pad: input: expected a dtype of numbers for {mode!r}, got {input.dtype}")
+    if input.device.type == "cpu" and (mode == "replicate" or (mode == "reflect" and axes < 3)):
+        input = bridge.autocast("float32", input)  # of torch's paddings these alone, and not on GPUs
     y: Tensor = PadFunction.apply(input, layer.padding, mode)
     return y
 

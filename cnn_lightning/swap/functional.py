@@ -61,7 +61,8 @@ class _Native:
 
     @staticmethod
     def of(entry: catalog.Entry) -> "_Native":
-        inputs = tuple(inspect.signature(entry.native.forward).parameters)[1:]
+        _, _, *others = inspect.signature(entry.native.forward).parameters
+        inputs = ("input", *others)  # functions call the first input so, even where the forward has another name
         options = _defaults(inspect.signature(entry.native))
         tensors = ("weight", "bias", "running_mean", "running_var", "training", "use_input_stats", "_stacklevel")
         return _Native(entry.layer, inputs, options, frozenset((*inputs, *options, *tensors)))

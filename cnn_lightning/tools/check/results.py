@@ -306,6 +306,10 @@ def nan(s: Subject) -> list[Finding]:
     for value in (float("nan"), float("inf"), -float("inf")) if s.reference is not None else (float("nan"),):
         given = tuple(converted(x, torch.float64) for x in inputs)
         given[place].view(-1)[spot] = value
+        if s.refuses(given):
+            if value != value:
+                raise Skip("it refuses NaN")
+            continue
         found = propagate(s, copy.deepcopy(module), given)
         if s.reference is not None:
             expected = propagate(s, s.twin(module), given)

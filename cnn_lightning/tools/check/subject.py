@@ -14,6 +14,10 @@ from cnn_lightning.tools import judge
 Call = Callable[..., Any]
 
 
+REFUSALS = (RuntimeError, ValueError, AssertionError)
+"""What a layer raises for numbers outside of its domain."""
+
+
 class Skip(Exception):
     """A rule does not apply; the message is the reason."""
 
@@ -52,14 +56,29 @@ class Subject:
         return twin
 
     def inputs(self, dtype: torch.dtype = torch.float64, *, moved: bool = True) -> tuple[Any, ...]:
-        """New copies of the inputs, floats in ``dtype``, moved away from kinks and ties if the outputs stay finite."""
-        generator = torch.Generator().manual_seed(7)
+        """New copies of the inputs, floats in ``dtype``, moved away from kinks and ties if the outputs stay finite.
+
+        Those at the limits of what the layer takes (targets 0 and 1, say) move inwards.
+        """
         plain = tuple(converted(value, dtype) for value in self.raw)
-        if not moved:
-            return plain
-        result = tuple(_moved(value, generator) if is_float(value) else value for value in plain)
-        outputs = call(self.copy(dtype), result)
-        return result if all(torch.isfinite(output).all() for output in outputs) else plain
+        for scale in (1.0, 0.95) if moved else ():
+            generator = torch.Generator().manual_seed(7)
+            result = tuple(_moved(value, scale, generator) if is_float(value) else value for value in plain)
+            try:
+                outputs = call(self.copy(dtype), result)
+            except REFUSALS:
+                continue
+            else:
+                return result if all(torch.isfinite(output).all() for output in outputs) else plain
+        return plain
+
+    def refuses(self, inputs: tuple[Any, ...]) -> bool:
+        """Whether neither the layer nor the reference takes ``inputs``, which may be outside of their domain."""
+        dtype = next(value.dtype for value in inputs if is_float(value))
+        module = self.copy(dtype)
+        if not _raises(module, inputs):
+            return False
+        return self.reference is None or _raises(self.twin(module, dtype), inputs)
 
     def like(self, make: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
         """The inputs in float64, with ``make`` applied to the float tensors."""
@@ -103,16 +122,24 @@ def converted(value: Any, dtype: torch.dtype) -> Any:
     return copy.deepcopy(value)
 
 
-def _moved(x: Tensor, generator: torch.Generator) -> Tensor:
-    """``x`` with noise of one percent of its standard deviation."""
+def _moved(x: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    """``x`` at ``scale`` of its distance from the mean, with noise of one percent of its standard deviation."""
     deviation = x.std().item() if x.numel() > 1 else 0.0
     noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
-    return x + 0.01 * (deviation or 1.0) * noise
+    return x + (1 - scale) * (x.mean() - x) + 0.01 * (deviation or 1.0) * noise
+
+
+def _raises(function: Call, inputs: Sequence[Any]) -> bool:
+    try:
+        call(function, inputs)
+    except REFUSALS:
+        return True
+    return False
 
 
 def tensors(results: Any) -> list[Tensor]:
-    """The results of a forward, as a list."""
-    found = list(results) if isinstance(results, tuple | list) else [results]
+    """The results of a forward, as a list, without those of a tuple that are None (weights not wanted, say)."""
+    found = [each for each in results if each is not None] if isinstance(results, tuple | list) else [results]
     for result in found:
         if not isinstance(result, Tensor):
             raise TypeError(f"expected the forward to return a tensor or a tuple of tensors, got {kind_of(result)}")
