@@ -1,5 +1,6 @@
 """torchvision's convolutional networks in NumPy: outputs, every gradient, and buffers equal the native ones."""
 
+import re
 from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from cnn_lightning.model import AUXILIARY, least_image_size, total_loss
 from cnn_lightning.ops import conv, linear, norm
 from cnn_lightning.swap import LAYERS, swap_layers
 from cnn_lightning.swap.arithmetic import is_without_arithmetic
+from tests import zoo
 from tests.stand_ins import write_cifar10, write_idx_set
 
 ALL = [
@@ -315,3 +317,56 @@ def test_a_layer_left_native_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(LAYERS, nn.AdaptiveAvgPool2d)
     with pytest.raises(AssertionError, match=r"classifier.3 is still a .*AdaptiveAvgPool2d"):
         check("squeezenet1_1")
+
+
+# ---- networks of all tasks, by layers and by operators
+
+
+NETWORKS = {f"{each.group} {each.name}": each for each in zoo.torchvision_networks()}
+USUAL = ["classification mobilenet_v3_small", "classification shufflenet_v2_x0_5"]
+
+
+def assert_all_in_numpy(network: zoo.Network) -> None:
+    row = zoo.measured(network)
+    assert not row.error
+    assert row.share == 1
+    assert row.is_large or (row.swapped < 1e-8 and row.functions < 1e-8)
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_a_network_is_computed_by_layers_and_by_operators(name: str) -> None:
+    assert_all_in_numpy(NETWORKS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if not name.startswith("optical flow")])
+def test_every_network_is_computed_by_layers_and_by_operators(name: str) -> None:
+    """RAFT makes tensors of float32 itself, so it does not run in float64."""
+    assert_all_in_numpy(NETWORKS[name])
+
+
+def test_the_script_prints_a_line_and_a_sum(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["zoo", "torchvision", "--only", "squeezenet1_1"])
+    zoo.main()
+    line, total = capsys.readouterr().out.splitlines()
+    assert re.search(r"squeezenet1_1 .* 0 leaves by torch, .* 100 % of FLOPs", line)
+    assert total.startswith("classification: 1 of 1 with every leaf in NumPy; 1 with 99.9 % of FLOPs by functions")
+
+
+def test_the_measure_sees_what_is_not_numpy() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.fold, self.linear = nn.LSTM(3, 4), nn.Fold((2, 2), 2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.linear(self.fold(self.lstm(x)[0].reshape(1, 4, -1)[:, :, :1]))
+
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    row = zoo.measured(zoo.Network("mine", "net", Net, lambda: (x,)))
+    assert [each.split(":")[0] for each in row.native] == ["lstm", "fold"]
+    assert not row.is_whole
