@@ -114,7 +114,8 @@ class Case:
         values: Values of options for random trials, beside those of the samples.
         without: What `tests.trials.trial` must not draw; say why beside it.
         rounding: Of the results of random trials: relative to "each" number of them, to the "largest" (each depends
-            on many numbers), or to the same "sum" of absolute values.
+            on many numbers), or to the same "sum" of absolute values; "chain" is "largest" for a layer of several
+            operations, each of which rounds half precisions again.
         arguments: Those of torch's function.
         precision: How near torch's results in float64 are to those of elementary tensor operations.
     """
