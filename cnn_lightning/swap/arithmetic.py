@@ -24,6 +24,8 @@ _WITHOUT = [
     "timm.layers.patch_dropout.PatchDropout*",
     "timm.layers.space_to_depth.SpaceToDepth",
     "timm.models.*.LayerScale2d",
+    "timm.models.metaformer.Scale",
+    "timm.models.selecsls.SelectSeq",
     "transformers.models.*DropPath",
     "transformers.models.*LayerScale",
 ]
