@@ -257,6 +257,16 @@ def test_what_has_no_formula_is_torchs_and_counted(call: Callable[[], Any], reas
     assert_equal(tensors(found), [each.detach() for each in tensors(expected)], 1e-6)
 
 
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
+def test_recurrent_layers_are_computed_by_their_parts(kind: type[nn.Module]) -> None:
+    module, x = kind(3, 4).double(), torch.randn(5, 2, 3, dtype=torch.float64)
+    expected = module(x)[0]
+    with numpy_ops() as report:
+        torch.testing.assert_close(module(x)[0], expected)
+    assert report.share == 1
+    assert not report.native
+
+
 # ---- derivatives of any order
 
 

@@ -110,7 +110,7 @@ def numpy_ops(on: bool = True) -> Iterator[Report]:
 
     These are convolutions, matrix products, normalisations, activations, pooling, softmax, losses, resizing and
     padding, forward and backward. ``backward()`` counts where it is called. torch computes sums, elementwise
-    arithmetic, copies, LSTM and GRU, and tensors of other dtypes, layouts and devices. Attention is computed by its
+    arithmetic, copies, layers of LSTM, and tensors of other dtypes, layouts and devices. Attention is computed by its
     parts meanwhile.
 
     Args:

@@ -19,7 +19,7 @@ def rnn(*_: Any) -> Any:
     raise Native("all steps of an LSTM in one kernel")
 
 
-@operator("mkldnn_rnn_layer_backward", flops=lambda *args: 2 * _of_rnn(*args))
+@operator("mkldnn_rnn_layer_backward", flops=lambda *args: 2 * _of_rnn(*args), indices=True)
 def rnn_backward(*_: Any) -> Any:
     """Its gradients."""
     raise Native("all steps of an LSTM in one kernel")
