@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 from torch.nn import functional as F
 from torch.testing._internal.common_methods_invocations import op_db
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -391,6 +391,28 @@ def test_gradgradcheck(name: str) -> None:
         assert torch.autograd.gradcheck(function, inputs)
         assert torch.autograd.gradgradcheck(function, inputs)
     assert report.calls
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("op", [op for op in FUNCTIONS if op.supports_gradgrad], ids=lambda op: op.formatted_name)
+def test_gradgradcheck_of_every_function(op: Any) -> None:
+    for sample in list(op.sample_inputs("cpu", torch.float64, requires_grad=True))[:3]:
+        leaves, structure = tree_flatten((sample.input, sample.args, sample.kwargs))
+        wanted = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
+
+        def function(*values: Tensor, leaves: Any = leaves, structure: Any = structure) -> Any:
+            given = iter(values)
+            filled = [next(given) if isinstance(leaf, Tensor) and leaf.requires_grad else leaf for leaf in leaves]
+            input, args, kwargs = tree_unflatten(filled, structure)
+            torch.manual_seed(1)
+            outputs = tensors(op.op(input, *args, **kwargs))
+            statistics = "native_" in op.name  # through those, torch passes no gradient
+            return tuple(each for each in outputs[: 1 if statistics else None] if each.requires_grad)
+
+        with numpy_ops():
+            if function(*wanted):
+                assert torch.autograd.gradgradcheck(function, wanted, fast_mode=True, atol=1e-4, rtol=1e-3)
 
 
 def test_a_swapped_layer_names_this_way_out() -> None:
