@@ -410,9 +410,14 @@ def test_gradgradcheck_of_every_function(op: Any) -> None:
             statistics = "native_" in op.name  # through those, torch passes no gradient
             return tuple(each for each in outputs[: 1 if statistics else None] if each.requires_grad)
 
+        if not function(*wanted):
+            continue
+        check = partial(torch.autograd.gradgradcheck, function, wanted, fast_mode=True, atol=1e-4, rtol=1e-3)
+        expected = attempt(check)
+        # torch forgets a derivative of native_layer_norm with a bias and no weight.
+        assert expected is True or op.name == "native_layer_norm"
         with numpy_ops():
-            if function(*wanted):
-                assert torch.autograd.gradgradcheck(function, wanted, fast_mode=True, atol=1e-4, rtol=1e-3)
+            assert attempt(check) == expected
 
 
 def test_a_swapped_layer_names_this_way_out() -> None:
