@@ -238,8 +238,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    networks = [*torchvision_networks()] * (options.which != "timm")
-    networks += [*timm_networks()] * (options.which != "torchvision")
+    networks = [*torchvision_networks()] if options.which != "timm" else []
+    networks += [*timm_networks()] if options.which != "torchvision" else []
     first, every = map(int, options.part.split("/"))
     rows = []
     for network in networks[first::every]:
