@@ -12,20 +12,22 @@ again, so that derivatives of any order are. `kernels` registers the operators a
 arguments of one kind of operators to the formulas.
 """
 
-# Each of these files enters its operators.
 from cnn_lightning.aten import (
-    activation,  # noqa: F401
-    convolution,  # noqa: F401
-    loss,  # noqa: F401
-    norm,  # noqa: F401
-    padding,  # noqa: F401
-    pool,  # noqa: F401
-    product,  # noqa: F401
-    softmax,  # noqa: F401
-    uncovered,  # noqa: F401
-    upsample,  # noqa: F401
+    activation,
+    convolution,
+    loss,
+    norm,
+    padding,
+    pool,
+    product,
+    softmax,
+    uncovered,
+    upsample,
 )
 from cnn_lightning.aten.kernels import is_on, numpy_ops
 from cnn_lightning.aten.report import Report
 
-__all__ = ["Report", "is_on", "numpy_ops"]
+ADAPTERS = (activation, convolution, loss, norm, padding, pool, product, softmax, uncovered, upsample)
+"""The files that enter operators."""
+
+__all__ = ["ADAPTERS", "Report", "is_on", "numpy_ops"]

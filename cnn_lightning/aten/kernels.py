@@ -189,6 +189,7 @@ def _attention_by_parts() -> Iterator[None]:
 
 
 _library: list[library.Library] = []
+_registered: set[str] = set()
 _installing = threading.Lock()
 
 
@@ -199,19 +200,21 @@ def _install() -> None:
         RuntimeError: Another library has replaced one of the operators.
     """
     with _installing:
-        if _library:
+        if OPERATORS.keys() <= _registered:
             return
-        kernels = {name: kernel for each in OPERATORS.values() for name, kernel in _kernels(each)}
-        target = library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-        try:
-            for name, kernel in kernels.items():
-                target.impl(name, kernel, "CPU", with_keyset=True, allow_override=False)  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"numpy_ops: expected torch's own kernel of aten::{name} on the CPU, got one that another library "
-                "registered; NumPy would compute only a part of the operators"
-            ) from error
-        _library.append(target)
+        if not _library:
+            _library.append(library.Library("aten", "IMPL"))  # type: ignore[no-untyped-call]
+        for each in OPERATORS.values():
+            kernels = {} if each.name in _registered else dict(_kernels(each))
+            try:
+                for name, kernel in kernels.items():
+                    _library[0].impl(name, kernel, "CPU", with_keyset=True, allow_override=False)  # type: ignore[no-untyped-call]
+            except RuntimeError as error:  # those before it stay, switched off
+                raise RuntimeError(
+                    f"numpy_ops: expected torch's own kernel of aten::{name} on the CPU, got one that another library "
+                    "registered; NumPy would compute only a part of the operators"
+                ) from error
+            _registered.add(each.name)
 
 
 def _kernels(each: Operator) -> Iterator[tuple[str, Adapter]]:

@@ -216,17 +216,13 @@ def adaptive_max_pool2d(x: Array, *, output_size: Sequence[int]) -> tuple[Array,
 
 
 def adaptive_max_pool2d_backward(grad_y: Array, x: Array, indices: Array, *, output_size: Sequence[int]) -> Array:
-    """Add the gradient of each window to the pixel that won.
+    """Add the gradient of each window to the pixel that won: `add_at`.
 
     Raises:
         RuntimeError: There are no windows.
     """
     expect.some_windows("adaptive_max_pool2d", grad_y)
-    grad_x, places = np.zeros_like(x), np.arange(prod(x.shape[2:]), like=x).reshape(1, 1, *x.shape[2:])
-    for u, v, rows, columns in _adaptive(x, output_size):
-        won = indices[:, :, u, v, None, None] == places[:, :, rows, columns]
-        grad_x[:, :, rows, columns] += np.where(won, grad_y[:, :, u, v, None, None], 0)
-    return grad_x
+    return add_at(grad_y, x, indices)
 
 
 def _adaptive(x: Array, output_size: Sequence[int]) -> Iterator[tuple[int, int, slice, slice]]:
@@ -389,21 +385,13 @@ def adaptive_max_pool3d(x: Array, *, output_size: Sequence[int]) -> tuple[Array,
 
 
 def adaptive_max_pool3d_backward(grad_y: Array, x: Array, indices: Array, *, output_size: Sequence[int]) -> Array:
-    """Add the gradient of each window to the voxel that won: between frames, and then within each frame.
+    """Add the gradient of each window to the voxel that won: `add_at`.
 
     Raises:
         RuntimeError: There are no windows.
     """
     expect.some_windows("adaptive_max_pool3d", grad_y)
-    (depth, *size), pixels = output_size, prod(x.shape[3:])
-    best, places = adaptive_max_pool2d(_frames(x), output_size=size)
-    column = np.arange(prod(size), like=x)
-    winner = _stacked(indices, indices) // pixels * prod(size) + column
-    grad_best = adaptive_max_pool2d_backward(
-        _stacked(grad_y, grad_y), _stacked(best, x), winner, output_size=(depth, prod(size))
-    )
-    grad_best = grad_best.reshape(best.shape)
-    return adaptive_max_pool2d_backward(grad_best, _frames(x), places, output_size=size).reshape(x.shape)
+    return add_at(grad_y, x, indices)
 
 
 def _frames(x: Array) -> Array:

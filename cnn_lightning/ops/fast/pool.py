@@ -133,11 +133,16 @@ def max_pool2d_backward(
 
 
 def add_at(grad_y: Array, x: Array, indices: Array) -> Array:
-    """`ops.pool.add_at`, which adds in float64."""
+    """`ops.pool.add_at`."""
+    return memory.copy_in_format(x, _added(grad_y, x, indices))
+
+
+def _added(grad_y: Array, x: Array, indices: Array) -> Array:
+    """`add_at` in contiguous memory; it adds in float64."""
     planes, pixels = prod(x.shape[:2]), prod(x.shape[2:])
     places = indices.reshape(planes, prod(grad_y.shape[2:])) + pixels * np.arange(planes)[:, None]
     sums = np.bincount(places.ravel(), grad_y.ravel(), planes * pixels)
-    return memory.copy_in_format(x, sums.reshape(x.shape))
+    return sums.reshape(x.shape).astype(x.dtype)
 
 
 def avg_pool2d(
@@ -245,18 +250,7 @@ def adaptive_max_pool2d(x: Array, *, output_size: Sequence[int]) -> tuple[Array,
 def adaptive_max_pool2d_backward(grad_y: Array, x: Array, indices: Array, *, output_size: Sequence[int]) -> Array:
     """`ops.pool.adaptive_max_pool2d_backward`."""
     expect.some_windows("adaptive_max_pool2d", grad_y)
-    order = _order(x)
-    upstream, places = _planes(grad_y, order), _planes(indices, order)
-    grad_x, target = _output(x, x.shape[2:], order)
-    target[...] = 0
-    planes, height, width, neighbours = target.shape
-    flat = target.reshape(planes, height * width, neighbours)
-    for u in range(output_size[0]):
-        for v in range(output_size[1]):
-            place = places[:, u, v, None]
-            both = np.take_along_axis(flat, place, 1) + upstream[:, u, v, None]
-            np.put_along_axis(flat, place, both, 1)
-    return _arranged(grad_x, x, order)
+    return _arranged(_added(grad_y, x, indices), x, _CONTIGUOUS)
 
 
 # ---- volumes (N, C, D, H, W): the functions above within each frame, and then between frames
@@ -388,15 +382,7 @@ def adaptive_max_pool3d(x: Array, *, output_size: Sequence[int]) -> tuple[Array,
 def adaptive_max_pool3d_backward(grad_y: Array, x: Array, indices: Array, *, output_size: Sequence[int]) -> Array:
     """`ops.pool.adaptive_max_pool3d_backward`."""
     expect.some_windows("adaptive_max_pool3d", grad_y)
-    (depth, *size), pixels = output_size, prod(x.shape[3:])
-    best, places = adaptive_max_pool2d(_frames(x), output_size=size)
-    column = np.arange(prod(size), like=x)
-    winner = _stacked(indices, indices) // pixels * prod(size) + column
-    grad_best = adaptive_max_pool2d_backward(
-        _stacked(grad_y, grad_y), _stacked(best, x), winner, output_size=(depth, prod(size))
-    )
-    grad_best = grad_best.reshape(best.shape)
-    return adaptive_max_pool2d_backward(grad_best, _frames(x), places, output_size=size).reshape(x.shape)
+    return _added(grad_y, x, indices)
 
 
 def _frames(x: Array) -> Array:
