@@ -750,6 +750,25 @@ def test_a_fit_gives_the_weights_of_torch(tmp_path: Path, monkeypatch: pytest.Mo
             torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9)
 
 
+def test_a_run_that_stopped_inside_an_epoch_ends_as_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = ["fit", "--model.functions", "numpy", "--model.layers", "torch", "--trainer.enable_progress_bar", "false"]
+    fit += ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "8"]
+    weights = []
+    for name, runs in (("whole", [[]]), ("stopped", [["--trainer.max_steps", "11"], ["--ckpt_path", "last"]])):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        for options in runs:
+            assert main([*fit, *options]) == 0
+        saved = torch.load(folder / "runs/digits/version_0/checkpoints/last.ckpt")
+        assert saved["global_step"] == 16
+        assert "functions" not in saved["hyper_parameters"]
+        weights.append([value for key, value in saved["state_dict"].items() if key.startswith("net.")])
+    assert all(map(torch.equal, *weights))
+
+
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated.*", "ignore:.*GPU available but not used.*")
 def test_a_block_around_a_trainer_stays_on(tmp_path: Path) -> None:
     trainer = Trainer(
