@@ -188,7 +188,7 @@ def _attention_by_parts() -> Iterator[None]:
 # ---- the kernels
 
 
-_library: list[library.Library] = []
+_library: list[Any] = []  # torch's class has no types
 _registered: set[str] = set()
 _installing = threading.Lock()
 
@@ -208,7 +208,7 @@ def _install() -> None:
             kernels = {} if each.name in _registered else dict(_kernels(each))
             try:
                 for name, kernel in kernels.items():
-                    _library[0].impl(name, kernel, "CPU", with_keyset=True, allow_override=False)  # type: ignore[no-untyped-call]
+                    _library[0].impl(name, kernel, "CPU", with_keyset=True, allow_override=False)
             except RuntimeError as error:  # those before it stay, switched off
                 raise RuntimeError(
                     f"numpy_ops: expected torch's own kernel of aten::{name} on the CPU, got one that another library "
