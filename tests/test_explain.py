@@ -6,10 +6,8 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -31,11 +29,8 @@ from cnn_lightning.tools.explain import command as explain
 from cnn_lightning.tools.explain import formulas, picker, source, training
 from cnn_lightning.tools.explain.flops import flops
 from cnn_lightning.tools.explain.record import Recording, record
+from tests.browser import DARK, LIGHT, Structure, browser, observed, visit
 from tests.cases import Case, load
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-
 
 # ---- what is recorded
 
@@ -215,28 +210,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(run, page, page.read_text(encoding="utf-8"))
 
 
-VOID = {"meta", "link", "img", "input", "br"}
-
-
-class Structure(HTMLParser):
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attributes)))
-        self.ids += [value for name, value in attributes if name == "id" and value]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_the_page_is_whole_and_needs_nothing_else(made: Made) -> None:
     page = Structure(made.text)
     assert len(set(page.ids)) == len(page.ids)
@@ -333,44 +306,13 @@ def test_a_checkpoint_alone_needs_a_picture(made: Made, tmp_path: Path, capsys: 
 
 # ---- in the browser
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--virtual-time-budget=10000",
-    "--enable-logging=stderr",
-    "--dump-dom",
-]
-LIGHT, DARK = "--blink-settings=preferredColorScheme=1", "--blink-settings=preferredColorScheme=0"
-OBSERVE = """
-<script>
-{
-const seen = {};
-const set = (layer, name, value) => {
-  const input = document.querySelector(`.picker[data-layer="${layer}"] [name="${name}"]`);
-  input.value = value;
-  input.dispatchEvent(new Event(input.tagName === "SELECT" ? "change" : "input"));
-};
-const sum = (layer) => document.querySelector(`.picker[data-layer="${layer}"] .sum`).textContent;
-addEventListener("load", () => {
-  ACTIONS
-  seen.paper = getComputedStyle(document.body).backgroundColor;
-  seen.ink = getComputedStyle(document.body).color;
-  seen.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-  const alts = [...document.images].map((image) => image.alt);
-  seen.images = [alts.length, alts.filter((alt) => alt.length > 10).length];
-  seen.broken = [...document.images].filter((image) => image.complete && image.naturalWidth === 0).length;
-  document.body.append(Object.assign(document.createElement("pre"), { id: "seen", textContent: JSON.stringify(seen) }));
-});
-}
-</script>
-"""
 PICK = """
+  const set = (layer, name, value) => {
+    const input = document.querySelector(`.picker[data-layer="${layer}"] [name="${name}"]`);
+    input.value = value;
+    input.dispatchEvent(new Event(input.tagName === "SELECT" ? "change" : "input"));
+  };
+  const sum = (layer) => document.querySelector(`.picker[data-layer="${layer}"] .sum`).textContent;
   set("conv2", "channel", 3); set("conv2", "row", 1); set("conv2", "column", 2);
   seen.conv = sum("conv2");
   seen.products = document.querySelectorAll('.picker[data-layer="conv2"] .step')[0].querySelectorAll("td").length;
@@ -396,22 +338,6 @@ PICK = """
   seen.sources = [...document.querySelectorAll("#moment-pictures img")].map((image) => image.src.slice(-60));
   seen.alts = [...document.querySelectorAll("#moment-pictures img")].map((image) => image.alt);
 """
-
-
-def visit(text: str, tmp_path: Path, *flags: str) -> tuple[Any, list[str]]:
-    """What the page's own observer saw, and what stands in the console."""
-    assert CHROMIUM is not None
-    path = tmp_path / "page.html"
-    path.write_text(text, encoding="utf-8")
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *flags, path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
-    found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
-    console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
-    return (json.loads(found[1].replace("&lt;", "<").replace("&amp;", "&")) if found else None), console
-
-
-def observed(text: str, actions: str = "") -> str:
-    return text.replace("</body>", OBSERVE.replace("ACTIONS", actions) + "</body>")
 
 
 def numbers(text: str) -> list[float]:

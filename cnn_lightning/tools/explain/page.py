@@ -1,12 +1,10 @@
 """The page: one HTML file that needs no other file."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from torch import Tensor, nn
 
@@ -18,6 +16,7 @@ from cnn_lightning.tools.explain import formulas, picker, training
 from cnn_lightning.tools.explain.record import Layer, Recording
 from cnn_lightning.tools.explain.source import Listing
 from cnn_lightning.tools.explain.training import Frame
+from cnn_lightning.tools.page.template import as_json, rendered
 
 DEEP = 24
 """From this number of layers on, layers are folded and their pictures smaller."""
@@ -59,16 +58,9 @@ def render(subject: Subject, seen: Recording, shown: Sequence[Frame], captions: 
     for layer in layers:
         layer["picker"] = numbers.get(layer["label"], {}).get("kind")
     data = {"layers": numbers, "names": list(subject.names), "frames": [_frame(frame) for frame in shown]}
-    environment = Environment(
-        loader=PackageLoader("cnn_lightning.tools.explain", "templates"),
-        autoescape=select_autoescape(("html", "jinja")),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["short"] = short
     grad = seen.grad_image[0].numpy()
-    return environment.get_template("page.html.jinja").render(
+    return rendered(
+        "cnn_lightning.tools.explain",
         subject=subject,
         deep=deep,
         layers=layers,
@@ -81,9 +73,7 @@ def render(subject: Subject, seen: Recording, shown: Sequence[Frame], captions: 
         frames=shown,
         captions=captions,
         sources=[{"number": number, "listing": listing} for listing, number in sources.items()],
-        data=Markup(
-            json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-        ),  # so that the data can't close the script element
+        data=as_json(data),
     )
 
 

@@ -1,0 +1,1 @@
+"""What the pages of all commands share: the look, and how a template becomes one file."""
