@@ -1,0 +1,1 @@
+"""A network as a graph: what a run calls, in which order, and how that is laid out and drawn on a page."""
