@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "train four ways (plain or Lightning, NumPy or torch) and tabulate what each costs",
     "explain": "one page that shows how a trained network sees a picture",
     "check": "grade a layer of your own",
+    "replay": "run the batch of a loss or gradient that was not finite again, and name what made it",
     "export": "write a trained network as ONNX or as a torch.export program",
 }
 INTERRUPTED = 130
@@ -57,7 +58,7 @@ def _main(args: list[str]) -> int:
         known = [*TRAINER, *COMMANDS]
         raise UserError(f"command: expected one of {', '.join(known)}, got {command!r}{did_you_mean(command, known)}")
     except UserError as error:
-        print_line(f"error: {error}")
+        print_line(f"error: {error.head}", error.details)
         return 2
     except MemoryError as error:  # NumPy's has the number of bytes
         reason = one_line(str(error)) or "it is used up"

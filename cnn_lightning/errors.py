@@ -1,11 +1,21 @@
 """The exceptions that end a command with a few words for the user, and errors as one line."""
 
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
     """A mistake of the user that one line explains: what was expected, what came, and the remedy.
 
     The command line prints it without a traceback and exits with code 2.
+
+    Args:
+        head: The line.
+        details: Short lines below it.
     """
+
+    def __init__(self, head: str = "", details: Sequence[str] = ()) -> None:
+        super().__init__("\n  ".join((head, *details)))
+        self.head, self.details = head, tuple(details)
 
 
 class EverywhereError(UserError):

@@ -76,9 +76,13 @@ def lasting_streams() -> Iterator[list[LastingStream]]:
         sys.stdout, sys.stderr = before
 
 
-def print_line(text: str) -> None:
-    """Print ``cnn-lightning: text`` on standard error, as one line even if the name of a file has several."""
-    print(f"cnn-lightning: {text}".replace("\n", "\\n"), file=sys.stderr, flush=True)
+def print_line(text: str, details: Iterable[str] = ()) -> None:
+    """Print ``cnn-lightning: text`` on standard error, as one line even if the name of a file has several.
+
+    Each of ``details`` is one more line, indented.
+    """
+    lines = (f"cnn-lightning: {text}", *(f"  {line}" for line in details))
+    print("\n".join(line.replace("\n", "\\n") for line in lines), file=sys.stderr, flush=True)
 
 
 def exit_code(streams: list[LastingStream], code: int, ends: bool) -> int:

@@ -112,8 +112,8 @@ MISTAKES = [
 def test_a_mistake_is_one_line(args: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(args) == 2
     error = capsys.readouterr().err.strip().splitlines()
-    assert len([line for line in error if line.startswith("cnn-lightning: error: ")]) == 1
-    assert words in error[-1]
+    (line,) = [line for line in error if line.startswith("cnn-lightning: error: ")]
+    assert words in line
 
 
 class Code:

@@ -219,7 +219,7 @@ class Spoiled(Callback):
 def test_a_loss_that_is_no_number_is_told_once(tmp_path: Path) -> None:
     runs = ranks(2, [*FIT, *_batch(130), "--trainer.callbacks+=tests.test_ddp.Spoiled"], tmp_path)
     _end(runs, 2)
-    assert "step 3: expected a finite loss, got nan; first seen in the input. " in runs[0].text
+    assert "step 3: expected a finite loss, got nan; first seen in the input\n" in runs[0].text
     assert "error" not in runs[1].text
 
 

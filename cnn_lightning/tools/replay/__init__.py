@@ -1,0 +1,1 @@
+"""A step that stopped a training because its loss or gradients were not finite, run again."""
