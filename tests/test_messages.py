@@ -270,7 +270,7 @@ def test_an_option_without_its_value(capsys: pytest.CaptureFixture[str]) -> None
     assert said(["fit", "--trainer.callbacks"], capsys).startswith("trainer.callbacks: expected a list of Callbacks, ")
     assert said(["parity", "--lr"], capsys) == "--lr: expected a number, got nothing"
     assert said(["export"], capsys).startswith("--ckpt_path: expected text, which export needs, got nothing")
-    assert said(["check"], capsys).startswith("layer: expected a value, which check needs, got nothing")
+    assert said(["check"], capsys).startswith("layer: expected my_file.py:MyLayer or my_package.MyLayer, or --kinks")
 
 
 # ---- did you mean

@@ -90,30 +90,34 @@ def _outputs(s: Subject, module: torch.nn.Module, inputs: Sequence[Any], runs: t
         third = call(module, inputs)[apart[0]]
     if elementary.is_second_opinion and judge.of_forwards(theirs, mine, third) == "first":
         return "torch", f"{_OF_LAYER}; by elementary operations, these give the reference's output"
-    base = _base(s)
-    if base is not None:
+    base = base_of(s.module)
+    if base is not None and not isinstance(s.reference, base):
         natives = _by(base, module, inputs)
         if len(natives) == len(pairs) and judge.of_forwards(theirs, mine, natives[apart[0]]) == "second":
             return "reference", f"the layer gives the output of {base.__module__}.{base.__name__}, which it subclasses"
     return ("layer", "") if right == "first" else ("undecided", "the reference uses other operators than torch's")
 
 
-def _base(s: Subject) -> type[torch.nn.Module] | None:
-    """The class of torch that the layer subclasses; None if the reference is of that class too."""
-    same = (type(s.module).forward, torch.nn.Module.forward)
-    for kind in type(s.module).__mro__[1:]:
+def base_of(module: torch.nn.Module) -> type[torch.nn.Module] | None:
+    """The class of torch that a layer subclasses, with a forward of its own."""
+    same = (type(module).forward, torch.nn.Module.forward)
+    for kind in type(module).__mro__[1:]:
         if kind.__module__.startswith("torch.nn.modules."):
-            own = issubclass(kind, torch.nn.Module) and kind.forward not in same
-            return kind if own and not isinstance(s.reference, kind) else None
+            return kind if issubclass(kind, torch.nn.Module) and kind.forward not in same else None
     return None
+
+
+def as_class(kind: type[torch.nn.Module], module: torch.nn.Module) -> torch.nn.Module:
+    """A module of the class ``kind`` with the state of ``module``."""
+    native: torch.nn.Module = object.__new__(kind)
+    native.__dict__ = module.__dict__
+    return native
 
 
 def _by(kind: type[torch.nn.Module], module: torch.nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
     """The outputs of the class ``kind`` with the module's state; none if it does not run with that state."""
-    native: torch.nn.Module = object.__new__(kind)
-    native.__dict__ = module.__dict__
     try:
-        return call(native, inputs)
+        return call(as_class(kind, module), inputs)
     except Exception:  # a subclass may have changed its state in any way
         return []
 

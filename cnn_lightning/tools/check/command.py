@@ -1,4 +1,7 @@
-"""``cnn-lightning check``: grade a layer of your own, and print how each fault is usually mended."""
+"""``cnn-lightning check``: grade a layer of your own, and print how each fault is usually mended.
+
+With ``--kinks``: the gradient taken at each kink, tie, NaN and infinity, next to torch's, of one layer or of all.
+"""
 
 import ast
 import importlib
@@ -19,9 +22,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from cnn_lightning.errors import UserError, one_line
+from cnn_lightning.files import expect_writable, written
 from cnn_lightning.model import LARGEST
 from cnn_lightning.tools import parser as parsers
 from cnn_lightning.tools.check import CheckReport, check_layer
+from cnn_lightning.tools.check.kinks import Row, as_json, catalogue, show
+from cnn_lightning.tools.check.scan import LEGEND, scan
+from cnn_lightning.tools.check.surrogate import NAMED
 from cnn_lightning.train.failures import readable
 from cnn_lightning.train.suggestions import did_you_mean
 
@@ -32,7 +39,9 @@ _COLORS = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 def main(args: list[str]) -> int:
     """Load, construct, grade, print; 1 if a rule failed, also if the reference or torch is at fault."""
     parser = parsers.make("check", __doc__)
-    parser.add_argument("layer", help="my_file.py:MyLayer, or an import path such as my_package.layers.MyLayer")
+    parser.add_argument(
+        "layer", type=str | None, nargs="?", help="my_file.py:MyLayer, or an import path such as my_package.MyLayer"
+    )
     parser.add_argument("--shape", default="2,3,8,8", help="shape of the input; several inputs: '2,3,8,8 2,3'")
     parser.add_argument(
         "--options", nargs="*", default=[], help="options of the constructor: in_channels=3 kernel_size=[3,3]"
@@ -43,16 +52,38 @@ def main(args: list[str]) -> int:
     parser.add_argument(
         "--reference_options", nargs="*", default=None, help="options of its constructor; by default those of the layer"
     )
+    parser.add_argument(
+        "--surrogate",
+        type=str | None,
+        default=None,
+        help=f"whose gradient the backward takes: {', '.join(NAMED)}, or my_file.py:function",
+    )
+    parser.add_argument(
+        "--surrogate_options", nargs="*", default=None, help="options of its constructor, such as slope=25 threshold=1"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the parameters and the input")
     parser.add_argument("--eval", action="store_true", help="grade the layer in evaluation mode")
+    parser.add_argument(
+        "--kinks", action="store_true", help="print the gradient at kinks, ties and NaN, of all layers if none is named"
+    )
+    parser.add_argument("--json", type=str | None, default=None, help="file for the table of --kinks")
     given = parser.parse_args(args)
     parsers.expect_seed(given.seed)
+    expect_writable("--json", given.json)
+    if given.json and not given.kinks:
+        raise UserError("--json: expected --kinks beside it, got none")
+    if given.kinks and given.surrogate:
+        raise UserError("--surrogate: expected no --kinks beside it")
+    if given.layer is None:
+        if given.kinks:
+            return _kinks(catalogue(), given.json)
+        raise UserError("layer: expected my_file.py:MyLayer or my_package.MyLayer, or --kinks alone, got nothing")
     shapes = _shapes(given.shape)
     options = dict(_option("--options", text) for text in given.options)
-    others = given.reference_options
-    of_reference = options if others is None else dict(_option("--reference_options", text) for text in others)
-    layer = _construct(given.layer, _find("layer", given.layer), options, "", given.seed)
-    reference = _reference(given.reference, of_reference, given.seed)
+    files: dict[Path, ModuleType] = {}
+    layer = _construct(given.layer, _find("layer", given.layer, files), options, "", given.seed)
+    reference = _other("reference", given.reference, given.reference_options, options, given.seed, files)
+    surrogate = _other("surrogate", given.surrogate, given.surrogate_options, options, given.seed, files)
     if given.eval:
         layer.eval()
     generator = torch.Generator().manual_seed(given.seed)
@@ -63,11 +94,26 @@ def main(args: list[str]) -> int:
             f"--shape: expected an input that memory holds, got {given.shape!r}: {readable(error)}"
         ) from None
     try:
-        report = check_layer(layer, sample, reference)
+        if given.kinks:
+            return _kinks(scan(layer, sample, reference), given.json, "layer", LEGEND)
+        report = check_layer(layer, sample, reference, surrogate)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"--{error}") from error
     _print(report, Console())
     return 0 if report.passed else 1
+
+
+def _kinks(rows: list[Row], path: str | None, ours: str = "NumPy", legend: str = "") -> int:
+    """Print the rows of `cnn_lightning.tools.check.kinks`; 1 if one differs from torch's."""
+    console = Console()
+    show(rows, console, ours, legend)
+    if path:
+        with written("--json", path) as temporary:
+            temporary.write_text(json.dumps(as_json(rows), indent=1))
+        console.print(f"json: {path}", highlight=False, soft_wrap=True)
+    return int(any(row.differs for row in rows))
 
 
 def _print(report: CheckReport, console: Console) -> None:
@@ -112,7 +158,7 @@ def _option(flag: str, text: str) -> tuple[str, Any]:
 
 
 def _construct(target: str, kind: Any, options: dict[str, Any], what: str, seed: int) -> torch.nn.Module:
-    """An instance of ``kind``; ``what`` is "reference" or empty."""
+    """An instance of ``kind``; ``what`` is "reference", "surrogate" or empty."""
     if not _is_module(kind):
         flag = f"--{what}" if what else "layer"
         raise UserError(f"{flag}: expected a subclass of torch.nn.Module, got {target}, which is {_kind(kind)}")
@@ -133,27 +179,45 @@ def _kind(found: Any) -> str:
     return f"the class {found.__name__}" if isinstance(found, type) else f"a value of type {type(found).__name__}"
 
 
-def _reference(target: str | None, options: dict[str, Any], seed: int) -> Callable[..., Any] | None:
+def _other(
+    what: str,
+    target: str | None,
+    texts: list[str] | None,
+    of_layer: dict[str, Any],
+    seed: int,
+    files: dict[Path, ModuleType],
+) -> Callable[..., Any] | None:
+    """The reference or the surrogate; a class is constructed with its options, by default those of the layer."""
     if target is None:
         return None
-    found = _find("--reference", target)
+    options = of_layer if texts is None else dict(_option(f"--{what}_options", text) for text in texts)
+    if what == "surrogate" and ":" not in target and "." not in target:
+        if target not in NAMED:
+            expected = f"one of {', '.join(NAMED)}, my_file.py:function or my_package.function"
+            raise UserError(f"--surrogate: expected {expected}, got {target!r}{did_you_mean(target, list(NAMED))}")
+        return _construct(target, NAMED[target], options if texts is not None else {}, what, seed)
+    found = _find(f"--{what}", target, files)
     if isinstance(found, type):
-        return _construct(target, found, options, "reference", seed)
+        return _construct(target, found, options, what, seed)
     if not callable(found):
         raise UserError(
-            f"--reference: expected a function or a subclass of torch.nn.Module, got {target}, which is {_kind(found)}"
+            f"--{what}: expected a function or a subclass of torch.nn.Module, got {target}, which is {_kind(found)}"
         )
     function: Callable[..., Any] = found
     return function
 
 
-def _find(flag: str, target: str) -> Any:
-    """The object that ``file.py:name`` or ``package.module.name`` names."""
+def _find(flag: str, target: str, files: dict[Path, ModuleType]) -> Any:
+    """The object that ``file.py:name`` or ``package.module.name`` names; ``files`` are those loaded already."""
     place, colon, name = target.rpartition(":" if ":" in target else ".")
     if not place or not name or target.endswith(".py"):
         raise UserError(f"{flag}: expected my_file.py:MyLayer or my_package.MyLayer, got {target!r}")
     try:
-        module = _load(flag, Path(place)) if colon == ":" and place.endswith(".py") else importlib.import_module(place)
+        module = (
+            _load(flag, Path(place), files)
+            if colon == ":" and place.endswith(".py")
+            else importlib.import_module(place)
+        )
     except UserError:
         raise
     except (Exception, SystemExit) as error:
@@ -167,10 +231,15 @@ def _find(flag: str, target: str) -> Any:
     return getattr(module, name)
 
 
-def _load(flag: str, path: Path) -> ModuleType:
-    """Run a file as a module of its own name; meanwhile its folder is importable, as with ``python file.py``."""
+def _load(flag: str, path: Path, files: dict[Path, ModuleType]) -> ModuleType:
+    """Run a file as a module of its own name; meanwhile its folder is importable, as with ``python file.py``.
+
+    A file is run once: classes of a second run would not be those that pickle finds.
+    """
     if not path.is_file():
         raise UserError(f"{flag}: expected a Python file, found none at {path}")
+    if path.resolve() in files:
+        return files[path.resolve()]
     # Pickle finds classes by the module's name. A name that is taken (a file called torch.py) is not replaced.
     free = path.stem.isidentifier() and importlib.util.find_spec(path.stem) is None
     name = path.stem if free else "_checked_" + re.sub(r"\W", "_", path.stem)
@@ -185,6 +254,7 @@ def _load(flag: str, path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    files[path.resolve()] = module
     return module
 
 

@@ -14,8 +14,10 @@ from cnn_lightning.tools.check.report import Finding
 from cnn_lightning.tools.check.subject import (
     REFUSALS,
     Call,
+    Constants,
     Skip,
     Subject,
+    call,
     differences,
     distance,
     far,
@@ -27,6 +29,7 @@ from cnn_lightning.tools.check.subject import (
     tensors,
     upstream_of,
 )
+from cnn_lightning.tools.check.surrogate import DIFFERS, diagnosis
 from cnn_lightning.tools.check.where import backward_of, forward_of, source_of, watched
 
 _STEP = 1e-6
@@ -35,7 +38,8 @@ _STEP = 1e-6
 def gradient(s: Subject) -> list[Finding]:
     """Gradients equal numerical differences.
 
-    In float64, along random directions; of a gradient that differs, up to 128 entries are compared.
+    Of the layer's forward, or of its surrogate. In float64, along random directions; of a gradient that differs, up to
+    128 entries are compared.
     """
     module, inputs = s.copy(), s.inputs()
 
@@ -76,6 +80,8 @@ def gradient(s: Subject) -> list[Finding]:
                 mend, blames, where = TORCH_MENDS, "torch", backward_of(run.outputs)
             elif any(y.requires_grad for y in run.outputs):
                 wrong, mend = _diagnosis(name, gradient, directions, slopes, inputs)
+                if s.surrogate is not None:
+                    wrong, mend = diagnosis(s, module, inputs, name, gradient, (wrong, mend))
                 where = backward_of(run.outputs)
                 where += f", which calls {', '.join(seen.called)}" if seen.called else ""
             else:
@@ -127,7 +133,7 @@ def _diagnosis(
             "correlation and convolution are confused: only one of forward and backward flips the kernel",
         )
     return (
-        f"the gradient of {name} differs from numerical differences",
+        f"the gradient of {name} {DIFFERS}",
         "derive it again for one element; look for a term, a border or a branch that the backward lacks",
     )
 
@@ -233,9 +239,9 @@ def _impossible_at_ties(s: Subject, module: Call, inputs: tuple[Any, ...], gener
             raise Skip(f"it refuses numbers near whole ones: {type(error).__name__}") from error
         if not y.requires_grad or not torch.isfinite(y).all():
             raise Skip("no finite output with a gradient at whole numbers")
-        entries = torch.linspace(0, y.numel() - 1, min(6, y.numel())).round().long()
         found = [
-            torch.autograd.grad(y.flatten()[i], leaf, retain_graph=True, allow_unused=True)[0] for i in entries.tolist()
+            torch.autograd.grad(y.flatten()[i], leaf, retain_graph=True, allow_unused=True)[0]
+            for i in _some(y).tolist()
         ]
         return y, torch.stack([torch.zeros(x.numel()).to(x) if row is None else row.flatten() for row in found])
 
@@ -246,26 +252,55 @@ def _impossible_at_ties(s: Subject, module: Call, inputs: tuple[Any, ...], gener
     # With the noise no two inputs are equal; with the directions each input is the largest at some point.
     shifts = torch.cat([torch.zeros(16, x.numel()).to(x), directions, -directions])
     shifts += 0.1 * torch.randn(shifts.shape, generator=generator).to(x)
-    around = torch.stack([rows(x + 1e-4 * shift.reshape(x.shape))[1] for shift in shifts]) @ directions.T
+    points = [x + 1e-4 * shift.reshape(x.shape) for shift in shifts]
+    if s.surrogate is None:
+        around = torch.stack([rows(point)[1] for point in points]) @ directions.T
+    else:
+        around = torch.stack([_slopes_of_surrogate(s, module, inputs, place, point, directions) for point in points])
     slopes, margin = tied @ directions.T, 0.02 * (1 + around.abs().amax(0))
     low, high = around.amin(0) - margin, around.amax(0) + margin
     wrong = ((slopes < low) | (slopes > high)).nonzero()
     if not len(wrong):
         return []
     worst = tuple(wrong[0].tolist())
+    of, mend = "", "give the gradient to one of the equal inputs (torch: the first), or divide it among them"
+    if s.surrogate is not None:
+        of, mend = " of the surrogate", "take the surrogate's gradient there; at a kink of it, one between both sides'"
     return [
         Finding(
             "ties",
             f"where inputs are equal or 0, the gradient of {s.name(place)} means a slope of {slopes[worst]:.4g}; at "
-            f"all points around it the slope is from {low[worst]:.4g} to {high[worst]:.4g}",
+            f"all points around it the slope{of} is from {low[worst]:.4g} to {high[worst]:.4g}",
             backward_of([y]),
-            "give the gradient to one of the equal inputs (torch: the first), or divide it among them",
+            mend,
         )
     ]
 
 
+def _slopes_of_surrogate(
+    s: Subject, module: Call, inputs: tuple[Any, ...], place: int, point: Tensor, directions: Tensor
+) -> Tensor:
+    """The slopes of a few outputs of the surrogate along directions: ``(outputs, directions)``."""
+    surrogate = Constants(s.declared(module))
+
+    def outputs(x: Tensor) -> Tensor:
+        y = call(surrogate, (*inputs[:place], x, *inputs[place + 1 :]))[0].flatten()
+        return y[_some(y)]
+
+    outputs(point)  # detached tensors keep their values at the point itself
+    steps = [_STEP * direction.reshape(point.shape) for direction in directions]
+    return torch.stack([(outputs(point + step) - outputs(point - step)) / (2 * _STEP) for step in steps], 1)
+
+
+def _some(y: Tensor) -> Tensor:
+    """The places of six values."""
+    return torch.linspace(0, y.numel() - 1, min(6, y.numel())).round().long()
+
+
 def double_backward(s: Subject) -> list[Finding]:
     """A second derivative is right, or raises."""
+    if s.surrogate is not None:
+        raise Skip("a surrogate declares the first derivative alone")
     module, inputs = s.copy(), s.inputs()
     place = next(i for i, value in enumerate(inputs) if is_float(value))
     generator = torch.Generator().manual_seed(19)

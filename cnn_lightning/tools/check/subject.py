@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from cnn_lightning.tools import judge
 
@@ -34,10 +35,17 @@ class Run:
 class Subject:
     """The layer that is graded: every rule takes its copies of module and inputs from here."""
 
-    def __init__(self, module: torch.nn.Module, inputs: tuple[Any, ...], reference: Call | None) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        inputs: tuple[Any, ...],
+        reference: Call | None,
+        surrogate: Call | None = None,
+    ) -> None:
         self.module = module
         self.raw = inputs
         self.reference = reference
+        self.surrogate = surrogate
         self.dtype = next(value.dtype for value in inputs if is_float(value))
 
     def copy(self, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
@@ -48,11 +56,21 @@ class Subject:
         """The reference with the parameters, buffers and mode of ``module``."""
         if self.reference is None:
             raise Skip("no reference was given")
-        if not isinstance(self.reference, torch.nn.Module):
-            return self.reference
+        return self._with_state_of(module, self.reference, dtype)
+
+    def declared(self, function: Call) -> Call:
+        """What a backward of ``function`` must be the gradient of: its surrogate with its parameters, else itself."""
+        if self.surrogate is None:
+            return function
+        return self._with_state_of(function if isinstance(function, torch.nn.Module) else self.copy(), self.surrogate)
+
+    def _with_state_of(self, module: torch.nn.Module, other: Call, dtype: torch.dtype = torch.float64) -> Call:
+        if not isinstance(other, torch.nn.Module):
+            return other
         device = next(value.device for value in self.raw if is_float(value))
-        twin = copy.deepcopy(self.reference).to(device, dtype).train(module.training)
-        twin.load_state_dict(module.state_dict())
+        twin = copy.deepcopy(other).to(device, dtype).train(module.training)
+        if twin.state_dict():  # a surrogate may have none
+            twin.load_state_dict(module.state_dict())
         return twin
 
     def inputs(self, dtype: torch.dtype = torch.float64, *, moved: bool = True) -> tuple[Any, ...]:
@@ -194,9 +212,14 @@ def propagate(
 
 
 def party(subject: Subject, function: Call, inputs: Sequence[Any]) -> judge.Party:
-    """A layer or reference for the judge, with the names of inputs and parameters that findings use."""
+    """A layer or reference for the judge, with the names of inputs and parameters that findings use.
+
+    Its forward is the function that its backward must be the gradient of: the surrogate, if there is one.
+    """
     function = copy.deepcopy(function) if isinstance(function, torch.nn.Module) else function
-    outputs = call(function, inputs)
+    declared = subject.declared(function)
+    forward = declared if subject.surrogate is None else Constants(declared)
+    outputs = call(forward, inputs)
     upstream = [g if is_float(y) else None for y, g in zip(outputs, upstream_of(outputs), strict=True)]
     own = parameters(function)
     floats: dict[Hashable, Tensor] = {
@@ -205,16 +228,56 @@ def party(subject: Subject, function: Call, inputs: Sequence[Any]) -> judge.Part
 
     def at(point: judge.Point) -> list[Any]:
         with torch.no_grad():
-            for name, parameter in own.items():
+            for name, parameter in (*own.items(), *parameters(declared).items()):
                 parameter.copy_(point[name])
         return [point[subject.name(i)] if is_float(value) else value for i, value in enumerate(inputs)]
 
     return judge.Party(
         floats | {name: parameter.detach().clone() for name, parameter in own.items()},
         upstream,
-        lambda point: call(function, at(point)),
+        lambda point: call(forward, at(point)),
         lambda point: dict(propagate(subject, function, at(point)).gradients.items()),
     )
+
+
+class Constants:
+    """A function in which tensors that it detaches are constants: they keep the values of the first call.
+
+    So numerical differences see what autograd sees of ``x + (x.round() - x).detach()``: the gradient 1.
+    """
+
+    def __init__(self, function: Call) -> None:
+        self.function = function
+        self._kept: list[Tensor] | None = None
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The function's results."""
+        mode = _Detached(self._kept)
+        with mode:
+            results = self.function(*inputs)
+        self._kept = mode.seen if self._kept is None else self._kept
+        return results
+
+
+_DETACHING = (Tensor.detach, torch.detach, Tensor.data.__get__)  # type: ignore[attr-defined]  # a property of C
+
+
+class _Detached(TorchFunctionMode):
+    """Notes the results of ``detach`` and ``data``, or gives those of an earlier call in their place."""
+
+    def __init__(self, kept: list[Tensor] | None) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+        self._kept = kept
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute one function of torch."""
+        result = func(*args, **(kwargs or {}))
+        if func not in _DETACHING:
+            return result
+        self.seen.append(result)
+        kept = self._kept or []
+        return kept[len(self.seen) - 1] if len(self.seen) <= len(kept) else result
 
 
 def parameters(function: Call) -> dict[str, Tensor]:
