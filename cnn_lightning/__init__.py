@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cnn_lightning.model import build_net as build_net
     from cnn_lightning.ops.fast.chooser import fast as fast
     from cnn_lightning.swap import swap_layers as swap_layers
+    from cnn_lightning.tools import parity as parity
     from cnn_lightning.tools.check import check_layer as check_layer
 
 _HOMES = {
@@ -39,6 +40,7 @@ __all__ = [
     "layers",
     "numpy_ops",
     "ops",
+    "parity",
     "swap_layers",
 ]
 
@@ -46,6 +48,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in ("layers", "ops"):
         return import_module(f"{__name__}.{name}")
+    if name == "parity":
+        return import_module(f"{__name__}.tools.parity")
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

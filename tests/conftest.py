@@ -1,7 +1,9 @@
 """How the tests run: one thread for each worker, and the same random examples every time."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -10,3 +12,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 settings.register_profile("the same every time", derandomize=True, deadline=None, database=None)
 settings.load_profile("the same every time")
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs in an empty folder."""
+    monkeypatch.chdir(tmp_path)

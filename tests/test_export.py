@@ -14,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+import cnn_lightning.tools.export.formats as formats
 import cnn_lightning.tools.export.program as exporting
 from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.cli import main
@@ -173,7 +174,7 @@ def test_a_mistake_is_one_line(args: list[str], line: str, here: Path, capsys: p
 def test_missing_packages_name_the_extra(
     name: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(exporting, "find_spec", lambda other: None if other == name else find_spec(other))
+    monkeypatch.setattr(formats, "find_spec", lambda other: None if other == name else find_spec(other))
     assert main(["export", "--ckpt_path", "best.ckpt"]) == 2
     err = capsys.readouterr().err.strip()
     assert f"{name} not found; pip install 'cnn-lightning[onnx]'" in err

@@ -31,12 +31,14 @@ from cnn_lightning.ops import (
     softmax,
 )
 from cnn_lightning.ops.fast import fused
-from cnn_lightning.tools.parity.distance import relative_error
+from cnn_lightning.tools.parity.layerwise.distance import relative_error
+from cnn_lightning.tools.parity.layerwise.results import WHOLE
+from cnn_lightning.tools.parity.layerwise.runner import Batch
 from cnn_lightning.tools.parity.lockstep import compare
-from cnn_lightning.tools.parity.results import WHOLE
-from cnn_lightning.tools.parity.runner import Batch
 from tests.cases import load
 from tests.wrong_torch import Tokens, with_broken_batch_norm, wrong_kernel
+
+pytestmark = pytest.mark.usefixtures("empty_folder")  # the command writes reproducers into the current one
 
 
 def batches(steps: int = 1, shape: tuple[int, ...] = (4, 1, 8, 8), classes: int = 10) -> list[Batch]:

@@ -20,9 +20,11 @@ from cnn_lightning.ops import conv, pool, taps
 from cnn_lightning.ops.fast import chooser, fused
 from cnn_lightning.ops.fast.stage import Stage
 from cnn_lightning.tools.check import check_layer
+from cnn_lightning.tools.parity.layerwise.results import Parity
 from cnn_lightning.tools.parity.lockstep import compare
-from cnn_lightning.tools.parity.results import Parity
 from tests.test_parity import BIAS, INPUT, SMALL, WEIGHT, Head, batches, digits, plant
+
+pytestmark = pytest.mark.usefixtures("empty_folder")  # the command writes reproducers into the current one
 
 CHAIN1, CHAIN2 = "conv1 relu1 pool1 (chain)", "conv2 relu2 pool2 (chain)"
 

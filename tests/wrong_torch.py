@@ -1,7 +1,7 @@
 """Faults of torch, one that it has and any that a test plants, for the judge to find."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -29,18 +29,18 @@ with_broken_batch_norm = pytest.mark.skipif(not _is_broken(), reason="this torch
 
 
 @contextmanager
-def wrong_kernel(operator: str, index: int = 0, dtype: Any = None) -> Iterator[None]:
-    """Inside, a result of torch's kernel on the CPU is wrong by a thousandth, in one dtype or in all."""
+def planted(
+    operator: str,
+    change: Callable[[Any, Sequence[Any]], Any],
+    where: Callable[[Sequence[Any]], bool] = lambda arguments: True,
+) -> Iterator[None]:
+    """Inside, a kernel of torch on the CPU returns ``change(results, arguments)`` where ``where`` says so."""
     kernel = torch.library.get_kernel(f"aten::{operator}", "CPU")
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
-    def wrong(*args: Any) -> Any:
-        results = kernel.call_boxed(keys, *args)
-        if dtype not in (None, args[0].dtype):
-            return results
-        if isinstance(results, Tensor):
-            return results * 1.001
-        return tuple(r * 1.001 if i == index and r is not None else r for i, r in enumerate(results))
+    def wrong(*arguments: Any) -> Any:
+        results = kernel.call_boxed(keys, *arguments)
+        return change(results, arguments) if where(arguments) else results
 
     library = torch.library.Library("aten", "IMPL")
     library.impl(operator, wrong, "CPU")
@@ -48,3 +48,19 @@ def wrong_kernel(operator: str, index: int = 0, dtype: Any = None) -> Iterator[N
         yield
     finally:
         library._destroy()
+
+
+def times(factor: float, index: int = 0) -> Callable[[Any, Sequence[Any]], Any]:
+    """The change of one result by a factor."""
+
+    def change(results: Any, arguments: Sequence[Any]) -> Any:
+        if isinstance(results, Tensor):
+            return results * factor
+        return tuple(r * factor if i == index and r is not None else r for i, r in enumerate(results))
+
+    return change
+
+
+def wrong_kernel(operator: str, index: int = 0, dtype: Any = None) -> AbstractContextManager[None]:
+    """Inside, a result of torch's kernel on the CPU is wrong by a thousandth, in one dtype or in all."""
+    return planted(operator, times(1.001, index), lambda arguments: dtype in (None, arguments[0].dtype))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -20,12 +21,18 @@ class Elementary(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._computed = self._foreign = False
+        self._computed = self._foreign = self._kernels = False
+        self._depth = 0
 
     @property
     def is_second_opinion(self) -> bool:
         """Whether operators ran inside, and all of them are torch's: none of another library, and not NumPy alone."""
         return self._computed and not self._foreign
+
+    @property
+    def is_independent(self) -> bool:
+        """Whether it is a second opinion, and no operator ran by a kernel of its own but for views and copies."""
+        return self.is_second_opinion and not self._kernels
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute one operator."""
@@ -36,11 +43,19 @@ class Elementary(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
         self._computed = True
         self._foreign |= func.namespace not in ("aten", "prims")
         if formula is not None:
+            self._depth += 1
             with self:
                 result = formula(*args, **options)
+            self._depth -= 1
             if result is not NotImplemented:
                 return result
-        return func(*args, **options)
+        result = func(*args, **options)
+        self._kernels |= not self._depth and not func.is_view and _is_float(result)
+        return result
+
+
+def _is_float(result: Any) -> bool:
+    return any(isinstance(x, Tensor) and x.is_floating_point() for x in pytree.tree_leaves(result))
 
 
 _COPIES = {getattr(torch.ops.aten, name) for name in ("alias", "clone", "copy_", "detach", "lift_fresh", "_to_copy")}
@@ -254,6 +269,25 @@ def _avg_pool2d_backward(
     return _cropped(wide, padding, size).clone()
 
 
+def _max_pool2d(
+    x: Tensor, kernel: _Ints, stride: _Ints = (), padding: _Ints = (0,), dilation: _Ints = (1,), ceil_mode: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The first of the largest values of each window, or its last NaN; and its pixel."""
+    size, kernel, padding, dilation = x.shape[-2:], _each(kernel, 2), _each(padding, 2), _each(dilation, 2)
+    stride = _each(stride, 2) if len(stride) else kernel
+    spans = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    out = _averages(size, spans, stride, padding, ceil_mode, True, None)[3]
+    more = _beyond(size, spans, stride, padding, out)
+    pixel = _padded(torch.arange(1, size[0] * size[1] + 1, device=x.device).reshape(size), padding, more) - 1
+    wide = _padded(x, padding, more)
+    best, place = x.new_full((*x.shape[:-2], *out), -math.inf), pixel.new_full((*x.shape[:-2], *out), -1)
+    for _, pixels in _taps(kernel, out, stride, dilation):
+        value, here = wide[pixels], pixel[pixels].expand_as(place)
+        better = (here >= 0) & ((value > best) | value.isnan() | (place < 0))
+        best, place = torch.where(better, value, best), torch.where(better, here, place)
+    return best, place
+
+
 _FORMULAS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.convolution.default: _convolution,
     torch.ops.aten.convolution_backward.default: _convolution_backward,
@@ -261,4 +295,5 @@ _FORMULAS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.bmm.default: _bmm,
     torch.ops.aten.avg_pool2d.default: _avg_pool2d,
     torch.ops.aten.avg_pool2d_backward.default: _avg_pool2d_backward,
+    torch.ops.aten.max_pool2d_with_indices.default: _max_pool2d,
 }

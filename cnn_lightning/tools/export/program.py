@@ -4,21 +4,19 @@ The program is native torch. Before the written file gets its name, it is run an
 """
 
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.files import expect_writable, written
+from cnn_lightning.tools.export.formats import missing_for_onnx, to_onnx, to_pt2
 
 Format = Literal["onnx", "pt2"]
 
@@ -31,7 +29,6 @@ EXTRA_FILE = "cnn_lightning.json"
 INPUT, OUTPUT = "images", "logits"
 
 _BATCHES = (1, 2, 5)
-_ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 class Unequal(Exception):
@@ -71,8 +68,8 @@ def export(
         UserError: ``path`` can't be written, a package is missing, or the network can't be exported.
         Unequal: Outputs differ by more than ``tolerance``; nothing was written.
     """
-    if kind == "onnx":
-        _require_onnx()
+    if kind == "onnx" and (missing := missing_for_onnx()):
+        raise UserError(f"--format onnx: {missing}")
     expect_writable("--output", path)
     model = model.float().eval()
     batches = _BATCHES if batch is None else (batch,)
@@ -82,7 +79,7 @@ def export(
         expected = [model(images) for images in probes]
         model.swap("torch")
         example = _probes(model, (3 if batch is None else batch,))[0]
-        content = _EXPORTERS[kind](model.net, example, batch is None, metadata(model))
+        content = _tried(lambda: _EXPORTERS[kind](model, example, batch is None))
 
     def prove(file: Path) -> float:
         found = _RUNNERS[kind](file, probes)
@@ -116,62 +113,24 @@ def metadata(model: Classifier) -> dict[str, str]:
     }
 
 
-# ---- before the export
-
-
-def _require_onnx() -> None:
-    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"--format onnx: expected the packages {', '.join(_ONNX_PACKAGES)}, {', '.join(missing)} not found; "
-            "pip install 'cnn-lightning[onnx]'"
-        )
-
-
 # ---- the two formats
 
 
-def _program(net: nn.Module, example: Tensor, any_batch: bool) -> torch.export.ExportedProgram:
-    shapes = ({0: torch.export.Dim.DYNAMIC},) if any_batch else None
-    return torch.export.export(net, (example,), dynamic_shapes=shapes)
+def _pt2(model: Classifier, example: Tensor, any_batch: bool) -> bytes:
+    values = {key: json.loads(value) for key, value in metadata(model).items()}
+    extra = {EXTRA_FILE: json.dumps(values, ensure_ascii=False, indent=1)}
+    return to_pt2(model.net, (example,), any_batch=any_batch, extra=extra)
 
 
-def _pt2(net: nn.Module, example: Tensor, any_batch: bool, known: dict[str, str]) -> bytes:
-    program = _tried(lambda: _program(net, example, any_batch))
-    content = BytesIO()
-    values = {key: json.loads(value) for key, value in known.items()}
-    torch.export.save(program, content, extra_files={EXTRA_FILE: json.dumps(values, ensure_ascii=False, indent=1)})
-    return content.getvalue()
+def _onnx(model: Classifier, example: Tensor, any_batch: bool) -> bytes:
+    names = {"inputs": [INPUT], "outputs": [OUTPUT]}
+    return to_onnx(model.net, (example,), any_batch=any_batch, **names, properties=metadata(model))
 
 
-def _onnx(net: nn.Module, example: Tensor, any_batch: bool, known: dict[str, str]) -> bytes:
-    def convert() -> Any:
-        shapes = ({0: "batch"},) if any_batch else None
-        return torch.onnx.export(
-            net,
-            (example,),
-            dynamo=True,
-            dynamic_shapes=shapes,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            verbose=False,
-            external_data=False,
-        )
-
-    program = _tried(convert)
-    program.model.metadata_props.update(known)
-    content: bytes = _tried(program.model_proto.SerializeToString)
-    return content
-
-
-def _tried(work: Callable[[], Any]) -> Any:
+def _tried(work: Callable[[], bytes]) -> bytes:
     """The exporter's result; its errors, which can be pages long, in one line."""
     try:
-        with warnings.catch_warnings():
-            # torch's exporter uses functions that torch itself deprecates
-            for kind in (DeprecationWarning, FutureWarning, UserWarning):
-                warnings.simplefilter("ignore", kind)
-            return work()
+        return work()
     except Exception as error:
         line = one_line(error, 200)
         raise UserError(f"--format: this network can't be exported: {type(error).__name__}: {line}") from error

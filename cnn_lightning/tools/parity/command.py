@@ -1,6 +1,13 @@
-"""``cnn-lightning parity``: run a network in NumPy and in torch in lock-step, and show each layer's largest error."""
+"""``cnn-lightning parity``: run two implementations of a network in lock-step, and show each layer's largest error.
+
+They are NumPy's layers and torch's. With ``--against``, they are another mode of torch, a program made from the
+network, or a layer of your own; and torch eager, with NumPy's layers as the third.
+"""
 
 import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,6 +19,9 @@ from cnn_lightning.errors import UserError
 from cnn_lightning.files import PICTURES, expect_writable, written
 from cnn_lightning.layers.memory import MemoryFormat
 from cnn_lightning.tools import parser as parsers
+from cnn_lightning.tools.parity import page, reproducer
+from cnn_lightning.tools.parity.candidates import Candidate, candidate_of
+from cnn_lightning.tools.parity.layerwise.results import Parity
 from cnn_lightning.tools.parity.lockstep import compare
 from cnn_lightning.tools.parity.picture import draw
 from cnn_lightning.tools.parity.report import as_json, summary
@@ -26,6 +36,13 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--config", type=list[str], default=[], help="a run's config, or several: model and data")
     parser.add_argument("--ckpt_path", type=str | None, default=None, help="a checkpoint: network and weights")
     parser.add_argument("--model.net", type=str | None, default=None, help="simple_cnn or a torchvision model")
+    parser.add_argument(
+        "--against",
+        type=str | None,
+        default=None,
+        help="what to compare with torch eager: compile, compile=BACKEND, channels_last, bf16, fp16, no_mkldnn, "
+        "threads=N, cuda, mps, onnx, pt2, formula, fast, or package.module.Layer",
+    )
     parser.add_argument(
         "--model.layers",
         type=str | dict[str, str] | None,
@@ -64,6 +81,10 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="device of the tensors")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, random data and dropout")
+    parser.add_argument("--html", type=str | None, default=None, help="file for a page with the network as a graph")
+    parser.add_argument(
+        "--reproducers", type=str, default=".", help="folder for the programs that show each fault alone"
+    )
     parser.add_argument("--json", type=str | None, default=None, help="file for every comparison")
     parser.add_argument("--png", type=str | None, default=None, help="file for a picture of the errors of all layers")
     return parser
@@ -77,6 +98,7 @@ def main(args: list[str]) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: expected a device of this machine, got cuda, which torch does not see here")
     expect_writable("--json", options.json)
+    expect_writable("--html", options.html)
     expect_writable("--png", options.png, PICTURES)
     console = Console()
     torch.manual_seed(options.seed)
@@ -86,12 +108,16 @@ def main(args: list[str]) -> int:
     subject = chosen_subject(options, config)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("building", total=3 * len(subject.batches) + 1)
+        task = progress.add_task("building", total=None)
         try:
+            candidate = None if options.against is None else candidate_of(options.against, subject.net)
+            copies = 3 if candidate is None else 4 if candidate.kind == "mode" else 7
+            progress.update(task, total=copies * len(subject.batches) + 1)
             found = compare(
                 subject.net,
                 layers,
                 batches=subject.batches,
+                candidate=candidate,
                 loss=subject.loss,
                 dtype=_DTYPES[options.precision],
                 tolerance=options.tolerance,
@@ -101,9 +127,10 @@ def main(args: list[str]) -> int:
                 tick=lambda what: progress.update(task, description=what, advance=1),
             )
         except (ValueError, TypeError) as error:
-            raise UserError(f"--model.{error}" if str(error).startswith("layers: ") else str(error)) from error
+            raise UserError(_by_option(str(error))) from error
     console.print(
-        f"{subject.name}: largest relative errors against torch, {found.dtype}, {found.steps} "
+        f"{subject.name}: largest relative errors {'of ' * bool(found.candidate)}{found.candidate}"
+        f"{' ' * bool(found.candidate)}against torch, {found.dtype}, {found.steps} "
         f"step{'s' * (found.steps > 1)} on {subject.source}",
         highlight=False,
         soft_wrap=True,
@@ -111,6 +138,11 @@ def main(args: list[str]) -> int:
     console.print(errors_table(found, console.width))
     for line in summary(found):
         console.print(line, highlight=False, soft_wrap=True)
+    for line in _reproducers(found, candidate, Path(options.reproducers)):
+        console.print(line, highlight=False, soft_wrap=True)
+    if options.html:
+        page.write(subject, found, options.html)
+        console.print(f"html: {options.html}", highlight=False, soft_wrap=True)
     if options.json:
         with written("--json", options.json) as temporary:
             temporary.write_text(json.dumps(as_json(subject, found), indent=1))
@@ -119,6 +151,27 @@ def main(args: list[str]) -> int:
         draw(subject, found, options.png)
         console.print(f"png: {options.png}", highlight=False, soft_wrap=True)
     return 0 if found.ok else 1
+
+
+def _reproducers(found: Parity, candidate: Candidate | None, folder: Path) -> Iterator[str]:
+    """Write a program for the first fault of each party; a line for each."""
+    first = {each.party: each for each in reversed(found.evidence)}
+    for party, evidence in first.items():
+        name = re.sub(r"\W+", "_", str(evidence.row))
+        path = folder / f"fault_{name}.py"
+        try:
+            reproducer.write(evidence, candidate, path)
+        except reproducer.NoReproducer as reason:
+            yield f"no reproducer for {evidence.row}: {reason}"
+        else:
+            yield f"reproducer: {path} (exits with 1 while {party} is wrong)"
+
+
+def _by_option(error: str) -> str:
+    """The message of `compare` with the name of the option in place of that of its argument."""
+    options = {"layers": "--model.layers", "against": "--against"}
+    name = error.partition(":")[0].partition(" ")[0]
+    return options[name] + error.removeprefix(name) if name in options else error
 
 
 def _repeatable(args: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ import math
 import torch
 
 from cnn_lightning.files import written
-from cnn_lightning.tools.parity.results import FAULTS, Parity
+from cnn_lightning.tools.parity.layerwise.results import FAULTS, Parity
 from cnn_lightning.tools.parity.subject import Subject
 from cnn_lightning.tools.parity.table import by_layer, kind_of, largest
 

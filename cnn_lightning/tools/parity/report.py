@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from cnn_lightning.tools.parity.results import Parity, Row
+from cnn_lightning.tools.parity.layerwise.results import Parity, Row
 from cnn_lightning.tools.parity.subject import Subject
 
 
@@ -18,6 +18,7 @@ def summary(found: Parity) -> list[str]:
             f"rounding changed the sign at a ReLU or the choice of a max-pooling {found.flips} "
             f"time{'s' * (found.flips > 1)}, at nearly equal inputs; later differences follow from this: no fault"
         )
+    lines += [found.note] if found.note else []
     lines += _tiers(found)
     lines += [str(found.functions)] if found.functions is not None else []
     first = found.first
@@ -36,10 +37,13 @@ def summary(found: Parity) -> list[str]:
     else:
         lines.append(
             f"parity: DIFFERENT, first in step {first.step + 1}, layer {first}: relative error {first.error:.1e} at "
-            f"{list(first.where)}; {_blamed(first)}"
+            f"{list(first.where)}; {_blamed(first, found.candidate)}"
         )
         others = {row.verdict: row for row in reversed(found.faults) if row.verdict != first.verdict}
-        lines += [f"parity: also in step {row.step + 1}, layer {row}: {_blamed(row)}" for row in others.values()]
+        lines += [
+            f"parity: also in step {row.step + 1}, layer {row}: {_blamed(row, found.candidate)}"
+            for row in others.values()
+        ]
     return lines
 
 
@@ -54,17 +58,21 @@ def _tiers(found: Parity) -> list[str]:
     ]
 
 
-def _blamed(row: Row) -> str:
+def _blamed(row: Row, candidate: str) -> str:
     """Which side is at fault, and how that was judged."""
-    far = [f"{who} {off:.1e}" for who, off in (("torch", row.native), ("this layer", row.other)) if not math.isnan(off)]
+    who = candidate or "this layer"
+    errors = [("torch", row.native), (who, row.other)]
+    errors += [("NumPy", row.numpy)] if candidate else []
+    far = [f"{party} {off:.1e}" for party, off in errors if not math.isnan(off)]
     if row.of.endswith("chain") or (row.of and row.tier == "fast" and row.error == row.tiers):
         far = [f"the formula {row.native:.1e}", f"the fast code {row.other:.1e}"]
     error = f"; error against the right value: {', '.join(far)}" if far else ""
     judged = f" ({row.why})" if row.why else ""
     blame = {
-        "fault": f"this layer is wrong{_of(row)}",
-        "fault of torch": f"TORCH IS WRONG here, not this layer: {row.runs}",
-        "both at fault": "torch and this layer are BOTH WRONG",
+        "fault": f"{who} is wrong{_of(row)}",
+        "fault of torch": f"TORCH IS WRONG here, not {who}: {row.runs}",
+        "both at fault": f"torch and {who} are BOTH WRONG",
+        "fault of NumPy": f"NUMPY IS WRONG here{_of(row)}",
         "undecided": "one of the two is wrong, UNDECIDED which",
     }[row.verdict]
     return f"{blame}{judged}{error}"
@@ -93,6 +101,7 @@ def as_json(subject: Subject, found: Parity) -> dict[str, Any]:
     return {
         "net": subject.name,
         "data": subject.source,
+        "candidate": found.candidate,
         "dtype": found.dtype,
         "tolerance": found.tolerance,
         "steps": found.steps,

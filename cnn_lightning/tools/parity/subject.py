@@ -16,7 +16,7 @@ from cnn_lightning.classifier import NOT_KEPT, Classifier, from_checkpoint
 from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.layers.memory import MemoryFormat, arranged
 from cnn_lightning.model import build_net, least_image_size
-from cnn_lightning.tools.parity.runner import Batch
+from cnn_lightning.tools.parity.layerwise.runner import Batch
 from cnn_lightning.train.configs import checked, config_file
 from cnn_lightning.train.failures import readable
 from cnn_lightning.train.run_folder import RUNS

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich import box
 from rich.table import Table
 
-from cnn_lightning.tools.parity.results import FAULTS, Parity, Row
+from cnn_lightning.tools.parity.layerwise.results import FAULTS, Parity, Row
 
 _HEADINGS = {
     "output": "output",
@@ -18,7 +18,12 @@ _HEADINGS = {
 }
 """The columns of errors: the kind of a row -> the heading."""
 
-_SHOUTED = {"fault of torch": "fault OF TORCH", "both at fault": "BOTH at fault", "undecided": "UNDECIDED"}
+_SHOUTED = {
+    "fault of torch": "fault OF TORCH",
+    "fault of NumPy": "fault OF NUMPY",
+    "both at fault": "BOTH at fault",
+    "undecided": "UNDECIDED",
+}
 
 
 def errors_table(found: Parity, width: int) -> Table:
@@ -27,15 +32,18 @@ def errors_table(found: Parity, width: int) -> Table:
     layers = by_layer(found.rows)
     cells = [
         (
-            runs.get(name, ""),
+            *(() if found.candidate else (runs.get(name, ""),)),
             *(_cell(_worst(rows, kind)) for kind in _HEADINGS),
             _cell(largest(row.native for row in rows)),
             _cell(largest(row.other for row in rows)),
+            *((_cell(largest(row.numpy for row in rows)),) if found.candidate else ()),
             _verdict(rows),
         )
         for name, rows in layers.items()
     ]
     headings = ("runs\nin", *_HEADINGS.values(), "torch\nto f64", "this\nto f64", "verdict")
+    if found.candidate:
+        headings = (*headings[1:-1], "NumPy\nto f64", "verdict")
     columns = list(zip(headings, *cells, strict=True))
     parts = [[line for text in column for line in text.splitlines()] for column in columns[:-1]]
     parts.append([word for text in columns[-1] for word in text.split()])  # a verdict may be folded, too
@@ -43,7 +51,7 @@ def errors_table(found: Parity, width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0, collapse_padding=True, show_edge=False)
     table.add_column("layer", no_wrap=True)
     for heading in headings:
-        number = heading not in (headings[0], headings[-1])
+        number = heading not in ("runs\nin", "verdict")
         table.add_column(heading, justify="right" if number else "left", no_wrap=number)
     for name, row in zip(layers, cells, strict=True):
         style = "bold red" if any(each.verdict in FAULTS for each in layers[name]) else ""

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from cnn_lightning.swap import LAYERS, native_type
 from cnn_lightning.tools import judge
 from cnn_lightning.tools.elementary import Elementary
-from cnn_lightning.tools.parity.distance import relative_error
-from cnn_lightning.tools.parity.replay import OWN_ROUNDING, Replay, Replays, amplified
-from cnn_lightning.tools.parity.runner import Call
+from cnn_lightning.tools.parity.layerwise.distance import relative_error
+from cnn_lightning.tools.parity.layerwise.functions import FunctionCall, InNumPyCall
+from cnn_lightning.tools.parity.layerwise.replay import OWN_ROUNDING, Replay, Replays, amplified
+from cnn_lightning.tools.parity.layerwise.runner import Call
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,11 @@ class Rulings:
     def two(self, call: Call) -> tuple[Replay | None, Replay | None]:
         """The call in float64 by torch's layer, and by a second implementation."""
         native, twin = native_type(call.module), self.twins.get(call.name)
-        if twin is None and not native.__module__.startswith(("torch.", "torchvision.")):
+        if isinstance(call.module, FunctionCall):
+            return self.replays.get(call, FunctionCall, torch.float64), self.replays.get(
+                call, InNumPyCall, torch.float64
+            )
+        if twin is None and not is_of_torch(call):
             return None, None  # both copies run a user's layer, whose state is unknown
         first = self.replays.get(call, native, torch.float64)
         if twin is not None and self.functions:
@@ -91,12 +96,28 @@ class Rulings:
         elif right == "both" and nearby and not all(torch.isfinite(x).all() for x in first.point.values()):
             return Ruling(None, "unclear", "they differ only at numbers that are not finite")
         elif right == "both" and nearby:
-            return Ruling(a, "first", "they differ only at tied inputs, where torch's choice is the rule")
+            return _at_ties(first, a, b, key)
         elif right in values and lost and right != lost[0]:
             right = "neither"
         if right not in values:
             why += {"neither": " agree with neither", "both": " agree with both"}.get(right, " are not precise enough")
         return Ruling(values.get(right), "unclear" if right == "both" else right, why)
+
+
+def is_of_torch(call: Call) -> bool:
+    """Whether a call is of a layer or function of torch, and not of a user's native layer."""
+    native = native_type(call.module)
+    return native is FunctionCall or native.__module__.startswith(("torch.", "torchvision."))
+
+
+def _at_ties(first: Replay, a: Tensor, b: Tensor, key: Any) -> Ruling:
+    """Torch's choice is the rule, unless its own elementary operations choose otherwise."""
+    with Elementary() as elementary:
+        third = first.run().gradients.get(key)
+    if third is not None and elementary.is_second_opinion and judge.of_forwards(a, b, third) == "second":
+        why = "they differ only at tied inputs, where torch by elementary tensor operations chooses as the layer does"
+        return Ruling(b, "second", why)
+    return Ruling(a, "first", "they differ only at tied inputs, where torch's choice is the rule")
 
 
 def _on_forward(first: Replay, a: Tensor, b: Tensor, kind: str, key: Any) -> Ruling:

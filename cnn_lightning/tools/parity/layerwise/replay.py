@@ -10,12 +10,17 @@ from torch import Tensor, nn
 
 from cnn_lightning.aten import numpy_ops
 from cnn_lightning.ops.fast import chooser
+from cnn_lightning.swap import native_type
 from cnn_lightning.tools import judge
-from cnn_lightning.tools.parity.distance import relative_error
-from cnn_lightning.tools.parity.runner import Call, float_tensors
+from cnn_lightning.tools.elementary import Elementary
+from cnn_lightning.tools.parity.layerwise.distance import relative_error
+from cnn_lightning.tools.parity.layerwise.runner import Call, float_tensors, weights_of
 
 OWN_ROUNDING = 10.0
 """An error is a fault where it is more than this many times the error that rounding causes."""
+
+_MOST = 2**29
+"""The bytes of replays that are kept."""
 
 
 @dataclass
@@ -41,7 +46,8 @@ class Replay:
 
     With ``contiguous``, inputs and upstream gradients are made contiguous; otherwise they keep their strides. With
     ``formulas``, every operation is computed by its formula, none by a fast function; with ``functions``, NumPy
-    computes torch's own operators.
+    computes torch's own operators; with ``elementary``, elementary operations compute them, and `independent` says
+    whether all of them.
     """
 
     def __init__(
@@ -53,17 +59,18 @@ class Replay:
         contiguous: bool = False,
         formulas: bool = False,
         functions: bool = False,
+        elementary: bool = False,
     ) -> None:
         self.call, self.kind, self.dtype, self.contiguous, self.formulas = call, kind, dtype, contiguous, formulas
         self.functions = functions
+        self._elementary = Elementary() if elementary else None
         self.point: dict[Any, Tensor] = {
             index: self._cast(value)
             for index, value in enumerate(call.arguments)
             if isinstance(value, Tensor) and value.is_floating_point()
         }
-        self.point |= {
-            key: self._cast(value.detach()) for key, value in call.module._parameters.items() if value is not None
-        }
+        device = next((value.device for value in call.arguments if isinstance(value, Tensor)), None)
+        self.point |= {key: self._cast(value.detach().to(device)) for key, value in weights_of(call.module).items()}
         self.upstream = {index: self._cast(gradient) for index, gradient in call.grad_outputs.items()}
         self.alone = self.run()
 
@@ -76,7 +83,7 @@ class Replay:
     def forward(self, point: judge.Point) -> tuple[list[Tensor], dict[str, Tensor]]:
         """The outputs, and the buffers after the call."""
         call, source = self.call, self.call.module
-        module = bare(source, self.kind, {key: point.get(key) for key in source._parameters})
+        module = bare(source, self.kind, {key: point[key] for key in weights_of(source)})
         module.__dict__["training"] = call.training
         module._buffers = {
             key: None if value is None else self._cast(call.buffers[key]).clone()
@@ -108,8 +115,24 @@ class Replay:
 
     @contextmanager
     def _tier(self) -> Iterator[None]:
-        with chooser.fast(False) if self.formulas else nullcontext(), numpy_ops(self.functions):
+        with (
+            chooser.fast(False) if self.formulas else nullcontext(),
+            numpy_ops(self.functions),
+            self._elementary or nullcontext(),
+        ):
             yield
+
+    @property
+    def independent(self) -> bool:
+        """Whether elementary operations computed every operator."""
+        return self._elementary is not None and self._elementary.is_independent
+
+    @property
+    def size(self) -> int:
+        """The bytes of its tensors."""
+        alone = self.alone
+        tensors = [*self.point.values(), *self.upstream.values(), *alone.outputs, *alone.gradients.values()]
+        return sum(x.nbytes for x in tensors if x is not None)
 
     def party(self) -> judge.Party:
         """For the judge of a backward."""
@@ -123,51 +146,86 @@ class Replay:
 
 
 class Replays:
-    """The replays of a step's calls; each is computed once."""
+    """The replays of a step's calls; each is computed once, but for large ones, of which the oldest are dropped."""
 
     def __init__(self) -> None:
         self._kept: dict[Any, Replay | None] = {}
+        self._bytes = 0
 
     def clear(self) -> None:
         """Forget the last step."""
         self._kept.clear()
+        self._bytes = 0
 
     def get(self, call: Call, kind: type[nn.Module], dtype: torch.dtype, **options: bool) -> Replay | None:
         """The call by ``kind`` in ``dtype``, with options of `Replay`; None where the layer does not run so."""
         key = (id(call), kind, dtype, *sorted(options.items()))
         if key not in self._kept:
             try:
-                self._kept[key] = Replay(call, kind, dtype, **options)
+                self._kept[key] = replay = Replay(call, kind, dtype, **options)
             except Exception:  # a user's layer, in another precision, may raise anything
                 self._kept[key] = None
+                return None
+            self._bytes += replay.size
+            while self._bytes > _MOST and len(self._kept) > 2:  # two are compared with each other
+                oldest = self._kept.pop(next(iter(self._kept)))
+                self._bytes -= 0 if oldest is None else oldest.size
         return self._kept[key]
 
 
-def bare(module: nn.Module, kind: type[nn.Module], parameters: dict[str, Tensor | None]) -> Any:
-    """The module as one of class ``kind``, without hooks, with other parameters; its buffers are the module's own."""
+def bare(module: nn.Module, kind: type[nn.Module], parameters: Mapping[str, Tensor | None]) -> Any:
+    """The module as one of class ``kind``, without hooks, with other parameters; its buffers are the module's own.
+
+    ``parameters`` has dotted names. The modules in it are torch's if ``kind`` is torch's.
+    """
     copied: Any = object.__new__(kind)
     copied.__dict__ = dict(module.__dict__) | {"_backward_hooks": {}}
     for key in [key for key in copied.__dict__ if key.endswith(("_hooks", "_hooks_with_kwargs"))]:
         copied.__dict__[key] = type(module.__dict__[key])() if key in module.__dict__ else {}
-    copied._parameters = parameters
+    copied._parameters = {key: parameters.get(key) for key in module._parameters}
+    copied._modules = {}
+    for name, child in module.named_children():
+        within = {key.removeprefix(f"{name}."): p for key, p in parameters.items() if key.startswith(f"{name}.")}
+        of_torch = kind is native_type(module)
+        copied._modules[name] = bare(child, native_type(child) if of_torch else type(child), within)
     return copied
 
 
+def alone(call: Call, kind: type[nn.Module]) -> nn.Module:
+    """The layer of a call, of class ``kind``, as it was before the call; it shares nothing with the network."""
+    source = call.module
+    weights = {key: nn.Parameter(value.detach().cpu().clone()) for key, value in weights_of(source).items()}
+    module: nn.Module = bare(source, kind, weights)
+    module._buffers = {key: None if x is None else call.buffers[key].cpu() for key, x in source._buffers.items()}
+    return module.train(call.training)
+
+
 def amplified(replay: Replay | None, kind: str, key: Any, floor: float, coarse: torch.dtype) -> float:
-    """The relative error of the exact result when the inputs are rounded to ``coarse``; 0 where there is no result."""
+    """The relative error of the exact result when the inputs are rounded to ``coarse``; 0 where there is no result.
+
+    Equal numbers stay equal for a gradient, which may jump at a tie. An output does not, and may be 0 only because of
+    equal numbers: there each number is rounded by itself.
+    """
     exact = None if replay is None else replay.alone.get(kind, key)
     if replay is None or exact is None:
         return 0.0
     worst = 0.0
+    change = moved_apart if kind in ("outputs", "after") else rounded
     for seed in (1, 2):
-        point = {name: _rounded(x, seed, coarse) for name, x in replay.point.items()}
-        upstream = {index: _rounded(x, seed, coarse) for index, x in replay.upstream.items()}
+        point = {name: change(x, seed, coarse) for name, x in replay.point.items()}
+        upstream = {index: rounded(x, seed, coarse) for index, x in replay.upstream.items()}
         moved = replay.run(point, upstream).get(kind, key)
         worst = max(worst, 0.0 if moved is None else relative_error(moved, exact, floor)[0])
     return worst
 
 
-def _rounded(x: Tensor, seed: int, dtype: torch.dtype) -> Tensor:
+def moved_apart(x: Tensor, seed: int, dtype: torch.dtype) -> Tensor:
+    """`rounded`, but equal numbers don't stay equal."""
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).clamp_(-1, 1).to(x)
+    return x.detach().clone().addcmul_(noise, x, value=torch.finfo(dtype).eps)
+
+
+def rounded(x: Tensor, seed: int, dtype: torch.dtype) -> Tensor:
     """``x`` with each number changed by up to the rounding of ``dtype``; equal numbers stay equal, strides stay."""
     noise = torch.cos(x * 12345678.9 + seed)
     return x.detach().clone().addcmul_(noise, x, value=torch.finfo(dtype).eps)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from cnn_lightning.layers import bridge
 from cnn_lightning.ops.fast import chooser
 from cnn_lightning.swap import LAYERS, formula_file, native_type
-from cnn_lightning.tools.parity.distance import relative_error
-from cnn_lightning.tools.parity.replay import OWN_ROUNDING, Replay, amplified
-from cnn_lightning.tools.parity.results import Where
-from cnn_lightning.tools.parity.rulings import Rulings
-from cnn_lightning.tools.parity.runner import Call, Place, Runner
+from cnn_lightning.tools.parity.layerwise.distance import relative_error
+from cnn_lightning.tools.parity.layerwise.replay import OWN_ROUNDING, Replay, amplified
+from cnn_lightning.tools.parity.layerwise.results import Where
+from cnn_lightning.tools.parity.layerwise.rulings import Rulings
+from cnn_lightning.tools.parity.layerwise.runner import Call, Place, Runner
 
 TOLERANCE = 1e-9
 """The relative error beyond which the tiers differ, in float64."""

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from cnn_lightning.tools.parity.results import Where
+from cnn_lightning.tools.parity.layerwise.results import Where
 
 _PIECE = 2**20
 """The number of values compared at a time: VGG has 100 million weights in one layer."""

@@ -2,6 +2,9 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
 
 from cnn_lightning.aten import Report
 from cnn_lightning.swap import SwapReport
@@ -9,7 +12,7 @@ from cnn_lightning.swap import SwapReport
 WHOLE = "(network)"
 """The layer name in the rows of the network as it trains, without hooks on its layers."""
 
-FAULTS = ("fault", "fault of torch", "both at fault", "undecided")
+FAULTS = ("fault", "fault of torch", "both at fault", "fault of NumPy", "undecided")
 """The verdicts of a disagreement: which side is wrong."""
 
 Where = tuple[int, ...]
@@ -33,6 +36,10 @@ class Row:
     at fault: ``fast function``, ``formula`` or ``chain``. In the rows of a chain, and where only the tiers differ,
     ``error`` is the error between the tiers, ``native`` that of the formula against torch, and ``other`` that of the
     fast function against torch.
+
+    With a candidate, it takes the part of the layer under test, and ``fault of NumPy`` is a verdict, too.
+    Where only the comparison of NumPy with torch eager shows a fault, ``error`` and ``where`` are those of NumPy.
+    ``numpy`` is the error of NumPy's layers against torch in float64, where they run beside a candidate; NaN elsewhere.
     """
 
     step: int
@@ -50,10 +57,44 @@ class Row:
     tier: str = ""
     tiers: float = math.nan
     of: str = ""
+    numpy: float = math.nan
+
+    @property
+    def place(self) -> tuple[int, str, int, str]:
+        """Which result it is: step, layer, call and ``what``."""
+        return self.step, self.layer, self.call, self.what
 
     def __str__(self) -> str:
         call = f" (call {self.call + 1})" if self.call else ""
         return f"{self.layer}{call}, {self.what}"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What shows a fault again: the layer or part that is wrong, alone, with its inputs and upstream gradients.
+
+    Attributes:
+        row: The row of the fault.
+        party: The one at fault: ``torch``, ``NumPy``, or the name of the candidate.
+        part: The layer, or the part of a network, by torch's classes; as it was before the call, on the CPU.
+        inputs: The arguments of its call, with their strides.
+        keywords: The keyword arguments.
+        upstream: The gradient of each output, by the output's index.
+        place: The result that is wrong: its kind (``outputs``, ``after``, ``grad_inputs`` or ``parameter``), and its
+            index or name.
+        found: The wrong value.
+        right: The right value, in float64.
+    """
+
+    row: Row
+    party: str
+    part: nn.Module
+    inputs: tuple[Any, ...]
+    keywords: dict[str, Any]
+    upstream: dict[int, Tensor]
+    place: tuple[str, Any]
+    found: Tensor
+    right: Tensor
 
 
 @dataclass(frozen=True)
@@ -71,6 +112,12 @@ class Parity:
     """What ran each NumPy layer of this package that calls formulas: ``fast``, or a reason as ``(formula: edited)``."""
     functions: Report | None = None
     """What computed torch's own operators, if NumPy did."""
+    candidate: str = ""
+    """The name of what was compared with torch eager; empty for the layers under test."""
+    note: str = ""
+    """What was left out of the comparison."""
+    evidence: list[Evidence] = field(default_factory=list)
+    """Of the first fault of each party in each layer and pass, where the layer runs alone."""
 
     @property
     def first(self) -> Row | None:

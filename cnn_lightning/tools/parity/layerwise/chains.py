@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from cnn_lightning.layers import fused
 from cnn_lightning.ops.fast import chooser
 from cnn_lightning.swap import native_type
-from cnn_lightning.tools.parity.distance import relative_error
-from cnn_lightning.tools.parity.replay import bare
-from cnn_lightning.tools.parity.results import Where
-from cnn_lightning.tools.parity.runner import Call
-from cnn_lightning.tools.parity.tiers import TOLERANCE, wrong
+from cnn_lightning.tools.parity.layerwise.distance import relative_error
+from cnn_lightning.tools.parity.layerwise.replay import bare
+from cnn_lightning.tools.parity.layerwise.results import Where
+from cnn_lightning.tools.parity.layerwise.runner import Call
+from cnn_lightning.tools.parity.layerwise.tiers import TOLERANCE, wrong
 
 _Key = tuple[int, str]
 """A stage of a chain, and "output", "input" (its gradient), "weight" or "bias"."""
