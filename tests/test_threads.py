@@ -66,8 +66,10 @@ def test_another_thread_is_woken_only_for_large_work(size: int, threads: int) ->
 
     def formula(x: np.ndarray, y: np.ndarray) -> None:
         at_work.add(threading.current_thread())
-        for _ in range(20):  # long enough for the other thread to start
-            np.copyto(y, x)
+        np.copyto(y, x)
+        end = time.monotonic() + (10 if threads > 1 else 0.02)
+        while len(at_work) < 2 and time.monotonic() < end:  # for the other thread, on a busy machine too
+            time.sleep(0.001)
 
     activation._blockwise(formula, np.ones((64, size // 64), np.float32))
     assert len(at_work) == threads
