@@ -31,7 +31,7 @@ from cnn_lightning.tools.parity.reproducer import script
 from cnn_lightning.tools.parity.reproducer.constructors import code_of
 from cnn_lightning.tools.parity.reproducer.script import LITERALS, Numbers, relaid
 from tests.cases import Case, load
-from tests.wrong_torch import Tokens, with_broken_batch_norm, wrong_kernel
+from tests.wrong_torch import Tokens, planted, times, with_broken_batch_norm, wrong_kernel
 
 Fault = Callable[[], AbstractContextManager[None]]
 
@@ -39,34 +39,21 @@ Fault = Callable[[], AbstractContextManager[None]]
 # ---- faults
 
 
-@contextmanager
-def changed(operator: str, change: Callable[[tuple[Any, ...], Any], Any]) -> Iterator[None]:
-    """Inside, torch's kernel on the CPU returns what ``change`` makes of its arguments and results."""
-    kernel = torch.library.get_kernel(f"aten::{operator}", "CPU")
-    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-    library = torch.library.Library("aten", "IMPL")
-    library.impl(operator, lambda *args: change(args, kernel.call_boxed(keys, *args)), "CPU")
-    try:
-        yield
-    finally:
-        library._destroy()
-
-
 def wrong_where(operator: str, condition: Callable[..., bool]) -> Fault:
     """A fault of a twentieth in the calls with such arguments."""
-    return partial(changed, operator, lambda args, result: result * 1.05 if condition(*args) else result)
+    return partial(planted, operator, times(1.05), lambda arguments: condition(*arguments))
 
 
-def large_channels(args: tuple[Any, ...], result: Tensor) -> Tensor:
+def large_channels(result: Tensor, arguments: Any) -> Tensor:
     """From the sixth channel on, the result is wrong."""
     result = result.clone()
     result[:, 5:] *= 1.01
     return result
 
 
-def at_zero(args: tuple[Any, ...], result: Tensor) -> Tensor:
+def at_zero(result: Tensor, arguments: Any) -> Tensor:
     """The gradient of LeakyReLU at 0 is that above it."""
-    return torch.where(args[1] == 0, args[0], result)
+    return torch.where(arguments[1] == 0, arguments[0], result)
 
 
 def is_channels_last(x: Tensor, *others: Any) -> bool:
@@ -276,7 +263,7 @@ def test_channels_last_stays_where_the_fault_needs_it(tmp_path: Path) -> None:
 
 
 def test_as_many_channels_stay_as_the_fault_needs(tmp_path: Path) -> None:
-    fault = partial(changed, "convolution", large_channels)
+    fault = partial(planted, "convolution", large_channels)
     found = evidence(nn.Conv2d(6, 16, 3, padding=1), (PICTURES,), ("outputs", 0), fault)
     text = shown(found, tmp_path / "fault.py", fault)
     assert "nn.Conv2d(1, 6, 1)" in text
@@ -284,7 +271,7 @@ def test_as_many_channels_stay_as_the_fault_needs(tmp_path: Path) -> None:
 
 
 def test_numbers_stay_where_the_fault_needs_them(tmp_path: Path) -> None:
-    fault = partial(changed, "leaky_relu_backward", at_zero)
+    fault = partial(planted, "leaky_relu_backward", at_zero)
     x = PICTURES.clone()
     x[2, 3, 4, 5] = 0
     text = shown(evidence(nn.LeakyReLU(), (x,), ("grad_inputs", 0), fault), tmp_path / "fault.py", fault)
@@ -292,10 +279,10 @@ def test_numbers_stay_where_the_fault_needs_them(tmp_path: Path) -> None:
 
 
 def test_buffers_stay_where_the_fault_needs_them(tmp_path: Path) -> None:
-    def change(args: tuple[Any, ...], results: Any) -> Any:
-        return results[0] * (1.01 if args[3].abs().max() > 2.1 else 1), *results[1:]
+    def change(results: Any, arguments: Any) -> Any:
+        return results[0] * (1.01 if arguments[3].abs().max() > 2.1 else 1), *results[1:]
 
-    fault = partial(changed, "native_batch_norm", change)
+    fault = partial(planted, "native_batch_norm", change)
     part = nn.BatchNorm2d(6).eval()
     part.get_buffer("running_mean")[4] = 2.34567
     text = shown(evidence(part, (PICTURES,), ("outputs", 0), fault), tmp_path / "fault.py", fault)
@@ -303,17 +290,17 @@ def test_buffers_stay_where_the_fault_needs_them(tmp_path: Path) -> None:
 
 
 def test_a_wrong_buffer_is_shown(tmp_path: Path) -> None:
-    def change(args: tuple[Any, ...], results: Any) -> Any:
-        args[3].mul_(1.01)
+    def change(results: Any, arguments: Any) -> Any:
+        arguments[3].mul_(1.01)
         return results
 
-    fault = partial(changed, "native_batch_norm", change)
+    fault = partial(planted, "native_batch_norm", change)
     found = evidence(nn.BatchNorm2d(6), (PICTURES + 3,), ("after", "running_mean"), fault)
     assert "found = layer.running_mean[0].item()" in shown(found, tmp_path / "fault.py", fault)
 
 
 def test_a_missing_gradient_counts_as_zeros(tmp_path: Path) -> None:
-    fault = partial(changed, "threshold_backward", lambda args, result: result * 0)
+    fault = partial(planted, "threshold_backward", times(0))
     found = evidence(nn.ReLU(), (PICTURES,), ("grad_inputs", 0), fault)
     assert "expected = 1.0" in shown(found, tmp_path / "fault.py", fault)
 
@@ -339,7 +326,7 @@ def test_a_missing_gradient_counts_as_zeros(tmp_path: Path) -> None:
     ],
 )
 def test_a_fault_of_a_mode_is_shown_in_this_mode(name: str, condition: Any, line: str, tmp_path: Path) -> None:
-    fault = partial(changed, "convolution", lambda args, result: result * 1.2 if condition(*args) else result)
+    fault = partial(planted, "convolution", times(1.2), lambda arguments: condition(*arguments))
     part, x = nn.Conv2d(6, 8, 3), PICTURES
     against = candidate_of(name, part)
     if name == "channels_last":
@@ -365,7 +352,7 @@ def test_a_fault_of_a_mode_is_shown_in_this_mode(name: str, condition: Any, line
 
 def test_a_gradient_under_autocast_is_shown(tmp_path: Path) -> None:
     fault = wrong_where("convolution_backward", lambda *args: False)
-    fault = partial(changed, "convolution_backward", _wrong_in_bf16)
+    fault = partial(planted, "convolution_backward", _wrong_in_bf16)
     part = nn.Conv2d(6, 8, 3)
     found = evidence(
         part,
@@ -380,7 +367,7 @@ def test_a_gradient_under_autocast_is_shown(tmp_path: Path) -> None:
     assert "g = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16)" in text
 
 
-def _wrong_in_bf16(args: tuple[Any, ...], results: Any) -> Any:
+def _wrong_in_bf16(results: Any, arguments: Any) -> Any:
     return tuple(r * 1.2 if r is not None and r.dtype == torch.bfloat16 else r for r in results)
 
 
@@ -551,10 +538,11 @@ def test_the_reason_why_there_is_no_program(part: nn.Module, x: Tensor, reason: 
 def test_a_fault_that_needs_many_given_numbers_has_no_program(tmp_path: Path) -> None:
     x = numbers(20, 20).abs() + 1
 
-    def many(args: tuple[Any, ...], result: Tensor) -> Tensor:
-        return result * 1.01 if args[0].numel() == x.numel() and (args[0] > 0).all() else result
+    def many(result: Tensor, arguments: Any) -> Tensor:
+        given = arguments[0]
+        return result * 1.01 if given.numel() == x.numel() and (given > 0).all() else result
 
-    fault = partial(changed, "avg_pool2d", many)
+    fault = partial(planted, "avg_pool2d", many)
     found = evidence(nn.AvgPool2d(2), (x[None, None],), ("outputs", 0), fault)
     with fault(), pytest.raises(reproducer.NoReproducer, match="more given numbers than"):
         reproducer.write(found, None, tmp_path / "fault.py")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 
 class Tokens(nn.Module):
@@ -35,19 +35,19 @@ def planted(
     where: Callable[[Sequence[Any]], bool] = lambda arguments: True,
 ) -> Iterator[None]:
     """Inside, a kernel of torch on the CPU returns ``change(results, arguments)`` where ``where`` says so."""
-    kernel = torch.library.get_kernel(f"aten::{operator}", "CPU")
+    kernel = library.get_kernel(f"aten::{operator}", "CPU")
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
     def wrong(*arguments: Any) -> Any:
         results = kernel.call_boxed(keys, *arguments)
         return change(results, arguments) if where(arguments) else results
 
-    library = torch.library.Library("aten", "IMPL")
-    library.impl(operator, wrong, "CPU")
+    registered = library.Library("aten", "IMPL")
+    registered.impl(operator, wrong, "CPU")
     try:
         yield
     finally:
-        library._destroy()
+        registered._destroy()
 
 
 def times(factor: float, index: int = 0) -> Callable[[Any, Sequence[Any]], Any]:

@@ -14,7 +14,7 @@ from cnn_lightning.swap import native_type
 from cnn_lightning.tools import judge
 from cnn_lightning.tools.elementary import Elementary
 from cnn_lightning.tools.parity.layerwise.distance import relative_error
-from cnn_lightning.tools.parity.layerwise.runner import Call, float_tensors, weights_of
+from cnn_lightning.tools.parity.layerwise.runner import Call, float_tensors, is_gradient, weights_of
 
 OWN_ROUNDING = 10.0
 """An error is a fault where it is more than this many times the error that rounding causes."""
@@ -35,7 +35,7 @@ class Alone:
 
     def get(self, kind: str, key: Any) -> Tensor | None:
         """The result at a place (see `runner.Place`), or None."""
-        if kind in ("grad_inputs", "parameter"):
+        if is_gradient((kind, key)):
             return self.gradients.get(key)
         found: Tensor = getattr(self, kind)[key]
         return found

@@ -22,6 +22,11 @@ Place = tuple[str, Any]
 """One result of a call: its kind (``outputs``, ``after``, ``grad_inputs`` or ``parameter``), and its index or name."""
 
 
+def is_gradient(place: Place) -> bool:
+    """Whether a result is a gradient."""
+    return place[0] in ("grad_inputs", "parameter")
+
+
 SCALES = (1024.0, 64.0, 4.0, 1.0)
 """Factors of the loss in float16, so that small gradients don't become zero; gradients are divided by it."""
 

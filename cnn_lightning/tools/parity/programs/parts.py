@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from cnn_lightning.swap import LAYERS, Spec, native_type, swap_layers
 from cnn_lightning.tools.parity.layerwise.results import WHOLE
-from cnn_lightning.tools.parity.layerwise.runner import Place
+from cnn_lightning.tools.parity.layerwise.runner import Place, is_gradient
 
 Results = dict[Place, Tensor | None]
 """Results of a call: outputs, and with a backward also buffers after it and gradients of inputs and parameters."""
@@ -78,11 +78,6 @@ def filled(*values: Any) -> list[Any]:
     """The values, with zeros for a gradient that is None where others are not."""
     like = next((x for x in values if x is not None), None)
     return [torch.zeros_like(like) if x is None and like is not None else x for x in values]
-
-
-def is_gradient(place: Place) -> bool:
-    """Whether a result is a gradient."""
-    return place[0] in ("grad_inputs", "parameter")
 
 
 def floor_of(exact: Results, dtype: torch.dtype) -> float:

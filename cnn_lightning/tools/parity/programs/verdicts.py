@@ -15,8 +15,8 @@ from cnn_lightning.tools import judge
 from cnn_lightning.tools.elementary import Elementary
 from cnn_lightning.tools.parity.layerwise.distance import relative_error
 from cnn_lightning.tools.parity.layerwise.results import Evidence, Row
-from cnn_lightning.tools.parity.layerwise.runner import Place
-from cnn_lightning.tools.parity.programs.parts import Alone, Results, filled, in_layers, in_words, is_gradient
+from cnn_lightning.tools.parity.layerwise.runner import Place, is_gradient
+from cnn_lightning.tools.parity.programs.parts import Alone, Results, filled, in_layers, in_words
 from cnn_lightning.tools.parity.programs.yardstick import Found, Trial
 
 _NAMES = {"first": "torch's", "second": "NumPy's"}

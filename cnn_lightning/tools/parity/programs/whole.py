@@ -15,7 +15,7 @@ from cnn_lightning.swap import Spec
 from cnn_lightning.tools.parity.candidates import Candidate
 from cnn_lightning.tools.parity.layerwise.distance import relative_error
 from cnn_lightning.tools.parity.layerwise.results import WHOLE, Row
-from cnn_lightning.tools.parity.layerwise.runner import Batch
+from cnn_lightning.tools.parity.layerwise.runner import Batch, is_gradient
 from cnn_lightning.tools.parity.programs.parts import (
     Backward,
     Results,
@@ -23,7 +23,6 @@ from cnn_lightning.tools.parity.programs.parts import (
     floor_of,
     in_layers,
     in_words,
-    is_gradient,
     results_of,
 )
 

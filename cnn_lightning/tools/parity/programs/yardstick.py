@@ -21,7 +21,7 @@ from cnn_lightning.tools.parity.candidates import Build
 from cnn_lightning.tools.parity.layerwise.distance import relative_error
 from cnn_lightning.tools.parity.layerwise.replay import OWN_ROUNDING
 from cnn_lightning.tools.parity.layerwise.results import Where
-from cnn_lightning.tools.parity.layerwise.runner import Place
+from cnn_lightning.tools.parity.layerwise.runner import Place, is_gradient
 from cnn_lightning.tools.parity.programs.parts import (
     Alone,
     Part,
@@ -31,7 +31,6 @@ from cnn_lightning.tools.parity.programs.parts import (
     floats,
     floor_of,
     is_float,
-    is_gradient,
     moved,
 )
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from cnn_lightning.tools.parity.layerwise.runner import Place
+from cnn_lightning.tools.parity.layerwise.runner import Place, is_gradient
 from cnn_lightning.tools.parity.reproducer.constructors import Code, layer_code, literal
 
 WIDTH = 120
@@ -184,7 +184,7 @@ class Case:
     @property
     def backward(self) -> bool:
         """Whether the result is a gradient."""
-        return self.place[0] in ("grad_inputs", "parameter")
+        return is_gradient(self.place)
 
     @property
     def leaf(self) -> str:
