@@ -1,4 +1,4 @@
-"""Arrays as pictures for a page: grids of maps, histograms and curves, which can be read by brightness alone."""
+"""Arrays as pictures for a page: grids of maps in one palette, photographs, histograms and curves."""
 
 import base64
 import io
@@ -15,12 +15,39 @@ from PIL import Image
 
 Floats = NDArray[np.floating]
 
+PALETTE = "RdBu_r"
+"""ColorBrewer's red and blue: its lightness falls equally on both sides of 0, and colour-blind people can read it."""
+ZERO = 127
+"""The entry of the palette for 0: white. Entry 0 is the darkest blue, entry 254 the darkest red."""
 GAP = 255
-"""The transparent entry of the palette; the other entries are values from the lowest to the highest."""
+"""The transparent entry of the palette, between two maps."""
+HEAT = (214, 24, 31)
+"""The red of `heat`."""
 TAIL = 99.5
-"""The percentile of magnitudes at which the scale ends, so that one large value does not make all others black."""
+"""The percentile of magnitudes at which the scale ends, so that one large value does not make all others white."""
 LEAST_TILE = 8
 """The least width of a map in the file, in pixels; the page enlarges it further."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The values of the colours: from ``low``, which is 0 or ``-high``, to ``high``; white is 0.
+
+    Args:
+        low: The value of the first colour.
+        high: The value of the last colour.
+        beyond: Whether some values lie outside; they have the first or the last colour.
+    """
+
+    low: float
+    high: float
+    beyond: bool
+
+    @property
+    def words(self) -> str:
+        """The same for who does not see colours."""
+        blue = f"blue {short(self.low)}, " if self.low < 0 else ""
+        return f"{blue}white 0, red {short(self.high)}{' and beyond' if self.beyond else ''}"
 
 
 @dataclass(frozen=True)
@@ -32,14 +59,16 @@ class Picture:
         width: In CSS pixels.
         height: In CSS pixels.
         alt: A description of what it shows.
-        scale: The values of dark and bright; empty if the picture needs none.
+        count: How many maps it shows; empty for a photograph or a plot.
+        scale: The values of its colours; None if it needs none.
     """
 
     uri: str
     width: int
     height: int
     alt: str
-    scale: str = ""
+    count: str = ""
+    scale: Scale | None = None
 
 
 def photograph(image: Floats, alt: str, width: int = 224) -> Picture:
@@ -52,8 +81,7 @@ def photograph(image: Floats, alt: str, width: int = 224) -> Picture:
 def grid(values: Floats, what: str, *, columns: int = 8, most: int = 64, side: int = 64, tile: int = 44) -> Picture:
     """Maps (n, h, w) on one scale, row by row.
 
-    If no value is negative, the scale runs from black at 0 to white, otherwise from dark blue over a medium grey at 0
-    to bright yellow. Both scales grow brighter everywhere, so that they can be read without colours.
+    Negative values are blue, 0 is white, positive values are red, and the larger the magnitude the darker.
 
     Args:
         values: The maps.
@@ -65,53 +93,99 @@ def grid(values: Floats, what: str, *, columns: int = 8, most: int = 64, side: i
     """
     n = len(values)
     image, tile_width, scale = sheet(values[:most], columns=columns, side=side)
-    zoom = max(1.0, round(tile / tile_width))
+    zoom = max(1, int(tile / tile_width + 0.5))
     height, width = values.shape[1:]
     kind = f"value{'s' * (n != 1)}" if height == width == 1 else f"map{'s' * (n != 1)} of {height}×{width}"
     count = f"{n} {kind}" if n <= most else f"the first {most} of {n} {kind}"
     alt = f"{what}: {count}, values from {short(values.min())} to {short(values.max())}"
-    return Picture(_uri(image), round(image.width * zoom), round(image.height * zoom), alt, f"{count}; {scale}")
+    return Picture(_uri(image), image.width * zoom, image.height * zoom, alt, count, scale)
 
 
-def sheet(values: Floats, *, columns: int, side: int) -> tuple[Image.Image, int, str]:
-    """The maps in one image, the width of a map in it, and the values of dark and bright in words."""
-    shown = np.stack([_smaller(each, side) for each in values]).astype(np.float64)
-    palette, levels, scale = _levels(shown)
+def sheet(values: Floats, *, columns: int, side: int) -> tuple[Image.Image, int, Scale]:
+    """The maps in one image, the width of a map in it, and the values of the colours."""
+    shown = np.stack([smaller(each.astype(np.float64), side) for each in values])
+    scale = scale_of(shown)
+    levels = _levels(shown, scale.high)
     grow = max(1, LEAST_TILE // max(levels.shape[1:]))
     levels = levels.repeat(grow, 1).repeat(grow, 2)
-    return _indexed(_tiled(levels, min(columns, len(levels))), palette), levels.shape[2], scale
+    return _indexed(_tiled(levels, min(columns, len(levels)))), levels.shape[2], scale
 
 
-def _smaller(one: Floats, side: int) -> Floats:
+def colors(kernels: Floats, what: str, *, columns: int = 8, most: int = 64, tile: int = 36) -> Picture:
+    """Kernels (n, 3, h, w) of red, green and blue as coloured tiles on one scale: grey is 0, brighter is larger."""
+    n = len(kernels)
+    image, width, _ = color_sheet(kernels[:most], columns=columns)
+    zoom = max(1, int(tile / width + 0.5))
+    count = f"{n} kernels" if n <= most else f"the first {most} of {n} kernels"
+    alt = f"{what} in colour: {count}, grey is 0, values from {short(kernels.min())} to {short(kernels.max())}"
+    return Picture(_uri(image), image.width * zoom, image.height * zoom, alt, f"{count}; grey is 0")
+
+
+def color_sheet(kernels: Floats, *, columns: int) -> tuple[Image.Image, int, Scale]:
+    """Kernels (n, 3, h, w) in one image, the width of one in it, and the scale: white is `high`, black `-high`."""
+    values = np.nan_to_num(kernels.astype(np.float64))
+    scale = scale_of(values)
+    levels = np.floor((values / scale.high).clip(-1, 1) * ZERO + (ZERO + 1.5)).astype(np.uint8)
+    grow = max(1, LEAST_TILE // max(levels.shape[2:]))
+    levels = levels.repeat(grow, 2).repeat(grow, 3)
+    columns = min(columns, len(levels))
+    opaque = _tiled(np.full_like(levels[:, 0], 255), columns, gap=0)
+    sheets = [_tiled(levels[:, color], columns) for color in range(3)]
+    return Image.fromarray(np.stack([*sheets, opaque], 2)), levels.shape[3], scale
+
+
+def heat(values: Floats, what: str, width: int = 224) -> Picture:
+    """A map (h, w) to lay over a photograph: the larger a value, the less transparent is its red; 0 is clear."""
+    opaque = np.floor(values.clip(0) / max(float(values.max()), 1e-30) * 255 + 0.5).astype(np.uint8)
+    image = np.full((*values.shape, 4), [*HEAT, 0], np.uint8)
+    image[..., 3] = opaque
+    height = round(width * values.shape[0] / values.shape[1])
+    return Picture(_uri(Image.fromarray(image)), width, height, f"{what}: the redder, the more it speaks for the class")
+
+
+def smaller(one: Floats, side: int) -> Floats:
     """The map, or if it is larger than ``side``, the means of squares of its pixels."""
     step = -(-max(one.shape) // side)
     if step == 1:
         return one
     height, width = (-(-size // step) * step for size in one.shape)
     wide = np.pad(one, ((0, height - one.shape[0]), (0, width - one.shape[1])), "edge")
-    smaller: Floats = wide.reshape(height // step, step, width // step, step).mean((1, 3))
-    return smaller
+    means: Floats = wide.reshape(height // step, step, width // step, step).mean((1, 3))
+    return means
 
 
-def _levels(values: NDArray[np.float64]) -> tuple[str, NDArray[np.uint8], str]:
-    """A palette, the entry of each value in it, and the values of dark and bright in words."""
+def scale_of(values: Floats) -> Scale:
+    """The scale of values on which 0 is white: symmetric, or from 0 on if no value is negative."""
     values = np.nan_to_num(values)
     magnitude = np.abs(values)
-    limit = float(np.percentile(magnitude[magnitude > 0], TAIL)) if magnitude.any() else 1.0
-    if values.min() >= 0:
-        scaled, palette, scale = values / limit, "gray", f"black 0, white {short(limit)}"
-    else:
-        scaled, palette = (values / limit + 1) / 2, "cividis"
-        scale = f"dark {short(-limit)}, grey 0, bright {short(limit)}"
-    if magnitude.max() > limit * 1.001:
-        scale += " and beyond"
-    return palette, (scaled.clip(0, 1) * (GAP - 1)).round().astype(np.uint8), scale
+    high = float(np.percentile(magnitude[magnitude > 0], TAIL)) if magnitude.any() else 1.0
+    beyond = bool(magnitude.max(initial=0.0) > high * 1.001)
+    return Scale(-high if values.min(initial=0.0) < 0 else 0.0, high, beyond)
 
 
-def _tiled(levels: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
+def palette() -> list[str]:
+    """The colours of all entries as ``#rrggbb``, from the most negative value to the most positive."""
+    entries = _entries()
+    return ["#{:02x}{:02x}{:02x}".format(*entries[3 * index : 3 * index + 3]) for index in range(GAP)]
+
+
+@cache
+def _entries() -> list[int]:
+    """Red, green and blue of each entry of the palette."""
+    found = colormaps[PALETTE](np.linspace(0, 1, GAP))[:, :3]
+    entries: list[int] = (found * 255).round().astype(int).ravel().tolist()
+    return [*entries, 255, 255, 255]
+
+
+def _levels(values: Floats, limit: float) -> NDArray[np.uint8]:
+    """The entry of each value. Halves are rounded up, as JavaScript does."""
+    return (np.floor((np.nan_to_num(values) / limit).clip(-1, 1) * ZERO + 0.5) + ZERO).astype(np.uint8)
+
+
+def _tiled(levels: NDArray[np.uint8], columns: int, gap: int = GAP) -> NDArray[np.uint8]:
     n, height, width = levels.shape
     rows = -(-n // columns)
-    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), GAP, np.uint8)
+    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), gap, np.uint8)
     for index, level in enumerate(levels):
         row, column = divmod(index, columns)
         y, x = row * (height + 1), column * (width + 1)
@@ -119,17 +193,10 @@ def _tiled(levels: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     return sheet
 
 
-def _indexed(levels: NDArray[np.uint8], palette: str) -> Image.Image:
+def _indexed(levels: NDArray[np.uint8]) -> Image.Image:
     image = Image.fromarray(levels)
-    image.putpalette(_palette(palette))  # makes it an image of palette entries
+    image.putpalette(_entries())  # makes it an image of palette entries
     return image
-
-
-@cache
-def _palette(name: str) -> list[int]:
-    colors = colormaps[name](np.linspace(0, 1, GAP))[:, :3]
-    entries: list[int] = (colors * 255).round().astype(int).ravel().tolist()
-    return [*entries, 255, 255, 255]
 
 
 def _uri(image: Image.Image) -> str:
@@ -222,3 +289,8 @@ def summary(values: Floats) -> str:
 def short(value: float) -> str:
     """Three significant digits, with a minus sign instead of a hyphen."""
     return f"{float(value) + 0.0:.3g}".replace("-", "−")
+
+
+def as_uri(image: Image.Image) -> str:
+    """A PNG as a data URI."""
+    return _uri(image)

@@ -26,7 +26,10 @@ class LearningCurves(Callback):
 
 
 def draw_curves(source: Path, target: Path) -> None:
-    """Draw losses on the left and accuracies on the right; the legend shows each curve's last value."""
+    """Draw losses on the left and accuracies on the right; the legend shows each curve's last value.
+
+    The title of the accuracies has the best one of the validation.
+    """
     metrics = read_metrics(source)
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -41,8 +44,18 @@ def draw_curves(source: Path, target: Path) -> None:
         ax.set_axisbelow(True)
         ax.margins(x=0.03)
     axes[0].set_ylim(bottom=0)
+    axes[1].set_title(_best(metrics), loc="right", fontsize="medium")
     axes[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value <= 1 else "")
     write_or_warn(target, partial(figure.savefig, dpi=150))
+
+
+def _best(metrics: dict[str, list[tuple[int, float]]]) -> str:
+    """The best accuracy in validation in words; empty if there is none."""
+    points = metrics.get("val_acc")
+    if not points:
+        return ""
+    epoch, value = max(points, key=lambda point: point[1])
+    return f"validation at best {value:.1%}, epoch {epoch}"
 
 
 def _curve(ax: Any, points: list[tuple[int, float]], name: str, color: str, style: str) -> None:

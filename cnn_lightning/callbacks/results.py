@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
+from cnn_lightning.callbacks.confusion import confusion
 from cnn_lightning.callbacks.folder import folder_to_write
 from cnn_lightning.callbacks.tables import write_table
+from cnn_lightning.callbacks.tiles import is_class, pixels, says, tiles
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.data.loader import Batches
 from cnn_lightning.errors import EverywhereError
@@ -51,6 +53,8 @@ class Confusion(Callback):
 class Predictions(Callback):
     """``predictions.csv``, and a grid of the pictures with the least confidence.
 
+    Both show the true class where it is known: of the test split, and of files below a folder that is named as a class.
+
     Each prediction is kept by the index of its picture in the data set. The loader gives the indices, as
     `Batches.indices`, or as Lightning's sampler of an ordinary ``DataLoader``. For another loader, with one process,
     pictures are numbered in their order.
@@ -64,6 +68,7 @@ class Predictions(Callback):
 
     def _forget(self) -> None:
         self.rows: dict[int, tuple[str, float]] = {}
+        self.labels: dict[int, int] = {}
         self.images: dict[int, NDArray[np.float32]] = {}
         self._batches: Sequence[Sequence[int]] | None = None
 
@@ -98,30 +103,42 @@ class Predictions(Callback):
                 )
             indices = range(len(self.rows), len(self.rows) + len(outputs["name"]))
         confidences = outputs["confidence"].tolist()
-        for index, name, confidence, image in zip(indices, outputs["name"], confidences, batch[0], strict=True):
-            self.rows[index] = (name, confidence)
+        known = len(batch) > 1 and isinstance(batch[1], Tensor)
+        labels = batch[1].tolist() if known else [-1] * len(confidences)
+        for index, name, confidence, label, image in zip(
+            indices, outputs["name"], confidences, labels, batch[0], strict=True
+        ):
+            self.rows[index], self.labels[index] = (name, confidence), label
             self.images[index] = image.float().cpu().numpy()
         self.images = {index: self.images[index] for index in _doubtful(self.rows, self.images)}
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table and the grid, in the first process."""
-        of_all = from_all((self.rows, self.images))
+        of_all = from_all((self.rows, self.labels, self.images))
         folder = folder_to_write(trainer)
         if folder is None:
             if trainer.is_global_zero:
                 print("predictions: not written, because without a logger there is no folder for them", flush=True)
             return
-        rows = {index: row for each, _ in of_all for index, row in each.items()}
-        images = {index: image for _, each in of_all for index, image in each.items()}
+        rows = {index: row for each, _, _ in of_all for index, row in each.items()}
+        labels = {index: label for _, each, _ in of_all for index, label in each.items()}
+        images = {index: image for _, _, each in of_all for index, image in each.items()}
         assert isinstance(pl_module, Classifier)
-        predict_files = getattr(getattr(trainer, "datamodule", None), "predict_files", list)
-        files: Sequence[Any] = predict_files()
-        table: list[Sequence[Any]] = [["file" if files else "index", "class", "confidence"]]
-        for index, (name, confidence) in sorted(rows.items()):
-            table.append([files[index] if files else index, name, f"{confidence:.6f}"])
-        write_table(folder / "predictions.csv", table)
-        entries = [("{}: {} {:.0%}".format(index, *rows[index]), images[index]) for index in _doubtful(rows, images)]
-        draw_grid(entries, (pl_module.mean, pl_module.std), folder / "uncertain.png")
+        data, names = getattr(trainer, "datamodule", None), pl_module.class_names
+        files: Sequence[Any] = getattr(data, "predict_files", list)()
+        inside = getattr(data, "predict_dir", None)
+        truths = {
+            index: _class_of_folder(names, files[index], inside) if files else _class_of_label(names, labels.get(index))
+            for index in rows
+        }
+        write_table(folder / "predictions.csv", _table(rows, truths, files))
+        normalisation = pl_module.mean, pl_module.std
+        entries = [
+            (pixels(images[index], normalisation), _words(index, rows[index], truths[index]))
+            for index in _doubtful(rows, images)
+        ]
+        grid = tiles(entries, columns=5, empty="no pictures")
+        write_or_warn(folder / "uncertain.png", partial(grid.save, format="PNG"))
         print(f"predictions: {folder / 'predictions.csv'}\nuncertain: {folder / 'uncertain.png'}")
 
 
@@ -136,44 +153,40 @@ def _doubtful(rows: Mapping[int, tuple[str, float]], among: Iterable[int]) -> li
     return sorted(among, key=lambda index: (rows[index][1], index))[:DOUBTFUL]
 
 
+def _class_of_label(names: Sequence[str], label: int | None) -> str:
+    """The name of a class; empty if it is unknown."""
+    return names[label] if label is not None and 0 <= label < len(names) else ""
+
+
+def _class_of_folder(names: Sequence[str], file: Path, inside: Path | None) -> str:
+    """The class that is the name of a folder in which the file lies, inside a folder; empty if there is none."""
+    folders = file.relative_to(inside).parts[:-1] if inside is not None else ()
+    return next((name for name in reversed(folders) if name in names), "")
+
+
+def _words(index: int, prediction: tuple[str, float], truth: str) -> list[str]:
+    """The lines below a picture of the grid."""
+    return [f"number {index}", *says(*prediction), *(is_class(truth) if truth else ())]
+
+
+def _table(
+    rows: Mapping[int, tuple[str, float]], truths: Mapping[int, str], files: Sequence[Path]
+) -> list[Sequence[Any]]:
+    """The lines of the file; with a column for the true class if it is known of any picture."""
+    known = any(truths.values())
+    table: list[Sequence[Any]] = [["file" if files else "index", "class", "confidence", *(["true"] if known else [])]]
+    for index, (name, confidence) in sorted(rows.items()):
+        line = [files[index] if files else index, name, f"{confidence:.6f}"]
+        table.append([*line, truths[index]] if known else line)
+    return table
+
+
 def write_confusion(counts: NDArray[np.int64], names: Sequence[str], folder: Path) -> None:
     """Write the matrix as CSV and as a picture: rows are the true classes, columns the predicted ones."""
     rows = [[name, *row] for name, row in zip(names, counts.tolist(), strict=True)]
     write_table(folder / "confusion.csv", [["true \\ predicted", *names], *rows])
-    size = max(4.0, 0.5 * len(names) + 1.5)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
-    ax = figure.subplots()
-    fractions = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    ax.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
-    ax.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > 2 else 0, ha="right")
-    ax.set_yticks(range(len(names)), names)
-    ax.set_xlabel("predicted")
-    ax.set_ylabel("true")
-    if len(names) <= 30:
-        for row, column in zip(*np.nonzero(counts), strict=True):
-            color = "white" if fractions[row, column] > 0.5 else "black"
-            ax.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
-    write_or_warn(folder / "confusion.png", partial(figure.savefig, dpi=150))
-
-
-def draw_grid(
-    entries: Sequence[tuple[str, NDArray[np.float32]]],
-    normalisation: tuple[Sequence[float], Sequence[float]],
-    path: Path,
-) -> None:
-    """Draw pictures, without their normalisation, each with a line of text above."""
-    columns = 5
-    rows = max(1, -(-len(entries) // columns))
-    figure = Figure(figsize=(columns * 1.7, rows * 1.9), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    mean, std = (np.array(values or [0.0])[:, None, None] for values in normalisation)
-    for ax in axes:
-        ax.axis("off")
-    for ax, (text, image) in zip(axes, entries, strict=False):
-        shown = (image * std + mean).clip(0, 1) if len(mean) == len(image) else image
-        ax.imshow(shown.transpose(1, 2, 0).squeeze(), cmap="gray")
-        ax.set_title(text, fontsize=8)
-    write_or_warn(path, partial(figure.savefig, dpi=130))
+    image = confusion(counts, names, "test")
+    write_or_warn(folder / "confusion.png", partial(image.save, format="PNG"))
 
 
 def _accuracy_table(counts: NDArray[np.int64], names: Sequence[str]) -> Table:

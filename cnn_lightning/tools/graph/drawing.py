@@ -4,11 +4,12 @@ Nothing is measured in the browser: `layout` reserves the width of an open block
 heights grow as blocks open.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from cnn_lightning.tools.graph.blocks import Item
-from cnn_lightning.tools.graph.layout import Layout, Link, lay_out
+from cnn_lightning.draw import Picture
+from cnn_lightning.tools.graph.blocks import IN, OUT, Item
+from cnn_lightning.tools.graph.layout import Edge, Layout, Link, lay_out
 
 BOX = 120.0
 """The width of a node and of a folded block, in CSS pixels: a residual block fits on a phone of 360."""
@@ -28,11 +29,13 @@ class Look:
         tone: The class of its style; empty for none.
         mark: A sign of one or two characters, beside the colour.
         words: The same in words.
+        picture: Below the name.
     """
 
     tone: str = ""
     mark: str = ""
     words: str = ""
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,34 @@ class Part:
         width: Reserved for the box; 0 for a line.
         box: None for a line.
         feeds: Whether a curve leaves the box below.
+        edges: Those that a line is a part of.
     """
 
     space: float
     width: float
     box: "Box | None" = None
     feeds: bool = False
+    edges: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve as the path of an SVG element.
+
+    Attributes:
+        path: Its points.
+        edges: Those that it is a part of, such as ``3-5 3-out``: the numbers of two items, or ``in``, or ``out``.
+    """
+
+    path: str
+    edges: str
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A row, and the curves above it as the path of an SVG element. In a row that is ``free`` one box may grow."""
+    """A row, and the curves above it. In a row that is ``free`` one box may grow."""
 
-    curves: str
+    curves: tuple[Curve, ...]
     parts: tuple[Part, ...]
     free: bool
 
@@ -123,19 +141,28 @@ def _strips(boxes: list[Box], places: Layout, feeding: set[int]) -> tuple[Strip,
         spans = [(places.x[index] - places.widths[index] / 2, index) for index in row.items]
         parts, end = [], left
         for start, index in sorted([*spans, *((x, None) for x in row.lanes)], key=lambda span: span[0]):
-            width = 0.0 if index is None else places.widths[index]
-            box = None if index is None else boxes[index]
-            parts.append(Part(start - end, width, box, index in feeding))
+            if index is None:
+                width, part = 0.0, Part(start - end, 0.0, edges=_named(row.lanes[start], boxes))
+            else:
+                width = places.widths[index]
+                part = Part(start - end, width, boxes[index], index in feeding)
+            parts.append(part)
             end = start + width
         free = len(row.items) == 1 and not row.lanes
-        strips.append(Strip(" ".join(_curves(row.links, left)), tuple(parts), free))
+        curves = tuple(Curve(_path(link, left), _named(edges, boxes)) for link, edges in row.links.items())
+        strips.append(Strip(curves, tuple(parts), free))
     return tuple(strips)
 
 
-def _curves(links: tuple[Link, ...], left: float) -> Iterator[str]:
-    for top, bottom in links:
-        a, b = top - left, bottom - left
-        if a == b:
-            yield f"M{a:g} 0V{STRIP:g}"
-        else:
-            yield f"M{a:g} 0C{a:g} {STRIP / 2:g} {b:g} {STRIP / 2:g} {b:g} {STRIP:g}"
+def _named(edges: Iterable[Edge], boxes: list[Box]) -> str:
+    def name(index: int) -> str:
+        return {IN: "in", OUT: "out"}.get(index) or str(boxes[index].item.number)
+
+    return " ".join(f"{name(a)}-{name(b)}" for a, b in edges)
+
+
+def _path(link: Link, left: float) -> str:
+    a, b = (place - left for place in link)
+    if a == b:
+        return f"M{a:g} 0V{STRIP:g}"
+    return f"M{a:g} 0C{a:g} {STRIP / 2:g} {b:g} {STRIP / 2:g} {b:g} {STRIP:g}"

@@ -23,6 +23,8 @@ _MOVES = 20
 
 Link = tuple[float, float]
 """A curve between two rows: its x at the upper and at the lower end."""
+Edge = tuple[int, int]
+"""Between two items, by their index, `IN` or `OUT`."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,14 @@ class Row:
     """A row, and the strip above it.
 
     Attributes:
-        links: The curves in the strip above the row.
+        links: The curves in the strip above the row, and the edges that each is a part of.
         items: The items of the row from left to right.
-        lanes: The x of each line that passes the row.
+        lanes: The x of each line that passes the row, and the edges that it is a part of.
     """
 
-    links: tuple[Link, ...]
+    links: Mapping[Link, Sequence[Edge]]
     items: tuple[int, ...]
-    lanes: tuple[float, ...]
+    lanes: Mapping[float, Sequence[Edge]]
 
 
 @dataclass(frozen=True)
@@ -204,25 +206,27 @@ def _lanes(
 
 def _drawn(
     rows: list[list[int]],
-    edges: Sequence[tuple[int, int]],
+    edges: Sequence[Edge],
     row: Mapping[int, int],
     x: Mapping[int, float],
     lanes: Mapping[int, tuple[float, int]],
 ) -> tuple[Row, ...]:
     """The rows, and the curves between them. ``lanes``: of an item its lane's x and last row."""
-    links: list[set[Link]] = [set() for _ in range(len(rows) + 1)]
-    passing: list[set[float]] = [set() for _ in range(len(rows) + 1)]
-    for a, b in edges:
-        links[row[b]].add((lanes[a][0] if row[b] - row[a] > 1 else x[a], x[b]))
-    for source, (place, end) in lanes.items():
-        first = row[source] + 1
-        links[first].add((x[source], place))
-        for number in range(first, end + 1):
-            passing[number].add(place)
-            if number > first:
-                links[number].add((place, place))
+    links: list[dict[Link, list[Edge]]] = [{} for _ in range(len(rows) + 1)]
+    passing: list[dict[float, list[Edge]]] = [{} for _ in range(len(rows) + 1)]
+    for edge in edges:
+        a, b = edge
+        first, last = row[a] + 1, row[b]
+        if first == last:
+            links[last].setdefault((x[a], x[b]), []).append(edge)
+            continue
+        lane = lanes[a][0]
+        links[first].setdefault((x[a], lane), []).append(edge)
+        for number in range(first, last):
+            passing[number].setdefault(lane, []).append(edge)
+            links[number + 1].setdefault((lane, lane if number + 1 < last else x[b]), []).append(edge)
     whole = [*rows, []] if links[-1] else rows
     return tuple(
-        Row(tuple(sorted(links[number])), tuple(items), tuple(sorted(passing[number])))
+        Row(dict(sorted(links[number].items())), tuple(items), dict(sorted(passing[number].items())))
         for number, items in enumerate(whole)
     )

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cnn_lightning.files import written
+from cnn_lightning.page.template import as_json, rendered
 from cnn_lightning.tools.graph.blocks import Item, in_blocks
 from cnn_lightning.tools.graph.drawing import STRIP, Look, drawn, open_at_first
 from cnn_lightning.tools.graph.record import SIGNS, Graph, Node, graph_of
-from cnn_lightning.tools.page.template import as_json, rendered
 from cnn_lightning.tools.parity.layerwise.results import FAULTS, WHOLE, Parity, Row
 from cnn_lightning.tools.parity.report import summary
 from cnn_lightning.tools.parity.subject import Subject

@@ -1,6 +1,7 @@
 """A page from its template: one HTML file that needs no other file."""
 
 import json
+from functools import cache
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -17,15 +18,22 @@ def rendered(*packages: str, **values: Any) -> str:
             this package come last.
         values: What the template uses.
     """
+    return _environment(packages).get_template("page.html.jinja").render(**values)
+
+
+@cache
+def _environment(packages: tuple[str, ...]) -> Environment:
+    """Reads each template once: a training writes its page for hours, and the package may be replaced meanwhile."""
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader(name) for name in (*packages, "cnn_lightning.tools.page")]),
+        loader=ChoiceLoader([PackageLoader(name) for name in (*packages, "cnn_lightning.page")]),
         autoescape=select_autoescape(("html", "jinja")),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,
     )
     environment.filters["short"] = short
-    return environment.get_template("page.html.jinja").render(**values)
+    return environment
 
 
 def as_json(data: Any) -> Markup:
