@@ -102,6 +102,7 @@ def assert_known(known: dict[str, Any]) -> None:
     assert np.allclose(known["mean"], data.mean)
     assert np.allclose(known["std"], data.std)
     assert known["value_range"] is None
+    assert known["fit"] == "squeeze"
     assert (known["net"], known["in_channels"], known["image_size"]) == ("simple_cnn", 1, 8)
 
 

@@ -361,7 +361,7 @@ def test_from_the_command_line(here: Path, capfd: pytest.CaptureFixture[str]) ->
     fit = [*data, "--model.layers", "torch", "--model.channels", "[2,2]", "--model.hidden", "4", "--pictures", "false"]
     run = "runs/imagefolder/version_0"
     quiet = ["--trainer.enable_progress_bar", "false"]
-    given = ["--data.value_range", "[0, 4095]"]
+    given = ["--data.value_range", "[0, 4095]", "--data.fit", "squeeze"]
     assert main(["fit", *fit, *given, *quiet, "--trainer.max_epochs", "1", "--data.batch_size", "4"]) == 0
     best = ["--config", f"{run}/config.yaml", "--ckpt_path", f"{run}/checkpoints/best.ckpt"]
     assert read_checkpoint(best[3])["data"]["value_range"] == (0.0, 4095.0)

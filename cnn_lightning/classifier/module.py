@@ -29,6 +29,7 @@ from cnn_lightning.classifier.optimizer import (
     steps_of_schedule,
 )
 from cnn_lightning.classifier.options import NOT_KEPT, checked
+from cnn_lightning.data.pictures import Fit
 from cnn_lightning.data.record import DataRecord
 from cnn_lightning.data.sides import Sides
 from cnn_lightning.data.values import Range
@@ -147,6 +148,7 @@ class Classifier(LightningModule):
         self.mean: tuple[float, ...] = ()
         self.std: tuple[float, ...] = ()
         self.value_range: Range | None = None
+        self.picture_fit: Fit | None = None
         self._sides: Sides = {}
         for stage in STAGES:
             setattr(self, f"{stage}_loss", MeanLoss())
@@ -301,7 +303,8 @@ class Classifier(LightningModule):
     @property
     def data_record(self) -> DataRecord:
         """The record of the data that the network was trained with."""
-        return DataRecord(self.class_names if self.mean else (), self.mean, self.std, self._sides, self.value_range)
+        names = self.class_names if self.mean else ()
+        return DataRecord(names, self.mean, self.std, self._sides, self.value_range, self.picture_fit)
 
     def setup(self, stage: str) -> None:
         """Take class names and normalisation from the data, or give the network's to the data; reset the metrics."""
@@ -342,6 +345,7 @@ class Classifier(LightningModule):
         if data is not None:
             self.class_names, self.mean, self.std = tuple(data.class_names), tuple(data.mean), tuple(data.std)
             self.value_range, self._sides = getattr(data, "value_range", None), getattr(data, "sides", {})
+            self.picture_fit = getattr(data, "fit", None)
 
     def on_validation_start(self) -> None:
         """Refuse data with other classes than the network was trained with."""
@@ -370,7 +374,7 @@ class Classifier(LightningModule):
         self._trained_with = {**checkpoint.get("hyper_parameters", {}), "steps": steps_of_schedule(checkpoint)}
         record = DataRecord.of(checkpoint)
         self.class_names, self.mean, self.std = record.class_names or self.class_names, record.mean, record.std
-        self.value_range, self._sides = record.value_range, record.sides
+        self.value_range, self._sides, self.picture_fit = record.value_range, record.sides, record.fit
         trainer = self._trainer
         data = getattr(trainer, "datamodule", None)
         if trainer is not None and trainer.state.fn == TrainerFn.FITTING:

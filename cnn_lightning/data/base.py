@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnn_lightning.data.loader import Batches
-from cnn_lightning.data.pictures import PictureFiles, find_pictures, read_pictures
+from cnn_lightning.data.pictures import Fit, PictureFiles, find_pictures, read_pictures
 from cnn_lightning.data.readers import ImageSet, Split
 from cnn_lightning.data.record import DataRecord
 from cnn_lightning.data.sides import SIDES, Sides, are_kept, merged
@@ -55,6 +55,8 @@ class InMemory(LightningDataModule):
             raise UserError(f"data.predict_dir: expected a folder of pictures, got {predict_dir!r}")
         self.num_workers = 0
         self.given_range: Range | None = None
+        self.given_fit: Fit | None = None
+        self._own_fit: Fit | None = None
         self.value_range: Range | None = None
         self._own_range: Range | Literal["not looked for"] | None = "not looked for"
         self._own: tuple[tuple[float, ...], tuple[float, ...]] | None = None
@@ -76,6 +78,11 @@ class InMemory(LightningDataModule):
         return merged(self._now, self.known)
 
     @property
+    def fit(self) -> Fit:
+        """What is done with pictures that are not square: as given, or as in the earlier run."""
+        return self.given_fit or self.earlier.fit or "squeeze"
+
+    @property
     def needed(self) -> tuple[str, ...]:
         """The sides that must not be empty in the current stage."""
         if self._stage == "predict" and self.predict_dir is not None:
@@ -90,7 +97,7 @@ class InMemory(LightningDataModule):
         """Read the set at the first stage."""
         self._stage = stage
         if not self._splits:
-            found = self.read()
+            found, self._own_fit = self.read(), self.fit
             self.class_names, self._own = found.class_names, (found.mean, found.std)
             self._normalise()
             if self.given_range is None and not self.earlier.mean:
@@ -105,8 +112,8 @@ class InMemory(LightningDataModule):
         """Treat pictures as the earlier run did that trained the network: same sides, same normalisation.
 
         New pictures are divided into sides among themselves. If ``earlier`` has no normalisation, these pictures'
-        normalisation and range of values are used; a range that was given stays. If ``earlier`` is empty, a record
-        that this run has already got stays, but not one of a run that is over.
+        normalisation and range of values are used; a range and a ``fit`` that were given stay. If ``earlier`` is empty,
+        a record that this run has already got stays, but not one of a run that is over.
         """
         if not earlier.mean and not earlier.sides and not self._is_over:
             return
@@ -115,7 +122,7 @@ class InMemory(LightningDataModule):
         self._normalise()
         stay = are_kept(self._now, self.known) if self.known else not before
         wanted = self.given_range or (earlier.value_range if earlier.mean else self._own_range)
-        if self._splits and (not stay or wanted != self.value_range):
+        if self._splits and (not stay or wanted != self.value_range or self.fit != self._own_fit):
             self._splits = {}
             self.setup(self._stage)
 
@@ -145,7 +152,7 @@ class InMemory(LightningDataModule):
         """The pictures of ``predict_dir`` in the order of `predict_files`, or the test split."""
         if self.predict_dir is not None and "predict" not in self._splits:
             files = self.predict_files()
-            images = read_pictures(files, self.image_size, self.in_channels == 1, self.value_range)
+            images = read_pictures(files, self.image_size, self.in_channels == 1, self.value_range, fit=self.fit)
             self._splits["predict"] = _tensors(Split(images, np.full(len(files), -1)))
         return self._batches("test" if self.predict_dir is None else "predict")
 

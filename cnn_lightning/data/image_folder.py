@@ -2,19 +2,27 @@
 
 import filecmp
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnn_lightning.data.base import InMemory, channel_statistics
 from cnn_lightning.data.folders import find_layout, visible_folders
-from cnn_lightning.data.pictures import find_pictures, find_value_range, fit_in_memory, load_pictures
+from cnn_lightning.data.pictures import (
+    checked_fit,
+    count_not_square,
+    find_pictures,
+    find_value_range,
+    fit_in_memory,
+    load_pictures,
+)
 from cnn_lightning.data.readers import ImageSet, Split
 from cnn_lightning.data.sides import Keys, divide, file_keys, trained
 from cnn_lightning.data.values import Range, checked_range
 from cnn_lightning.errors import UserError
 from cnn_lightning.notices import tell
+from cnn_lightning.processes import is_first
 
 SAMPLE = 2000
 """The number of random training pictures from which the normalisation is computed."""
@@ -52,6 +60,8 @@ class ImageFolder(InMemory):
         predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
         value_range: The values that become black and white in pictures with more than 8 bits a value; by default the
             least and the greatest value of the training pictures, which a checkpoint keeps.
+        fit: What is done with pictures that are not square: "squeeze" changes their shape, "pad" keeps it and puts
+            white beside them; by default as in the checkpoint, and without one "squeeze", of which a notice tells.
     """
 
     def __init__(
@@ -67,6 +77,7 @@ class ImageFolder(InMemory):
         test_fraction: float = 0.15,
         predict_dir: str | None = None,
         value_range: tuple[float, float] | None = None,
+        fit: Literal["squeeze", "pad"] | None = None,
     ) -> None:
         super().__init__(batch_size, seed, augment, flip=True, predict_dir=predict_dir)
         if image_size < 1:
@@ -82,6 +93,10 @@ class ImageFolder(InMemory):
             raise UserError(
                 f"data.value_range: expected two numbers, the lower one first, got {value_range!r}"
             ) from None
+        try:
+            self.given_fit = checked_fit(fit)
+        except ValueError as error:
+            raise UserError(f"data.fit: {error}") from None
         self.root, self.image_size, self.grey = Path(root), image_size, grey
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.num_workers = num_workers
@@ -123,9 +138,13 @@ class ImageFolder(InMemory):
                     f"found {len(train.labels)}"
                 )
         sides |= {name: self._without_trained(name, side, train) for name, side in listed.items()}
+        if self._stage == "fit" and self.given_fit is None and self.earlier.fit is None and is_first():
+            _tell_of_squeezed([file for side in sides.values() for file in side.files], self.image_size)
         value_range = self._range(sides["train"].files)
         splits = {
-            name: Split(load_pictures(side.files, self.image_size, self.grey, value_range), side.labels, side.keys)
+            name: Split(
+                load_pictures(side.files, self.image_size, self.grey, value_range, self.fit), side.labels, side.keys
+            )
             for name, side in sides.items()
         }
         seen = splits["train"].images[np.random.default_rng(0).permutation(len(splits["train"].labels))[:SAMPLE]]
@@ -173,3 +192,12 @@ class ImageFolder(InMemory):
             files += found
             labels += [label] * len(found)
         return _Listed(files, np.array(labels, np.int64), file_keys(files, folder))
+
+
+def _tell_of_squeezed(files: list[Path], side: int) -> None:
+    """Print how many of the pictures, or of some of many, are not square."""
+    some = [files[index] for index in np.random.default_rng(0).permutation(len(files))[:SAMPLE]]
+    n = count_not_square(some)
+    if n:
+        of = f"{len(some)} pictures" if len(some) == len(files) else f"{len(some)} random pictures"
+        tell(f"{n} of {of} are not square and are squeezed to {side}x{side}; data.fit pad keeps their shape")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, Literal, SupportsIndex, cast, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from cnn_lightning.files import NoFile, ordinary
 from cnn_lightning.notices import tell
 
 ENDINGS = frozenset(Image.registered_extensions())
+Fit = Literal["squeeze", "pad"]
+"""How a picture that is not square becomes square: its shape changes, or white is put at both sides of it."""
 MEMORY = 2 * 2**30
 """The most bytes of resized pictures to keep in memory; a larger set is read again for each batch."""
 
@@ -33,10 +35,14 @@ class PictureFiles:
         image_size: Height and width to which they are resized.
         grey: One channel instead of three.
         value_range: Of pictures with more than 8 bits a value; None for the whole range of 16 bits.
+        fit: What is done with pictures that are not square.
     """
 
-    def __init__(self, files: list[Path], image_size: int, grey: bool, value_range: Range | None = None) -> None:
+    def __init__(
+        self, files: list[Path], image_size: int, grey: bool, value_range: Range | None = None, fit: Fit = "squeeze"
+    ) -> None:
         self.files, self.image_size, self.grey, self.value_range = files, image_size, grey, value_range
+        self.fit: Fit = fit
         self._noticed = torch.zeros(2, dtype=torch.bool)
         self._noticed.share_memory_()  # type: ignore[no-untyped-call]
 
@@ -46,7 +52,18 @@ class PictureFiles:
     def __getitem__(self, indices: Iterable[SupportsIndex]) -> NDArray[np.uint8]:
         """uint8 (n, C, image_size, image_size), in the order of the indices."""
         files = [self.files[index] for index in indices]
-        return read_pictures(files, self.image_size, self.grey, self.value_range, self._noticed)
+        return read_pictures(files, self.image_size, self.grey, self.value_range, self._noticed, self.fit)
+
+
+def checked_fit(given: Any) -> Fit | None:
+    """The value if it is one of `Fit` or None.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    if given is not None and given not in get_args(Fit):
+        raise ValueError(f"expected {' or '.join(get_args(Fit))}, got {given!r}")
+    return cast(Fit | None, given)
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -65,15 +82,20 @@ def fit_in_memory(n: int, image_size: int, grey: bool) -> bool:
 
 
 def load_pictures(
-    files: list[Path], image_size: int, grey: bool, value_range: Range | None = None
+    files: list[Path], image_size: int, grey: bool, value_range: Range | None = None, fit: Fit = "squeeze"
 ) -> NDArray[np.uint8] | PictureFiles:
     """All pictures in memory if they fit, otherwise `PictureFiles`."""
-    pictures = PictureFiles(files, image_size, grey, value_range)
+    pictures = PictureFiles(files, image_size, grey, value_range, fit)
     return pictures[range(len(files))] if fit_in_memory(len(files), image_size, grey) else pictures
 
 
 def read_pictures(
-    files: list[Path], image_size: int, grey: bool, value_range: Range | None = None, noticed: Tensor | None = None
+    files: list[Path],
+    image_size: int,
+    grey: bool,
+    value_range: Range | None = None,
+    noticed: Tensor | None = None,
+    fit: Fit = "squeeze",
 ) -> NDArray[np.uint8]:
     """Pictures as uint8 (N, C, image_size, image_size).
 
@@ -85,6 +107,7 @@ def read_pictures(
         grey: One channel instead of three.
         value_range: Of pictures with more than 8 bits a value; None for the whole range of 16 bits.
         noticed: Which of the two notices were printed; changed in place.
+        fit: What is done with pictures that are not square.
 
     Raises:
         UserError: A file that is no picture, is damaged or too large.
@@ -94,16 +117,34 @@ def read_pictures(
     notes: list[Note | None] = [None] * len(files)
 
     def fill(index: int) -> None:
-        images[index], notes[index] = _read(files[index], image_size, grey, value_range)
+        images[index], notes[index] = _read(files[index], image_size, grey, value_range, fit)
 
     _for_each(fill, len(files))
     _print_notices(files, notes, torch.zeros(2, dtype=torch.bool) if noticed is None else noticed)
     return images
 
 
-def read_picture(path: Path, image_size: int, grey: bool, value_range: Range | None = None) -> NDArray[np.uint8]:
+def read_picture(
+    path: Path, image_size: int, grey: bool, value_range: Range | None = None, fit: Fit = "squeeze"
+) -> NDArray[np.uint8]:
     """One picture as uint8 (C, image_size, image_size): upright, on white, resized."""
-    return _read(path, image_size, grey, value_range)[0]
+    return _read(path, image_size, grey, value_range, fit)[0]
+
+
+def count_not_square(files: list[Path]) -> int:
+    """The number of pictures whose width and height differ; only the beginnings of the files are read.
+
+    Raises:
+        UserError: A file that is no picture or is too large.
+    """
+    differ = np.zeros(len(files), bool)
+
+    def look(index: int) -> None:
+        with _opened(files[index]) as file:
+            differ[index] = file.width != file.height
+
+    _for_each(look, len(files))
+    return int(differ.sum())
 
 
 def find_value_range(files: list[Path]) -> Range | None:
@@ -151,7 +192,9 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         raise UserError(f"{path}: expected a picture, but {found}") from None
 
 
-def _read(path: Path, image_size: int, grey: bool, value_range: Range | None) -> tuple[NDArray[np.uint8], Note | None]:
+def _read(
+    path: Path, image_size: int, grey: bool, value_range: Range | None, fit: Fit
+) -> tuple[NDArray[np.uint8], Note | None]:
     note = None
     with _opened(path) as file:
         if is_wide(file):
@@ -167,8 +210,20 @@ def _read(path: Path, image_size: int, grey: bool, value_range: Range | None) ->
             picture = ImageOps.exif_transpose(file).convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     flat = Image.alpha_composite(white, picture).convert("L" if grey else "RGB")
-    resized = np.asarray(flat.resize((image_size, image_size), Image.Resampling.BILINEAR))
+    resized = np.asarray(_square(flat, image_size, fit))
     return (resized[None] if grey else resized.transpose(2, 0, 1)), note
+
+
+def _square(picture: Image.Image, side: int, fit: Fit) -> Image.Image:
+    """The picture with this width and height."""
+    longer = max(picture.size) if fit == "pad" else 0
+    width, height = (max(1, round(side * each / longer)) if longer else side for each in picture.size)
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    if (width, height) == (side, side):
+        return resized
+    square = Image.new(picture.mode, (side, side), "white")
+    square.paste(resized, ((side - width) // 2, (side - height) // 2))
+    return square
 
 
 def _print_notices(files: list[Path], notes: list[Note | None], noticed: Tensor) -> None:

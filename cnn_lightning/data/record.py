@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from cnn_lightning.data.pictures import Fit, checked_fit
 from cnn_lightning.data.sides import SIDES, Sides
 from cnn_lightning.data.values import Range, checked_range
 from cnn_lightning.errors import EverywhereError
@@ -26,6 +27,7 @@ class DataRecord:
         sides: The keys of the pictures of each side.
         value_range: Of pictures with more than 8 bits a value, known if the normalisation is; None for the whole range
             of 16 bits.
+        fit: What was done with pictures that are not square.
     """
 
     class_names: tuple[str, ...] = ()
@@ -33,6 +35,7 @@ class DataRecord:
     std: tuple[float, ...] = ()
     sides: Sides = field(default_factory=dict)
     value_range: Range | None = None
+    fit: Fit | None = None
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> "DataRecord":
@@ -54,6 +57,7 @@ class DataRecord:
                 tuple(map(float, found.get("std", ()))),
                 {name: keys.cpu().numpy().reshape(-1) for name, keys in sides.items()},
                 checked_range(found.get("value_range")),
+                checked_fit(found.get("fit")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise EverywhereError(f"ckpt_path: expected what this program keeps of the data, got {error}") from None
@@ -65,6 +69,7 @@ class DataRecord:
             "mean": self.mean,
             "std": self.std,
             "value_range": self.value_range,
+            "fit": self.fit,
             "pictures": {name: torch.from_numpy(keys) for name, keys in self.sides.items()},
         }
 
@@ -94,7 +99,7 @@ class DataRecord:
 
         Raises:
             EverywhereError: ``data`` has other classes, or another order of them, or a training would be resumed with
-                another range of values.
+                another range of values or another ``fit``.
         """
         difference = self.differs_from(data)
         if difference:
@@ -105,6 +110,9 @@ class DataRecord:
             raise EverywhereError(
                 f"data.value_range: expected that of the checkpoint, {kept}, got {given[0]:g} to {given[1]:g}"
             )
+        fit, kept_fit = getattr(data, "given_fit", None), self.fit or "squeeze"
+        if to_train and fit is not None and self.mean and fit != kept_fit:
+            raise EverywhereError(f"data.fit: expected that of the checkpoint, {kept_fit}, got {fit}")
         if hasattr(data, "go_on_from"):
             data.go_on_from(self)
         elif data is not None and self.mean:

@@ -104,6 +104,7 @@ def metadata(model: Classifier) -> dict[str, str]:
             "mean": model.mean,
             "std": model.std,
             "value_range": model.value_range,  # of pixels with more than 8 bits, which become 0 to 255; or null
+            "fit": model.picture_fit,  # what is done with a picture that is not square: squeeze, pad, or null
             "input": "(pixels / 255 - mean) / std, per channel, as (N, C, H, W) float32",
             "in_channels": known["in_channels"],
             "image_size": known["image_size"],
