@@ -19,6 +19,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from cnn_lightning.callbacks.metrics import RunLogger
 from cnn_lightning.callbacks.results import Confusion
+from cnn_lightning.callbacks.run_page.callback import NAME as PAGE
 from cnn_lightning.checkpoints import FOR_FIT, FOR_TRAINER, how_to_resume, newest, read_checkpoint, shown
 from cnn_lightning.classifier import Classifier, hyper_parameters
 from cnn_lightning.data.record import DataRecord
@@ -220,7 +221,7 @@ class CLI(LightningCLI):
         return UserError(readable(error)) if isinstance(error, ProcessRaisedException) else None
 
     def after_fit(self) -> None:
-        """Test the best checkpoint, or the last one, and print accuracies, folder, and how to repeat the test."""
+        """Test the best checkpoint, or the last one; print accuracies, folder, how to repeat the test, and the page."""
         self._restore_handlers()
         trainer = self.trainer
         tested, val = self._best()
@@ -244,6 +245,8 @@ class CLI(LightningCLI):
             again = [Path(sys.argv[0]).name if sys.argv[0].endswith("cnn-lightning") else "cnn-lightning", "test"]
             again += ["--config", f"{folder}/config.yaml", "--ckpt_path", shown(tested)]
             print(f"again: {shlex.join(again)}")
+        if trainer.loggers and (Path(folder) / PAGE).is_file():
+            print(f"see: {folder}/{PAGE}")
         sys.stdout.flush()
 
     def _best(self) -> tuple[str | None, Any]:

@@ -17,6 +17,7 @@ from cnn_lightning.callbacks.progress import Progress
 from cnn_lightning.callbacks.report import LayerReport
 from cnn_lightning.callbacks.results import Confusion, Predictions
 from cnn_lightning.callbacks.resume import Resumable
+from cnn_lightning.callbacks.run_page.callback import RunPage
 from cnn_lightning.callbacks.snapshots import Snapshots
 from cnn_lightning.callbacks.sync import SyncBatchNorm
 from cnn_lightning.checkpoints import WholeFiles
@@ -65,14 +66,15 @@ def assemble(command: str, config: Any, refused: str, make_logger: Callable[[Pat
     """
     trainer = config.get("trainer") or {}
     own = as_list(trainer.get("callbacks"))
-    parts = Parts([Quiet(), OneWriter(refused), LayerReport(), Confusion(), Predictions()])
+    layers = LayerReport()
+    parts = Parts([Quiet(), OneWriter(refused), layers, Confusion(), Predictions()])
     if trainer.get("enable_progress_bar") is not False and not trainer.get("barebones") and not _has(own, ProgressBar):
         parts.callbacks.append(Progress())
     if trainer.get("barebones") and trainer.get("log_every_n_steps") == LOG_EVERY_N_STEPS:
         parts.options["log_every_n_steps"] = None  # barebones refuses any number
     parts.options |= _plugins(trainer) | _loggers(trainer, make_logger)
     if command == "fit" and parts.options.get("logger"):
-        _add_files_of_a_fit(parts, config, own)
+        _add_files_of_a_fit(parts, config, own, layers)
     if config.get("early_stopping"):
         parts.callbacks.append(EarlyStopping("val_acc", mode="max", patience=config.get("early_stopping")))
     if trainer.get("enable_checkpointing") is None and parts.best is None and not _has(own, Checkpoint):
@@ -108,8 +110,8 @@ def _loggers(trainer: Any, make_logger: Callable[[Path], RunLogger]) -> dict[str
     return {"logger": False} if own is True or own is None else {}
 
 
-def _add_files_of_a_fit(parts: Parts, config: Any, own: list[Any]) -> None:
-    """Add the callbacks that write curves, checkpoints and pictures into the run's folder."""
+def _add_files_of_a_fit(parts: Parts, config: Any, own: list[Any], layers: LayerReport) -> None:
+    """Add the callbacks that write curves, checkpoints, pictures and the page into the run's folder."""
     run = Path(parts.options["logger"][0].log_dir)
     parts.callbacks.append(LearningCurves())
     if config.get("trainer").get("enable_checkpointing") is not False:
@@ -118,5 +120,7 @@ def _add_files_of_a_fit(parts: Parts, config: Any, own: list[Any]) -> None:
         for callback in own:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str((run / OWN_CHECKPOINTS).resolve())  # its files replace none of ours
-    if config.get("pictures"):
-        parts.callbacks += [Pictures(), Snapshots()]
+    pictures = Pictures() if config.get("pictures") else None
+    if pictures is not None:
+        parts.callbacks += [pictures, Snapshots()]
+    parts.callbacks.append(RunPage(layers, pictures))
