@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "train four ways (plain or Lightning, NumPy or torch) and tabulate what each costs",
     "explain": "one page that shows how a trained network sees a picture",
     "check": "grade a layer of your own",
+    "learn": "exercises: write the layers yourself in NumPy, and have them graded",
     "replay": "run the batch of a loss or gradient that was not finite again, and name what made it",
     "export": "write a trained network as ONNX or as a torch.export program",
 }

@@ -1,6 +1,5 @@
 """Rules about derivatives, against numerical differences: gradients, gradients at ties, second derivatives."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from cnn_lightning.tools import judge
 from cnn_lightning.tools.check.blame import TORCH_MENDS, torchs_own
+from cnn_lightning.tools.check.diagnosis import diagnosis as usual
 from cnn_lightning.tools.check.report import Finding
 from cnn_lightning.tools.check.subject import (
     REFUSALS,
@@ -29,7 +29,7 @@ from cnn_lightning.tools.check.subject import (
     tensors,
     upstream_of,
 )
-from cnn_lightning.tools.check.surrogate import DIFFERS, diagnosis
+from cnn_lightning.tools.check.surrogate import diagnosis
 from cnn_lightning.tools.check.where import backward_of, forward_of, source_of, watched
 
 _STEP = 1e-6
@@ -79,7 +79,9 @@ def gradient(s: Subject) -> list[Finding]:
                 wrong = f"the gradient of {name} differs from numerical differences: TORCH is wrong, not the layer"
                 mend, blames, where = TORCH_MENDS, "torch", backward_of(run.outputs)
             elif any(y.requires_grad for y in run.outputs):
-                wrong, mend = _diagnosis(name, gradient, directions, slopes, inputs)
+                batch = next(value.shape[0] for value in inputs if is_float(value) and value.dim())
+                arrays = [array.cpu().numpy() for array in (gradient, *directions)]
+                wrong, mend = usual(f"the gradient of {name}", arrays[0], arrays[1:], slopes, batch)
                 if s.surrogate is not None:
                     wrong, mend = diagnosis(s, module, inputs, name, gradient, (wrong, mend))
                 where = backward_of(run.outputs)
@@ -94,48 +96,6 @@ def gradient(s: Subject) -> list[Finding]:
             f"numerical differences of {', '.join(unsettled)} are not precise enough: noise, or kinks everywhere"
         )
     return found
-
-
-def _diagnosis(
-    name: str, gradient: Tensor, directions: list[Tensor], slopes: list[float], inputs: Sequence[Any]
-) -> tuple[str, str]:
-    """The kind of mistake that explains the numerical slopes, and the advice."""
-
-    def explains(candidate: Tensor) -> bool:
-        return all(
-            abs((candidate * u).sum().item() - n) <= 1e-4 * max(map(abs, slopes))
-            for u, n in zip(directions, slopes, strict=True)
-        )
-
-    given = [(gradient * u).sum().item() for u in directions]
-    batch = next(value.shape[0] for value in inputs if is_float(value) and value.dim())
-    factor = sum(map(lambda a, n: a * n, given, slopes)) / max(sum(n * n for n in slopes), 1e-300)
-    if not gradient.any():
-        return (
-            f"the gradient of {name} is missing (None or zeros)",
-            "backward returns a gradient for each argument of the forward, in their order; that of a bias is the sum "
-            "of grad over all axes but the bias's own",
-        )
-    if factor and explains(gradient / factor):
-        if abs(factor + 1) < 1e-4:
-            return f"the gradient of {name} has the wrong sign", "change the sign of this gradient"
-        mend = "look for a factor that the forward has and the backward forgot (or has twice)"
-        if batch > 1 and min(abs(factor - batch), abs(factor * batch - 1)) < 1e-4 * factor:
-            mend += (
-                f"; or, as {batch} is the batch size, for a mean over the batch that should be a sum, or a sum twice"
-            )
-        return f"the gradient of {name} is {factor:.6g} times the right one", mend
-    if gradient.dim() > 1 and gradient.shape[-1] == gradient.shape[-2] and explains(gradient.transpose(-1, -2)):
-        return f"the gradient of {name} is transposed", "swap the two factors of the matrix product, or transpose it"
-    if gradient.dim() > 1 and explains(gradient.flip(-1, -2)):
-        return (
-            f"the gradient of {name} is upside down in its last two axes",
-            "correlation and convolution are confused: only one of forward and backward flips the kernel",
-        )
-    return (
-        f"the gradient of {name} {DIFFERS}",
-        "derive it again for one element; look for a term, a border or a branch that the backward lacks",
-    )
 
 
 def _worst_entry(own: judge.Party, name: str, gradient: Tensor) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cnn_lightning.errors import one_line
 from cnn_lightning.tools import judge
+from cnn_lightning.tools.check.diagnosis import DIFFERS
 from cnn_lightning.tools.check.subject import (
     Call,
     Subject,
@@ -186,8 +187,6 @@ def _expect_differentiable(declared: judge.Party) -> None:
 
 # ---- what is wrong with a gradient that is not the surrogate's
 
-DIFFERS = "differs from numerical differences"
-"""What `cnn_lightning.tools.check.derivatives` says of a gradient that no usual mistake explains."""
 _CLOSE = 1e-6
 _SLOPES = torch.logspace(-5, 5, 81, base=2.0, dtype=torch.float64).tolist()
 
