@@ -32,7 +32,7 @@ OBSERVE = """
 <script>
 {
 const seen = {};
-addEventListener("load", () => {
+addEventListener("load", async () => {
   ACTIONS
   seen.paper = getComputedStyle(document.body).backgroundColor;
   seen.ink = getComputedStyle(document.body).color;

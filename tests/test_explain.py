@@ -22,6 +22,7 @@ from torch import nn
 from cnn_lightning import draw, ops
 from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.cli import main
+from cnn_lightning.data import Digits
 from cnn_lightning.model import build_net
 from cnn_lightning.ops import activation
 from cnn_lightning.swap import swap_layers
@@ -161,19 +162,6 @@ def decoded(picture: draw.Picture) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(picture.uri.partition(",")[2])))
 
 
-def test_a_grid_s_brightness_is_its_values() -> None:
-    values = np.zeros((2, 8, 8), np.float32)
-    values[0, 0, 0], values[1, 7, 7] = 2, 1
-    picture = draw.grid(values, "maps")
-    pixels = np.asarray(decoded(picture).convert("L"))
-    assert pixels.shape == (8, 17)
-    assert (pixels[0, 0], pixels[1, 1], pixels[7, 16]) == (255, 0, 128)
-    assert "2 maps of 8×8, values from 0 to 2" in picture.alt
-    signed = np.asarray(decoded(draw.grid(values - 1, "maps")).convert("L")).astype(int)
-    assert signed[1, 1] < signed[7, 16] < signed[0, 0]
-    assert "nan" not in draw.grid(np.full((1, 2, 2), np.nan), "maps").scale
-
-
 def test_more_maps_than_fit_are_told() -> None:
     assert "the first 4 of 9 maps" in draw.grid(np.ones((9, 3, 3)), "maps", most=4).alt
     assert decoded(draw.grid(np.ones((1, 300, 200)), "maps", side=100)).size == (67, 100)
@@ -181,11 +169,11 @@ def test_more_maps_than_fit_are_told() -> None:
 
 def test_large_layers_offer_what_fits() -> None:
     _, found = recorded("resnet18")
-    entries = picker.numbers(found.layers)
-    assert sum(len(json.dumps(entry)) for entry in entries.values()) < 4e6
+    entries = {entry["label"]: entry for entry in picker.numbers(found.layers)}
+    assert len(json.dumps(entries)) < 4e6
     assert entries["fc"]["of"] == 10
-    assert entries["conv1"]["y"]["shape"][1:] == [16, 16]
-    assert 0 < entries["layer4.1.conv2"]["y"]["shape"][0] < entries["layer4.1.conv2"]["of"] == 512
+    assert entries["conv1"]["arrays"]["y"]["shape"][1:] == [16, 16]
+    assert 0 < entries["layer4.1.conv2"]["arrays"]["y"]["shape"][0] < entries["layer4.1.conv2"]["of"] == 512
 
 
 # ---- the page
@@ -266,12 +254,38 @@ def test_unreadable_neighbours_are_passed_over(made: Made, tmp_path: Path) -> No
     assert [moment.step for moment in kept] == [0, 80]
 
 
+def test_a_page_in_the_run_s_folder_is_listed_for_its_report(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = str(made.run / "checkpoints/best.ckpt")
+    for split, index in (("val", 3), ("test", 0)):
+        output = made.run / f"explain/{split}-{index}.html"
+        args = ["--ckpt_path", checkpoint, "--split", split, "--index", str(index), "--output", str(output)]
+        assert main(["explain", *args]) == 0
+    assert (made.run / "explain/pages.js").read_text() == 'window.pages = ["test-0", "val-3"];\n'
+    assert "validation picture 3 of Digits" in (made.run / "explain/val-3.html").read_text(encoding="utf-8")
+    assert not (made.page.parent / "pages.js").exists()
+
+
+def test_the_validation_picture_is_that_of_the_validation_split(made: Made) -> None:
+    path = made.run / "checkpoints/best.ckpt"
+    model = from_checkpoint(path, layers="numpy")
+    options = explain._parser().parse_args(["--index", "7", "--split", "val"])
+    picture = explain._from_data(options, model, path)
+    data = Digits()
+    data.prepare_data()
+    data.setup("fit")
+    images, labels = zip(*data.val_dataloader(), strict=True)
+    assert torch.equal(picture.image[0], torch.cat(images)[7].float())
+    assert picture.label == int(torch.cat(labels)[7])
+
+
 MISTAKES = [
     ([], "--ckpt_path: expected a checkpoint"),
     (["--ckpt_path", "nofile.ckpt"], "found none at 'nofile.ckpt'"),
     (["--ckpt_path", "CKPT", "--index", "359"], "--index: expected 0 to 358 for Digits, got 359"),
     (["--ckpt_path", "CKPT", "--index", "-1"], "--index: expected a number from 0 on, got -1"),
     (["--ckpt_path", "CKPT", "--index", "x"], "index"),
+    (["--ckpt_path", "CKPT", "--split", "val", "--index", "180"], "--index: expected 0 to 179 for Digits, got 180"),
+    (["--ckpt_path", "CKPT", "--split", "train"], "split"),
     (["--ckpt_path", "CKPT", "--image", "nofile.png"], "--image: expected a picture, found no file"),
     (["--ckpt_path", "CKPT", "--image", "CKPT"], "expected a picture"),
     (["--ckpt_path", "CKPT", "--image", "a.png", "--index", "1"], "expected one of the two"),
@@ -322,6 +336,7 @@ PICK = """
   seen.linear = sum("linear1");
   set("loss", "class", 6);
   seen.softmax = sum("loss");
+  set("conv1", "channel", 0);
   const canvas = document.querySelector('.picker[data-layer="conv1"] canvas.clickable');
   canvas.scrollIntoView();
   const box = canvas.getBoundingClientRect();

@@ -1,10 +1,11 @@
 """``cnn-lightning explain``: one page that shows how a trained network processes a picture, layer by layer.
 
-The picture is number ``--index`` of the test split of the data that the checkpoint's run was trained on, or of
-``--data``, or a file (``--image``). The page needs no internet and opens from disk.
+The picture is number ``--index`` of the test or validation split of the data that the checkpoint's run was trained on,
+or of ``--data``, or a file (``--image``). The page needs no internet and opens from disk.
 """
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,16 +20,20 @@ from cnn_lightning import data
 from cnn_lightning.aten import numpy_ops
 from cnn_lightning.checkpoints import newest
 from cnn_lightning.classifier import Classifier, from_checkpoint
+from cnn_lightning.data.base import InMemory
 from cnn_lightning.data.pictures import read_pictures
 from cnn_lightning.digest import is_changed_text
 from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.files import expect_writable, written
 from cnn_lightning.notices import tell
 from cnn_lightning.tools import parser as parsers
-from cnn_lightning.tools.explain import page, training
+from cnn_lightning.tools.explain import live, page, page_links, training
 from cnn_lightning.tools.explain.record import record
 from cnn_lightning.train.run_folder import RUNS
 from cnn_lightning.train.suggestions import did_you_mean
+
+RATE = 0.1
+"""The learning rate of the page's gradient steps if the run's optimizer was not SGD, which needs larger ones."""
 
 
 def _parser() -> ArgumentParser:
@@ -36,7 +41,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--ckpt_path", type=str | None, default=None, help="the trained network; last for the newest")
     parser.add_argument("--image", type=str | None, default=None, help="a picture file")
     parser.add_argument("--label", type=str | None, default=None, help="the class of --image, if it is known")
-    parser.add_argument("--index", type=int | None, default=None, help="number of a test picture, from 0 (the default)")
+    parser.add_argument("--index", type=int | None, default=None, help="number of a picture, from 0 (the default)")
+    parser.add_argument("--split", type=Literal["test", "val"], default="test", help="the split that --index counts in")
     parser.add_argument(
         "--data.name", type=str | None, default=None, help="--data NAME: another data set than that of the run"
     )
@@ -54,6 +60,7 @@ def _parser() -> ArgumentParser:
 def main(args: list[str]) -> int:
     """Write the page and print its path."""
     options = _parser().parse_args(parsers.data_by_name(args))
+    page_links.make_folder(Path(options.output))
     expect_writable("--output", options.output)
     if options.image is not None and options.index is not None:
         raise UserError("--image, --index: expected one of the two, got both")
@@ -63,7 +70,7 @@ def main(args: list[str]) -> int:
         raise UserError("--ckpt_path: expected a checkpoint, such as runs/digits/version_0/checkpoints/best.ckpt")
     path = newest(RUNS) if options.ckpt_path == "last" else Path(options.ckpt_path)
     model = from_checkpoint(path, layers="numpy")
-    picture = _from_file(options, model) if options.image is not None else _from_data(options, model, path)
+    picture = _from_file(options, model, path) if options.image is not None else _from_data(options, model, path)
     known = picture.label is not None
     label = picture.label
     if label is None:
@@ -74,7 +81,7 @@ def main(args: list[str]) -> int:
         checkpoint=path.name,
         picture=picture.name,
         image=picture.image,
-        pixels=_pixels(picture.image[0], model),
+        pixels=picture.pixels,
         label=label,
         known=known,
         names=model.class_names,
@@ -85,9 +92,15 @@ def main(args: list[str]) -> int:
         shown = training.frames(training.moments(path, model.net), model.net, model.loss, picture.image, label)
     except RuntimeError as error:
         raise UserError(f"explain: {one_line(error, 300)}") from error
-    text = page.render(subject, seen, shown, training.captions(model.net))
+    rate = model.hparams["lr"] if model.hparams["optimizer"] == "sgd" else RATE
+    found = live.Options(
+        picture.mean, picture.std, rate, picture.module, len(model.class_names), model.picture_fit or "squeeze"
+    )
+    alive = live.of(seen, picture.image, found)
+    text = page.render(subject, model.net, seen, shown, training.captions(model.net), alive)
     with written("--output", options.output) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    page_links.write(Path(options.output))
     predicted = int(seen.probabilities.argmax())
     probability = float(seen.probabilities[predicted])
     print(f"prediction: {model.class_names[predicted]} ({probability:.1%})" + _truth(known, predicted, label, model))
@@ -108,14 +121,27 @@ def _truth(known: bool, predicted: int, label: int, model: Classifier) -> str:
 
 @dataclass(frozen=True)
 class _Picture:
-    """A normalised picture (1, C, H, W), its class if that is known, and its name."""
+    """A normalised picture (1, C, H, W), its class if that is known, and its name.
+
+    With the mean and the standard deviation of each channel, for values from 0 to 1, and the data of the run if they
+    are known and of this package.
+    """
 
     image: Tensor
     label: int | None
     name: str
+    mean: Sequence[float]
+    std: Sequence[float]
+    module: InMemory | None
+
+    @property
+    def pixels(self) -> Tensor:
+        """The picture (C, H, W) with values from 0 to 1."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (self.image[0] * std + mean).clamp(0, 1)
 
 
-def _from_file(options: Namespace, model: Classifier) -> _Picture:
+def _from_file(options: Namespace, model: Classifier, checkpoint: Path) -> _Picture:
     path = Path(options.image)
     channels, size = model.hparams["in_channels"], model.hparams["image_size"]
     if not path.is_file():
@@ -127,29 +153,41 @@ def _from_file(options: Namespace, model: Classifier) -> _Picture:
         if options.label not in model.class_names:
             raise UserError(f"--label: expected one of {', '.join(model.class_names)[:200]}, got {options.label!r}")
         label = model.class_names.index(options.label)
-    pixels = torch.from_numpy(read_pictures([path], size, channels == 1, model.value_range)[0]).float() / 255
-    mean, std = (torch.tensor(values)[:, None, None] for values in _normalisation(model))
-    return _Picture(((pixels - mean) / std)[None], label, path.name)
+    fit = model.picture_fit or "squeeze"
+    pixels = torch.from_numpy(read_pictures([path], size, channels == 1, model.value_range, fit=fit)[0]).float() / 255
+    statistics = _normalisation(model, model)
+    mean, std = (torch.tensor(values)[:, None, None] for values in statistics)
+    module = _beside(options, model, checkpoint)
+    return _Picture(((pixels - mean) / std)[None], label, path.name, *statistics, module)
 
 
-def _normalisation(model: Classifier) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _beside(options: Namespace, model: Classifier, checkpoint: Path) -> InMemory | None:
+    """The data of the run, for the page of a picture file, which needs none; None without it."""
+    try:
+        module, _ = _data(options, checkpoint, "test", fetch=False)
+        model.data_record.apply_to(module)
+    except UserError:
+        return None
+    return module if isinstance(module, InMemory) else None
+
+
+def _normalisation(model: Classifier, source: Any) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation that ``source`` has; a file's values from 0 to 1 are taken as they are without."""
     channels = model.hparams["in_channels"]
-    return model.mean or (0.0,) * channels, model.std or (1.0,) * channels
+    return getattr(source, "mean", ()) or (0.0,) * channels, getattr(source, "std", ()) or (1.0,) * channels
 
 
-def _pixels(image: Tensor, model: Classifier) -> Tensor:
-    mean, std = (torch.tensor(values)[:, None, None] for values in _normalisation(model))
-    return (image * std + mean).clamp(0, 1)
+_SPLITS = {"test": "test", "val": "validation"}
 
 
 def _from_data(options: Namespace, model: Classifier, path: Path) -> _Picture:
-    module, name = _data(options, path)
+    module, name = _data(options, path, "test" if options.split == "test" else "validate")
     model.data_record.apply_to(module)
     index = options.index or 0
     if index < 0:
         raise UserError(f"--index: expected a number from 0 on, got {index}")
     seen = 0
-    for images, labels in module.test_dataloader():
+    for images, labels in module.test_dataloader() if options.split == "test" else module.val_dataloader():
         if index < seen + len(labels):
             place = index - seen
             image = images[place : place + 1].float()
@@ -163,13 +201,15 @@ def _from_data(options: Namespace, model: Classifier, path: Path) -> _Picture:
                 raise UserError(
                     f"--data: expected the checkpoint's {len(model.class_names)} classes, got class {label}"
                 )
-            return _Picture(image, label, f"test picture {index} of {name}")
+            name = f"{_SPLITS[options.split]} picture {index} of {name}"
+            known = module if isinstance(module, InMemory) else None
+            return _Picture(image, label, name, *_normalisation(model, module), known)
         seen += len(labels)
     raise UserError(f"--index: expected 0 to {seen - 1} for {name}, got {index}")
 
 
-def _data(options: Namespace, path: Path) -> tuple[Any, str]:
-    """The data of ``--data``, or that of the checkpoint's run."""
+def _data(options: Namespace, path: Path, stage: str, *, fetch: bool = True) -> tuple[Any, str]:
+    """The data of ``--data``, or that of the checkpoint's run; ``fetch`` allows a download."""
     given: dict[str, Any] = {}
     if options.data.name is not None:
         full = options.data.name
@@ -186,8 +226,9 @@ def _data(options: Namespace, path: Path) -> tuple[Any, str]:
         given["root"] = options.data.root
     try:
         module = kind(**given)
-        module.prepare_data()
-        module.setup("test")
+        if fetch:
+            module.prepare_data()
+        module.setup(stage)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise UserError(f"--data {name}: {one_line(error, 300)}") from error
     return module, name

@@ -5,8 +5,9 @@ names of Greek letters and symbols, and ``\d{x}`` for the derivative of the loss
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -14,13 +15,16 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from cnn_lightning.layers import catalog
 from cnn_lightning.swap import native_type
+from cnn_lightning.tools.explain import roles
+from cnn_lightning.tools.explain.source import Listing
 
 
 class Formulas(NamedTuple):
-    """The formulas of a layer: its forward, and each gradient of its backward."""
+    """The formulas of a layer: its forward, each gradient of its backward, and the roles of identifiers in them."""
 
     forward: list[str]
     backward: list[str]
+    letters: dict[str, str]
 
 
 def entry_of(module: nn.Module) -> catalog.Entry | None:
@@ -35,7 +39,12 @@ def of(module: nn.Module) -> Formulas | None:
     if entry is None:
         return None
     forward, backward = (_of_this(module, text).split("\n") for text in entry.page)
-    return Formulas(forward, backward)
+    return Formulas(forward, backward, roles.letters(entry.native.__name__, entry.formulas))
+
+
+def stated(listings: Sequence[Listing]) -> list[Listing]:
+    """Of the functions that a pass called, those that state its formula: the first, and public ones of its file."""
+    return [each for each in listings if each.file == listings[0].file and not each.name.startswith("_")]
 
 
 def _of_this(module: Any, text: str) -> str:
@@ -83,9 +92,14 @@ _TOKEN = re.compile(r"\\[a-z]+|\d+(?:\.\d+)?|\s+|.", re.DOTALL)
 _FUNCTIONS = {"\\max", "\\min", "\\ln", "\\exp", "\\tanh"}
 
 
-def mathml(text: str) -> str:
-    """The formula as a ``<math>`` element."""
-    tokens = _Tokens(_TOKEN.findall(text))
+def mathml(text: str, letters: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The formula as a ``<math>`` element.
+
+    Args:
+        text: In TeX.
+        letters: The roles of identifiers, which become ``data-role`` and a class for the colour.
+    """
+    tokens = _Tokens(_TOKEN.findall(text), letters)
     body = "".join(_row(tokens))
     return f'<math display="block" aria-label="{escape(spoken(text))}"><mrow>{body}</mrow></math>'
 
@@ -96,9 +110,20 @@ def spoken(text: str) -> str:
     return " ".join(re.sub(r"[\\{}]", " ", text.replace("-", "−")).split())
 
 
+def marked(role: str | None) -> str:
+    """The attributes of an element that has a role."""
+    return f' class="{roles.css_class(role)}" data-role="{role}"' if role else ""
+
+
 class _Tokens:
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens, self.place = tokens, 0
+    """The tokens of a formula, and the roles that identifiers have in it."""
+
+    def __init__(self, tokens: list[str], letters: Mapping[str, str]) -> None:
+        self.tokens, self.letters, self.place = tokens, letters, 0
+
+    def inside(self, text: str, letters: Mapping[str, str] | None = None) -> "_Tokens":
+        """Those of a part of the formula."""
+        return _Tokens(_TOKEN.findall(text), self.letters if letters is None else letters)
 
     def peek(self) -> str:
         return self.tokens[self.place] if self.place < len(self.tokens) else ""
@@ -129,43 +154,53 @@ def _row(tokens: _Tokens) -> Iterator[str]:
 
 def _with_scripts(tokens: _Tokens) -> str:
     token = tokens.peek()
+    role = tokens.letters.get(token)
     base = _atom(tokens)
     scripts: dict[str, str] = {}
     while tokens.peek() in ("_", "^"):
         mark = tokens.take()
-        scripts[mark] = _argument(tokens)
+        scripts[mark] = _argument(tokens, tokens.letters if mark == "^" else {})
     if not scripts:
-        return base
+        return base.replace("<mi>", f"<mi{marked(role)}>", 1) if role else base
     under = token in ("\\sum", "\\max") and "_" in scripts
     name = "munder" if under else {"_": "msub", "^": "msup", "_^": "msubsup"}["".join(sorted(scripts, reverse=True))]
-    return f"<{name}>{base}{''.join(scripts[mark] for mark in '_^' if mark in scripts)}</{name}>"
+    return f"<{name}{marked(role)}>{base}{''.join(scripts[mark] for mark in '_^' if mark in scripts)}</{name}>"
 
 
-def _argument(tokens: _Tokens) -> str:
+def _argument(tokens: _Tokens, letters: Mapping[str, str]) -> str:
+    """A subscript or superscript; ``letters`` are the roles in it."""
     if tokens.peek() == "{":
-        return _inner(tokens.group())
-    return _atom(tokens)
+        return _inner(tokens.inside(tokens.group(), letters))
+    return _with_scripts(tokens.inside(tokens.take(), letters))
 
 
-def _inner(text: str) -> str:
-    return f"<mrow>{''.join(_row(_Tokens(_TOKEN.findall(text))))}</mrow>"
+def _inner(tokens: _Tokens) -> str:
+    return f"<mrow>{''.join(_row(tokens))}</mrow>"
+
+
+def _derivative(tokens: _Tokens) -> str:
+    """The fraction of the loss by a variable, which has the role of that variable's gradient."""
+    by = tokens.group()
+    role = tokens.letters.get(by[0])
+    body = f"<mrow><mo>∂</mo><mi>L</mi></mrow><mrow><mo>∂</mo>{_inner(tokens.inside(by, {}))}</mrow>"
+    return f"<mfrac{marked(role and f'd{role}')}>{body}</mfrac>"
 
 
 def _atom(tokens: _Tokens) -> str:
     token = tokens.peek()
     if token == "{":
-        return _inner(tokens.group())
+        return _inner(tokens.inside(tokens.group()))
     tokens.take()
     if token == "\\d":
-        return f"<mfrac><mrow><mo>∂</mo><mi>L</mi></mrow><mrow><mo>∂</mo>{_inner(tokens.group())}</mrow></mfrac>"
+        return _derivative(tokens)
     if token == "\\frac":
-        return f"<mfrac>{_inner(tokens.group())}{_inner(tokens.group())}</mfrac>"
+        return f"<mfrac>{_inner(tokens.inside(tokens.group()))}{_inner(tokens.inside(tokens.group()))}</mfrac>"
     if token == "\\sqrt":
-        return f"<msqrt>{_inner(tokens.group())}</msqrt>"
+        return f"<msqrt>{_inner(tokens.inside(tokens.group()))}</msqrt>"
     if token == "\\text":
         return f"<mtext>{escape(tokens.group()).replace(' ', '&#160;')}</mtext>"
     if token == "\\sum":
-        return "<mo>∑</mo>"
+        return f"<mo{marked('sum')}>∑</mo>"
     if token in _FUNCTIONS:
         return f"<mi>{token[1:]}</mi>"
     if token[0].isdigit():

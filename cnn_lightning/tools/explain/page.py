@@ -1,27 +1,35 @@
 """The page: one HTML file that needs no other file."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 from torch import Tensor, nn
 
 from cnn_lightning import draw
-from cnn_lightning.draw import Picture, short
+from cnn_lightning.draw import short
 from cnn_lightning.ops.fast import chooser
+from cnn_lightning.page.template import as_json, rendered
 from cnn_lightning.swap import formula_file
-from cnn_lightning.tools.explain import formulas, picker, training
+from cnn_lightning.tools.explain import figures, formulas, glossary, picker, roles
+from cnn_lightning.tools.explain.cam import grad_cam
+from cnn_lightning.tools.explain.live import STILL, Live
+from cnn_lightning.tools.explain.network import network
 from cnn_lightning.tools.explain.record import Layer, Recording
 from cnn_lightning.tools.explain.source import Listing
 from cnn_lightning.tools.explain.training import Frame
-from cnn_lightning.tools.page.template import as_json, rendered
+from cnn_lightning.tools.graph.drawing import STRIP
 
 DEEP = 24
 """From this number of layers on, layers are folded and their pictures smaller."""
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NO_MOMENTS = (
+    "There is no slider over the training here: it needs the weights of the network at two moments at least, and "
+    "beside this checkpoint lie no others. fit keeps them in snapshots/ and checkpoints/ of the run's folder; explain "
+    "looks there when it gets the checkpoint where fit wrote it."
+)
 
 
 @dataclass(frozen=True)
@@ -49,32 +57,76 @@ class Subject:
     names: Sequence[str]
 
 
-def render(subject: Subject, seen: Recording, shown: Sequence[Frame], captions: Sequence[str]) -> str:
-    """The page of a recording with details, and of the frames of its training."""
+def render(
+    subject: Subject,
+    net: nn.Module,
+    seen: Recording,
+    shown: Sequence[Frame],
+    captions: Sequence[str],
+    live: Live = STILL,
+) -> str:
+    """The page of a network's recording with details, and of the frames of its training."""
     deep = len(seen.layers) > DEEP
     sources: dict[Listing, int] = {}
     layers = [_layer(index, layer, deep, sources) for index, layer in enumerate(seen.layers)]
     numbers = picker.numbers(seen.layers)
-    for layer in layers:
-        layer["picker"] = numbers.get(layer["label"], {}).get("kind")
-    data = {"layers": numbers, "names": list(subject.names), "frames": [_frame(frame) for frame in shown]}
-    grad = seen.grad_image[0].numpy()
-    return rendered(
+    for layer, entry in zip(layers, numbers, strict=True):
+        layer["picker"] = entry["picker"]
+        if live.content is not None:
+            entry["arrays"] = {}  # the browser computes them
+    drawing = network(net, subject.image, subject.pixels, seen, still=live.content is None)
+    cam = grad_cam(net, subject.image, seen)
+    gradient = figures.network_input(seen.grad_image[0])
+    data: dict[str, Any] = {
+        "names": list(subject.names),
+        "layers": numbers,
+        "frames": [_frame(frame) for frame in shown],
+        "picture": {
+            "pixels": picker.pack(subject.pixels),
+            "label": subject.label,
+            "known": subject.known,
+            "probabilities": picker.pack(seen.probabilities),
+            "loss": seen.loss,
+            "name": subject.picture,
+        },
+        "live": live.content,
+        "palette": draw.palette(),
+        "network": drawing.data,
+        "figures": {
+            layer["label"]: {each.array: asdict(each.layout) for each in layer["pictures"]} for layer in layers
+        },
+        "cam": cam and {"label": cam.label, "color": draw.HEAT},
+    }
+    data["figures"][layers[0]["label"]][gradient.array] = asdict(gradient.layout)
+    made = partial(
+        rendered,
         "cnn_lightning.tools.explain",
+        "cnn_lightning.tools.graph",
         subject=subject,
         deep=deep,
         layers=layers,
         total=_total(seen.layers),
         picture=draw.photograph(subject.pixels.numpy(), f"The picture: {subject.picture}"),
-        gradient=draw.grid(grad, "Gradient of the loss by each pixel", columns=3, tile=224 // min(3, len(grad))),
+        gradient=gradient.picture,
+        cam=cam,
+        heat=cam and draw.heat(cam.values.numpy(), f"Grad-CAM of {cam.label}"),
+        graph=drawing.graph,
+        strip=STRIP,
+        palette=draw.palette(),
         loss=short(seen.loss),
         predicted=int(seen.probabilities.argmax()),
         classes=_classes(subject, seen.probabilities),
         frames=shown,
         captions=captions,
-        sources=[{"number": number, "listing": listing} for listing, number in sources.items()],
+        live=live,
+        sources=[
+            {"number": number, "listing": listing, "lines": roles.colored(listing)}
+            for listing, number in sources.items()
+        ],
         data=as_json(data),
+        no_moments="" if shown else NO_MOMENTS,
     )
+    return made(words=glossary.used(made(words=[])))
 
 
 def _classes(subject: Subject, probabilities: Tensor) -> list[dict[str, Any]]:
@@ -92,8 +144,13 @@ def _frame(frame: Frame) -> dict[str, Any]:
         "title": frame.title,
         "loss": short(frame.loss),
         "probabilities": [round(each, 4) for each in frame.probabilities],
-        "pictures": [{"uri": each.uri, "alt": each.alt, "scale": each.scale} for each in frame.pictures],
+        "pictures": [_drawing(each) for each in frame.pictures],
     }
+
+
+def _drawing(picture: draw.Picture) -> dict[str, Any]:
+    scale = picture.scale and asdict(picture.scale)
+    return {"uri": picture.uri, "alt": picture.alt, "count": picture.count, "scale": scale}
 
 
 # ---- a layer
@@ -102,16 +159,16 @@ def _frame(frame: Frame) -> dict[str, Any]:
 def _layer(index: int, layer: Layer, deep: bool, sources: dict[Listing, int]) -> dict[str, Any]:
     details = layer.details
     assert details is not None
-    found = formulas.of(layer.module)
     native = details.difference is None
+    passes = list(_passes(layer, sources))
     return {
         "id": f"layer-{index}",
         "label": layer.label,
         "kind": layer.kind,
         "native": native,
         "description": layer.module.extra_repr(),
-        "forward_formulas": _typeset(found.forward) if found else [],
-        "backward_formulas": _typeset(found.backward) if found else [],
+        "passes": passes,
+        "roles": [(role, roles.css_class(role), meaning) for role, meaning in _roles(passes).items()],
         "shapes": [("input", _shape(layer.x)), ("output", _shape(layer.y))]
         + [(name, _shape(value)) for name, (value, _) in layer.parameters.items()],
         "in_shape": _shape(layer.x),
@@ -121,14 +178,9 @@ def _layer(index: int, layer: Layer, deep: bool, sources: dict[Listing, int]) ->
         "forward_time": _time(details.forward, native),
         "backward_time": _time(details.backward, native),
         "difference": "" if native else "0" if not details.difference else f"{details.difference:.0e}",
-        "pictures": list(_pictures(layer, deep)),
+        "pictures": list(figures.of(layer, deep)),
         "histograms": draw.histograms(_arrays(layer)),
         "stands_in": _stands_in(layer),
-        "sources": [
-            {"pass": name, "main": listings[0], "others": [_number(sources, other) for other in listings[1:]]}
-            for name, listings in (("forward", details.forward_source), ("backward", details.backward_source))
-            if listings
-        ],
     }
 
 
@@ -143,13 +195,35 @@ def _stands_in(layer: Layer) -> str:
     return f"On the CPU the functions of ops/fast/{file}.py run instead: faster, and proven equal to these lines."
 
 
+def _passes(layer: Layer, sources: dict[Listing, int]) -> Iterator[dict[str, Any]]:
+    """Forward and backward: the typeset formulas, the functions that state them, and links to those that they call."""
+    details, found = layer.details, formulas.of(layer.module)
+    assert details is not None
+    listed: set[Listing] = set()
+    for name, result, listings in (
+        ("forward", "y", details.forward_source),
+        ("backward", "dx", details.backward_source),
+    ):
+        texts = getattr(found, name) if found else []
+        own = [each for each in formulas.stated(listings) if each not in listed]
+        listed |= set(own)
+        yield {
+            "name": name,
+            "formulas": [Markup(formulas.mathml(text, found.letters)) for text in texts] if found else [],
+            "listings": [(listing, roles.colored(listing, result)) for listing in own],
+            "others": [_number(sources, other) for other in listings if other not in listed],
+        }
+
+
+def _roles(passes: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The roles that a layer's formulas and code have, with their meanings."""
+    lines = [line for each in passes for _, colored in each["listings"] for line in colored]
+    return roles.used(lines, [text for each in passes for text in each["formulas"]])
+
+
 def _number(sources: dict[Listing, int], listing: Listing) -> dict[str, Any]:
     """The reference to a called function, which is listed once at the end of the page."""
     return {"number": sources.setdefault(listing, len(sources) + 1), "name": listing.name}
-
-
-def _typeset(texts: Sequence[str]) -> list[Markup]:
-    return [Markup(formulas.mathml(text)) for text in texts]
 
 
 def _shape(tensor: Tensor) -> str:
@@ -182,43 +256,3 @@ def _arrays(layer: Layer) -> dict[str, draw.Floats]:
         if name == "weight":
             found |= {name: value.numpy(), f"gradient of {name}": gradient.numpy()}
     return found
-
-
-def _pictures(layer: Layer, deep: bool) -> Any:
-    options: dict[str, Any] = {"most": 16, "side": 28, "tile": 32} if deep else {"most": 64, "side": 112, "tile": 44}
-    yield "output", draw.grid(_maps(layer.y), f"Output of {layer.label}", **_tiles(layer.y, options))
-    yield (
-        "gradient of the output",
-        draw.grid(_maps(layer.grad_y), f"Gradient of the output of {layer.label}", **_tiles(layer.y, options)),
-    )
-    if "weight" in layer.parameters:
-        for value, what in zip(layer.parameters["weight"], ("weight", "gradient of the weight"), strict=True):
-            name = "filters" if isinstance(layer.module, _CONVOLUTIONS) else "weights"
-            title = what.replace("weight", name)
-            yield title, _weights(value, f"{title[0].upper()}{title[1:]} of {layer.label}", deep)
-
-
-def _weights(value: Tensor, what: str, deep: bool) -> Picture:
-    if value.dim() == 4:
-        return training.filters(value if not deep else value[:, :16], what, most=16 if deep else 64)
-    array = value.numpy()
-    maps = array.reshape(1, *array.shape) if array.ndim == 2 else array.reshape(-1, 1, 1)
-    options = _tiles(value[None] if value.dim() < 2 else value, {"most": 128})
-    return draw.grid(maps, what, **{**options, "side": 256, "tile": 320 if array.ndim == 2 else 14})
-
-
-def _maps(tensor: Tensor) -> draw.Floats:
-    """(1, C, H, W) as C maps, (1, n) as n maps of one pixel, and anything else as maps of its last two axes."""
-    array = tensor.numpy()
-    if array.ndim >= 3:
-        return array.reshape(-1, *array.shape[-2:])
-    return np.asarray(array).reshape(-1, 1, 1)
-
-
-def _tiles(tensor: Tensor, options: dict[str, Any]) -> dict[str, Any]:
-    """Drawing options: many small tiles for a vector, a few large ones for tokens."""
-    if tensor.dim() < 3:
-        return {**options, "columns": 16, "most": 256, "tile": 18}
-    if tensor.dim() == 3:
-        return {**options, "side": 256, "tile": 320}
-    return options

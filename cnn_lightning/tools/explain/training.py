@@ -1,7 +1,7 @@
 """The same picture through the network as it was at several moments of its training."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,14 +13,13 @@ from cnn_lightning.checkpoints import Unreadable, load
 from cnn_lightning.draw import Picture
 from cnn_lightning.errors import UserError
 from cnn_lightning.notices import tell
+from cnn_lightning.tools.explain import figures
 from cnn_lightning.tools.explain.record import Recording, record
 
 MOST = 16
 """The largest number of moments shown; of more, evenly spaced ones are chosen."""
 LAYERS = 4
 """The number of convolutions whose filters and maps are shown."""
-INPUTS = 32
-"""The number of input channels whose kernels are shown."""
 
 
 @dataclass(frozen=True)
@@ -126,25 +125,14 @@ def _pictures(net: nn.Module, seen: Recording) -> list[Picture]:
     outputs = {layer.name: layer.y for layer in seen.layers}
     found = []
     for name, module in _convolutions(net):
-        found.append(filters(module.weight.detach(), f"Filters of {name}", most=16))
+        found.append(_filters(module.weight.detach(), f"Filters of {name}"))
         maps = outputs[name][0].numpy() if name in outputs else torch.zeros(1, 1, 1).numpy()
         found.append(draw.grid(maps, f"Output of {name}", most=16, side=32, tile=36))
     return found
 
 
-def filters(weight: Tensor, what: str, *, most: int = 64) -> Picture:
-    """Kernels (O, C, h, w): a row for each output channel if they have several input channels, else side by side."""
-    values = weight.numpy()
-    if weight.shape[1] == 1:
-        return draw.grid(values[:, 0], what, columns=8, most=most, tile=36)
-    shown = values[:most, :INPUTS]
-    rows, columns = shown.shape[:2]
-    flat = shown.reshape(-1, *shown.shape[2:])
-    picture = draw.grid(flat, what, columns=columns, most=len(flat), tile=36 if columns <= 4 else 18)
-    outputs, inputs = _of(rows, weight.shape[0]), _of(columns, weight.shape[1])
-    axes = f"a row for each of {outputs} outputs, a column for each of {inputs} inputs"
-    return replace(picture, alt=f"{picture.alt}; {axes}", scale=f"{axes}; {picture.scale.partition('; ')[2]}")
-
-
-def _of(shown: int, n: int) -> str:
-    return str(n) if shown == n else f"the first {shown} of {n}"
+def _filters(weight: Tensor, what: str) -> Picture:
+    """Kernels (O, C, h, w), of three channels in colour."""
+    if weight.shape[1] == 3:
+        return figures.colors(weight, what, figures.Layout(most=16, tile=36))
+    return figures.filters(weight, what, figures.filters_layout(weight, outputs=16))
