@@ -215,10 +215,11 @@ def test_a_chain_stands_straight_and_a_skip_runs_beside_it() -> None:
     found = lay_out([BOX] * 4, [(IN, 0), (0, 1), (1, 2), (2, 3), (0, 3), (3, OUT)], folded=BOX)
     assert found.x == (0, 0, 0, 0)
     assert [row.items for row in found.rows] == [(0,), (1,), (2,), (3,), ()]
-    lane = found.rows[1].lanes[0]
+    (lane,) = found.rows[1].lanes
     assert abs(lane) > BOX / 2
-    assert [row.lanes for row in found.rows] == [(), (lane,), (lane,), (), ()]
-    assert (lane, 0) in found.rows[3].links
+    assert [tuple(row.lanes) for row in found.rows] == [(), (lane,), (lane,), (), ()]
+    assert found.rows[1].lanes[lane] == found.rows[3].links[lane, 0] == [(0, 3)]
+    assert found.rows[3].links[0, 0] == [(2, 3)]
     assert found.width >= 2 * abs(lane)
 
 
