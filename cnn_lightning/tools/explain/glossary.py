@@ -31,7 +31,7 @@ WORDS = (
     ),
     Word(
         "channel",
-        "One map of numbers among several of the same size: a color of a picture, or what one kernel gives.",
+        "One map of numbers among several of the same size: a colour of a picture, or what one kernel gives.",
         "channels?",
     ),
     Word(

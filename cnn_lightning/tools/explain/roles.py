@@ -84,7 +84,7 @@ class Part:
 
     @property
     def css_class(self) -> str:
-        """The class of its color; empty without a role."""
+        """The class of its colour; empty without a role."""
         return css_class(self.role) if self.role else ""
 
 
@@ -97,7 +97,7 @@ class Colored:
 
 
 def css_class(role: str) -> str:
-    """The class with the color of a role: a gradient has that of its variable."""
+    """The class with the colour of a role: a gradient has that of its variable."""
     return f"role-{role if role == 'sum' else role[-1]}"
 
 

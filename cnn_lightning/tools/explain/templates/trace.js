@@ -206,7 +206,7 @@ function showField() {
   canvas.setAttribute("aria-label", `The picture. ${about.textContent}`);
 }
 
-// Paints pixels (channels, height, width) from 0 to 1, grey or in color, with a frame and crosses.
+// Paints pixels (channels, height, width) from 0 to 1, grey or in colour, with a frame and crosses.
 function paintPicture(canvas, pixels, frame, crosses) {
   const [channels, height, width] = pixels.shape, zoom = Math.max(1, Math.floor(224 / Math.max(height, width)));
   canvas.width = width * zoom;

@@ -21,7 +21,7 @@ function windowsOf(op, { size, kernel, stride, padding, dilation }) {
   return { count: Math.floor((wide - reach - 1) / stride) + 1, reach, wide };
 }
 
-// Paints a square of `count` cells a side: colorOfCell(row, column) is the name of a color of the page.
+// Paints a square of `count` cells a side: colorOfCell(row, column) is the name of a colour of the page.
 function paintCells(canvas, count, colorOfCell, [top, left, bottom, right]) {
   const zoom = Math.max(3, Math.floor(280 / count)), styles = getComputedStyle(document.documentElement);
   canvas.width = canvas.height = count * zoom + 1;

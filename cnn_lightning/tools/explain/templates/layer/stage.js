@@ -4,13 +4,13 @@ function rgb(value, limit) {
   return `rgb(${colorOf(value, limit).join(",")})`;
 }
 
-// Black or white, whichever is read better on the color of a value.
+// Black or white, whichever is read better on the colour of a value.
 function inkOn(value, limit) {
   const [red, green, blue] = colorOf(value, limit);
   return 0.3 * red + 0.59 * green + 0.11 * blue > 140 ? "#111" : "#fff";
 }
 
-// Rows of numbers in the colors of their values. `options`: role; limit; now = [row, column] of a current cell; won;
+// Rows of numbers in the colours of their values. `options`: role; limit; now = [row, column] of a current cell; won;
 // done, the number of cells that are known, from the first on.
 function table(rows, { role = "", limit, now, won, done = Infinity } = {}) {
   const scale = limit || largestOf(rows.flat().map((value) => value ?? 0));
@@ -86,7 +86,7 @@ function paintSide(canvas, { height, width, values }, { limit, grey = false, fil
   }
 }
 
-// Paints a map of colors, `zoom` pixels a cell; a cell without a color stays transparent.
+// Paints a map of colours, `zoom` pixels a cell; a cell without a colour stays transparent.
 const cells = document.createElement("canvas");
 
 function paintCellColors(pen, height, width, zoom, colorAt) {
