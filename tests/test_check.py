@@ -445,12 +445,25 @@ def test_command_finds_what_lies_beside_a_file_of_any_name(
     assert sys.modules["torch"] is torch
 
 
+def test_a_layer_that_exits_does_not_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its exit code is not that of the command."""
+    path = tmp_path / "leaves.py"
+    path.write_text("import torch\nclass MyLayer(torch.nn.Module):\n    def forward(self, x): raise SystemExit(0)\n")
+    code, out, _ = run(capsys, f"{path}:MyLayer")
+    assert code == 1
+    assert "raised SystemExit: 0" in out
+    code, _, err = run(capsys, "--kinks", f"{path}:MyLayer")
+    assert code == 2
+    assert "to return, got a call of exit(0)" in err
+
+
 FILES = {
     "syntax.py": "class MyLayer(:\n",
     "error.py": "raise KeyError('three\\nlines\\nlong')\n",
     "exits.py": "raise SystemExit(3)\n",
     "missing.py": "import no_such_module_of_mine\n",
     "other.py": "import torch\nclass Other(torch.nn.Module): ...\nMyLayer = 3\nclass Plain: ...\n",
+    "init.py": "import torch\nclass MyLayer(torch.nn.Module):\n    def __init__(self): raise SystemExit(0)\n",
     "raises.py": "import torch\nclass MyLayer(torch.nn.Module):\n    def __init__(self): raise ValueError('no')\n",
 }
 
@@ -474,6 +487,7 @@ FILES = {
         ),
         (["other.py:Plain"], "which is the class Plain"),
         (["raises.py:MyLayer"], "--options: MyLayer() raised ValueError: no"),
+        (["init.py:MyLayer"], "--options: MyLayer() raised SystemExit: 0"),
         (
             ["torch.nn.ReLU", "--shape", "2,x"],
             "--shape: expected whole numbers of at least 1 such as 2,3,8,8, got '2,x'",

@@ -234,6 +234,24 @@ def test_a_file_that_does_not_run_is_a_finding(code: str, wrong: str, where: str
     assert where in found.where
 
 
+def test_a_call_of_exit_fails_the_function_that_calls_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    write(Path(), 1, "def relu_backward(grad_y, x):\n    raise SystemExit(0)")
+    report = grade(1)
+    assert report.failed[0] == "gradient (relu_backward)"
+    assert not any(rule.endswith("(relu)") for rule in report.failed)
+    assert report.findings[0].wrong == "raised SystemExit: 0"
+    assert run("1", "--check") == 1
+    assert run("1", "--train") == 2
+    assert "exercise 1: expected functions that return, got a call of exit(0)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [1, 11])
+def test_a_file_that_exits_does_not_train(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    write(Path(), number, "raise SystemExit(0)")
+    assert run(str(number), "--train") == 2
+    assert "exit" in capsys.readouterr().err.lower()
+
+
 def test_an_error_with_some_shapes_alone_is_a_finding() -> None:
     code = SOLUTIONS[3] + "\n        right = linear_backward\n"
     late = "def linear_backward(grad_y, x, weight):\n    assert len(x) == 4\n    return right(grad_y, x, weight)"

@@ -99,6 +99,8 @@ def main(args: list[str]) -> int:
         report = check_layer(layer, sample, reference, surrogate)
     except UserError:
         raise
+    except SystemExit as stop:  # its exit code would be that of the grade
+        raise UserError(f"layer: expected {given.layer} to return, got a call of exit({stop.code})") from None
     except ValueError as error:
         raise UserError(f"--{error}") from error
     _print(report, Console())
@@ -165,7 +167,7 @@ def _construct(target: str, kind: Any, options: dict[str, Any], what: str, seed:
     torch.manual_seed(seed)
     try:
         module: torch.nn.Module = kind(**options)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         flag = f"--{what}_options" if what else "--options"
         raise UserError(f"{flag}: {kind.__name__}({_listed(options)}) raised {_line(error)}") from error
     return module

@@ -133,7 +133,7 @@ def _apply(rule: str, function: Rule, subject: Subject, asks: str) -> Grade:
         return Grade(rule, tuple(function(subject)), asks=asks)
     except Skip as reason:
         return Grade(rule, skipped=str(reason), asks=asks)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the layer may call exit()
         message = (str(error).strip() or "(no message)").splitlines()[0]
         found = Finding(rule, f"raised {type(error).__name__}: {message}", line_of(error, subject), _MEND_RAISED[rule])
         return Grade(rule, (found,), asks=asks)

@@ -40,7 +40,7 @@ def learned(number: int) -> ModuleType:
         raise UserError(f"layers: expected the file {path.name} in the current folder; cnn-lightning learn {number}")
     try:
         return module_of(path)
-    except Exception as error:  # the learner's code may raise anything
+    except (Exception, SystemExit) as error:  # the learner's code may raise anything
         raise UserError(f"layers: {path.name}: {words_of(error)}, at {place_of(error, path)}") from None
 
 

@@ -71,7 +71,7 @@ class Graded:
         apply = {"dtype": self._dtype, "inputs unwritten": self._unwritten_inputs}.get(rule)
         try:
             return apply() if apply else self._values(rule), False
-        except Exception as error:  # the learner's code may raise anything
+        except (Exception, SystemExit) as error:  # the learner's code may raise anything
             place = place_of(error, self.file)
             if is_unwritten(error, self.file):
                 self.unwritten = True
@@ -88,7 +88,7 @@ class Graded:
                 continue
             try:
                 rows.append(self._answers(case))
-            except Exception as error:  # a usual mistake may fail with some shapes only
+            except (Exception, SystemExit) as error:  # a usual mistake may fail with some shapes only
                 raised = raised or error
         findings = self._swapped(rule, rows)
         for index in range(0 if findings else len(self.task.gives)):
@@ -238,7 +238,7 @@ class Graded:
         directions = directions_of(case.point[name])
         try:
             return directions, [(value(_STEP * u) - value(-_STEP * u)) / (2 * _STEP) for u in directions]
-        except Exception:  # the forward is not written, or does not run
+        except (Exception, SystemExit):  # the forward is not written, or does not run
             return None
 
     def _where(self) -> str:
