@@ -16,6 +16,7 @@ from cnn_lightning.tools.learn.course.exercise import (
     Task,
     Training,
     X,
+    mean_over_batch,
     random,
 )
 
@@ -189,11 +190,8 @@ _SUSPECTS = (
         "every image adds to the gradient of the weight: sum over n",
         lambda grad_y, x, weight, **options: conv.conv2d_backward(grad_y[:1], x[:1], weight, **options)[1],
     ),
-    Suspect(
-        1,
-        "is the mean over the batch: it is divided by N, and must be the sum",
-        "add over the batch; only a loss that is a mean has the 1/N",
-        lambda grad_y, x, weight, **options: conv.conv2d_backward(grad_y, x, weight, **options)[1] / len(x),
+    mean_over_batch(
+        1, lambda grad_y, x, weight, **options: conv.conv2d_backward(grad_y, x, weight, **options)[1] / len(x)
     ),
     Suspect(
         1,
@@ -231,12 +229,7 @@ _SUSPECTS = (
         "sum over axis=(0, 2, 3), and divide by nothing",
         lambda grad_y, x, weight, **options: grad_y.mean((0, 2, 3)),
     ),
-    Suspect(
-        2,
-        "is the mean over the batch: it is divided by N, and must be the sum",
-        "add over the batch; only a loss that is a mean has the 1/N",
-        lambda grad_y, x, weight, **options: grad_y.sum((0, 2, 3)) / len(x),
-    ),
+    mean_over_batch(2, lambda grad_y, x, weight, **options: grad_y.sum((0, 2, 3)) / len(x)),
 )
 
 BACKWARD = Exercise(

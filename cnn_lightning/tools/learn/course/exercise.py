@@ -54,6 +54,12 @@ class Suspect:
     wrong: Call
 
 
+def mean_over_batch(result: int, wrong: Call) -> Suspect:
+    """The gradient of a parameter that is a mean where it must be a sum."""
+    words = "is the mean over the batch: it is divided by N, and must be the sum"
+    return Suspect(result, words, "add over the batch; only a loss that is a mean has the 1/N", wrong)
+
+
 @dataclass(frozen=True)
 class Task:
     """A function that is graded.

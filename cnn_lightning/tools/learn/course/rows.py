@@ -15,6 +15,7 @@ from cnn_lightning.tools.learn.course.exercise import (
     Task,
     Training,
     X,
+    mean_over_batch,
     random,
 )
 
@@ -51,12 +52,7 @@ LINEAR = Exercise(
                     "grad_weight[o, i] = sum_n grad_y[n, o] x[n, i]: o comes first, as in the weight",
                     lambda grad_y, x, weight: x.T @ grad_y,
                 ),
-                Suspect(
-                    1,
-                    "is the mean over the batch: it is divided by N, and must be the sum",
-                    "add over the batch; only a loss that is a mean has the 1/N",
-                    lambda grad_y, x, weight: grad_y.T @ x / len(x),
-                ),
+                mean_over_batch(1, lambda grad_y, x, weight: grad_y.T @ x / len(x)),
                 Suspect(
                     1,
                     "lacks the sum over the batch: there is a matrix for each sample",
@@ -69,12 +65,7 @@ LINEAR = Exercise(
                     "each sample adds grad_y[n, o] to the bias: sum over axis 0",
                     lambda grad_y, x, weight: grad_y,
                 ),
-                Suspect(
-                    2,
-                    "is the mean over the batch: it is divided by N, and must be the sum",
-                    "add over the batch; only a loss that is a mean has the 1/N",
-                    lambda grad_y, x, weight: grad_y.mean(0),
-                ),
+                mean_over_batch(2, lambda grad_y, x, weight: grad_y.mean(0)),
                 Suspect(
                     2,
                     "is summed over the wrong axis: over the outputs, not over the batch",
