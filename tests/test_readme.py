@@ -196,6 +196,12 @@ def test_yaml_blocks_are_read(folder: Path, capsys: pytest.CaptureFixture[str]) 
         assert "'*': torch" in capsys.readouterr().out
 
 
+def test_the_tree_has_every_folder_of_the_package() -> None:
+    (tree,) = (block.text for block in BLOCKS if block.text.startswith("cli.py "))
+    folders = {f"{path.parent.name}/" for path in (ROOT / "cnn_lightning").glob("*/__init__.py")}
+    assert folders <= set(tree.split())
+
+
 # ---- the layer of the README works as the built-in layers do
 
 
