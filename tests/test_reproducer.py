@@ -162,6 +162,13 @@ KERNELS: list[tuple[str, int, nn.Module, tuple[Any, ...], Place]] = [
 ]
 
 
+WITHOUT_DECOMPOSITION = [
+    name
+    for name in ("max_pool2d_with_indices_backward",)
+    if getattr(torch.ops.aten, name).default not in torch._decomp.decomposition_table
+]
+"""Operators that this torch (2.11) can't compute in elementary steps, so that less is known of their rounding."""
+
 PLANTED = [
     pytest.param(number, dtype, id=f"{kernel[0]}-{number}-{dtype or 'all'}", marks=marks)
     for number, kernel in enumerate(KERNELS)
@@ -178,7 +185,7 @@ def test_a_wrong_kernel_is_shown_by_a_small_layer(number: int, dtype: Any, tmp_p
     assert f"layer = nn.{type(part).__name__}(" in text
     assert "cnn_lightning" not in text
     sizes = [int(word) for line in text.splitlines() if "randn(" in line for word in line[:-1].split("(")[1].split(",")]
-    assert max(sizes) <= 3
+    assert max(sizes) <= (9 if operator in WITHOUT_DECOMPOSITION else 3)
     assert list(tmp_path.iterdir()) == [tmp_path / "fault.py"]
 
 

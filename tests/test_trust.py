@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cnn_lightning.errors import UserError
 
 FAST = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.batch_size", "256"]
 FAST += ["--model.hidden", "8", "--model.channels", "[2, 3]"]
+VERSION = version("cnn-lightning")
 PLANTED = (
     "evil.Layer",
     "evil.py",
@@ -203,7 +205,7 @@ def test_options_that_no_checkpoint_keeps_are_refused_by_name(
         if not hidden:
             assert code == 2
             last = error.splitlines()[-1]
-            assert f"best.ckpt holds options that cnn-lightning 0.1.0 doesn't know: {', '.join(more)}" in last
+            assert f"best.ckpt holds options that cnn-lightning {VERSION} doesn't know: {', '.join(more)}" in last
         else:
             assert code in (0, 2), (args, error)
 
@@ -248,7 +250,7 @@ def test_a_checkpoint_keeps_every_option_but_how_it_runs(made: Path) -> None:
         ("optimizer", "evil", "expected optimizer to be Literal['adamw', 'adam', 'sgd'], got 'evil'"),
         ("lr", [0.1], "expected lr to be float"),
         ("weights", {"class_path": "evil.Layer"}, "expected weights to be str | None, got"),
-        ("gamma", 0.5, "holds options that cnn-lightning 0.1.0 doesn't know: gamma"),
+        ("gamma", 0.5, f"holds options that cnn-lightning {VERSION} doesn't know: gamma"),
         ("layers", "numpy", "doesn't know: layers"),
     ],
 )

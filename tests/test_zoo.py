@@ -139,7 +139,7 @@ def assert_equal(found: Found, expected: Found) -> None:
         scale = max(value.abs().max().item(), floor)
         worst[key] = (found[key].double() - value.double()).abs().max().item() / scale
     bad = {key: error for key, error in worst.items() if not error <= TOLERANCE}
-    assert not bad
+    assert not bad, str(bad)  # whole: older pytest cuts it
 
 
 def check(name: str, *, narrow: bool = False) -> None:

@@ -165,3 +165,7 @@ def class_of_container(module: nn.Module) -> type[nn.Module]:
 
 def _become(module: nn.Module, kind: type[nn.Module]) -> None:
     object.__setattr__(module, "__class__", kind)  # not through a __setattr__ that the module defines
+    # A new class leaves a module's dictionary as it is. Compiled code of torch 2.11 compares no classes while the
+    # dictionary is untouched, so it would go on with the old class.
+    module.__dict__["_swapped"] = True
+    del module.__dict__["_swapped"]
