@@ -44,6 +44,9 @@ def main(args: Sequence[str] | None = None) -> int:
 def _main(args: list[str]) -> int:
     command = args[0] if args else "--help"
     try:
+        which = _help_asked(args[1:]) if command in (*TRAINER, *COMMANDS) else None
+        if which is not None:
+            return _help_of(command, which, args[1:])
         if command in TRAINER:
             return _run("train", args)
         if command in COMMANDS and find_spec(f"cnn_lightning.tools.{command}"):
@@ -76,6 +79,35 @@ def _run(where: str, args: list[str]) -> int:
     with process_kept():
         os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's use of it
         return int(module.main(args))
+
+
+def _help_asked(args: list[str]) -> str | None:
+    """What follows ``--help``, ``all`` or nothing; None if no argument asks for help.
+
+    Raises:
+        UserError: Another word follows it.
+    """
+    for flag, following in zip(args, [*args, ""][1:], strict=True):
+        name, equals, word = flag.partition("=")
+        if name in ("-h", "--help"):
+            word = word if equals else "" if following.startswith("-") else following
+            if word not in ("", "all"):
+                raise UserError(f"{name}: expected all, or nothing, got {word!r}")
+            return word
+    return None
+
+
+def _help_of(command: str, which: str, args: list[str]) -> int:
+    """Print the short help of a command, or all of it; the short one loads no torch."""
+    if command in TRAINER:
+        if which == "all":
+            return _run("train", [command, "--help"])
+        print(import_module("cnn_lightning.train.help").short(command, args))
+    else:
+        parser = import_module(f"cnn_lightning.tools.{command}.arguments").parser()
+        texts = import_module("cnn_lightning.train.full_help")
+        print(texts.whole(parser) if which == "all" else texts.brief(parser))
+    return 0
 
 
 def _help() -> str:

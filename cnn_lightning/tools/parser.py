@@ -1,17 +1,32 @@
-"""The argument parser of the commands in `cnn_lightning.tools`."""
+"""The argument parser of the commands in `cnn_lightning.tools`.
 
+Each command has its options in a module ``arguments`` beside its ``command``. Neither that nor this loads torch, so
+that the help takes no time.
+"""
+
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from cnn_lightning.errors import UserError
-from cnn_lightning.model import LARGEST
+from cnn_lightning.train.aliases import spelled_out
 from cnn_lightning.train.messages import OneLine, Slip
+
+MemoryFormat = Literal["auto", "contiguous", "channels_last", "batch_last"]
+"""`cnn_lightning.layers.memory.MemoryFormat`, which loads torch."""
+
+Layers = Literal["numpy", "torch"] | dict[str, str]
+"""`cnn_lightning.classifier.module.Layers`, in the same way."""
 
 
 class OneLineParser(OneLine, ArgumentParser):
     """An ArgumentParser whose errors are one line, raised as `UserError`."""
+
+    def parse_args(self, args: Sequence[str], *rest: Any, **options: Any) -> Namespace:  # type: ignore[override]
+        """Read the arguments, with aliases spelled out."""
+        return super().parse_args(spelled_out(args, self.options()), *rest, **options)
 
     def slip(self, message: str, ex: Exception | None) -> Slip | None:
         """The mistake in the arguments; here ``--data NAME`` is the option ``data.name``."""
@@ -19,9 +34,9 @@ class OneLineParser(OneLine, ArgumentParser):
         return replace(found, key="data") if found is not None and found.key == "data.name" else found
 
 
-def make(command: str, doc: str | None) -> ArgumentParser:
-    """A parser for ``cnn-lightning command``, with the module's docstring as its description."""
-    options: dict[str, Any] = {"prog": f"cnn-lightning {command}", "description": doc, "exit_on_error": True}
+def make(command: str, description: str) -> ArgumentParser:
+    """A parser for ``cnn-lightning command``; the help prints the description."""
+    options: dict[str, Any] = {"prog": f"cnn-lightning {command}", "description": description, "exit_on_error": True}
     return OneLineParser(**options)
 
 
@@ -31,6 +46,8 @@ def expect_at_least_one(options: Namespace, *names: str) -> None:
     Raises:
         UserError: A count is not.
     """
+    from cnn_lightning.model import LARGEST
+
     for name in names:
         value = options[name]
         if value is not None and value < 1:

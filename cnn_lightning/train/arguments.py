@@ -6,7 +6,7 @@ decides the defaults, such as the checkpoint, and adds the defaults after that.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -25,7 +25,10 @@ import cnn_lightning.data.image_folder
 import cnn_lightning.data.mnist  # noqa: F401 -- jsonargparse finds a data set by its short name once it is imported
 from cnn_lightning import data
 from cnn_lightning.errors import UserError, one_line
+from cnn_lightning.train.aliases import spelled_out
 from cnn_lightning.train.configs import checked, config_file
+from cnn_lightning.train.full_help import of_trainer, whole
+from cnn_lightning.train.help import DATA, PURPOSE
 from cnn_lightning.train.messages import EXPECTED, OneLine
 from cnn_lightning.train.run_folder import RUNS
 from cnn_lightning.train.suggestions import did_you_mean
@@ -89,7 +92,7 @@ class Parser(OneLine, LightningArgumentParser):
         """
         self._without_defaults = True
         try:
-            options = self.parse_args([DEFAULT_DATA, *args], defaults=False)
+            options = self.parse_args([DEFAULT_DATA, *spelled_out(args, self.options())], defaults=False)
         finally:
             self._without_defaults = False
         _refuse_from_data(options.get("model") or {})
@@ -100,6 +103,12 @@ class Parser(OneLine, LightningArgumentParser):
         names = super().options()
         kinds = [getattr(data, name) for name in data.__all__] if "data" in names else []
         return [*names, *(f"data.{name}" for name in dict.fromkeys(n for k in kinds for n in signature(k).parameters))]
+
+    def format_help(self) -> str:
+        """All options, without the markup of docstrings; also of a class that an option takes."""
+        if self.prog.split()[-1] in PURPOSE:
+            return of_trainer(self, data_parsers()) + "\n"
+        return whole(self) + "\n"
 
     def parse_path(self, path: Any, *args: Any, **options: Any) -> Namespace:
         """Read a config file, for messages with its name.
@@ -137,6 +146,14 @@ class Parser(OneLine, LightningArgumentParser):
         """Check all values, except in `given`, where required ones may be missing."""
         if not self._without_defaults:
             super().validate(namespace, *args, **options)
+
+
+def data_parsers() -> Iterator[Parser]:
+    """A parser of the options of each data set."""
+    for name in DATA:
+        parser = Parser(description=f"--data {name}", add_help=False)
+        parser.add_class_arguments(getattr(data, name), "data")
+        yield parser
 
 
 def _refuse_from_data(model: Any) -> None:

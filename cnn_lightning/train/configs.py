@@ -22,13 +22,18 @@ def config_file(name: str) -> Path:
     path = Path(name)
     if path.is_file() or path.is_fifo():
         return path
-    package = Path(str(files("cnn_lightning")))
-    folders = (package / "configs", package.parent / "configs")
-    for folder in folders:
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    known = sorted({shipped.stem for folder in folders for shipped in folder.glob("*.yaml")})
+    known = shipped()
+    if name in known:
+        return known[name]
     raise UserError(f"config: expected a file or one of {', '.join(known)}, got {name!r}{did_you_mean(name, known)}")
+
+
+def shipped() -> dict[str, Path]:
+    """The shipped configs: each name and its file, in the order of the alphabet."""
+    package = Path(str(files("cnn_lightning")))
+    folders = (package.parent / "configs", package / "configs")
+    found = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def checked(config: Any, path: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote, unquote
 
 from cnn_lightning.errors import UserError, one_line
+from cnn_lightning.train.aliases import usable
 from cnn_lightning.train.suggestions import did_you_mean, near_option
 from cnn_lightning.train.words import (
     LONGEST,
@@ -144,7 +145,9 @@ class OneLine(argparse.ArgumentParser):
             if not word.startswith("-"):
                 return Slip("", "options that begin with --", shown(word))
             key = word.partition("=")[0].lstrip("-")
-            return replace(self._no_option(key, self.options(), self.prog.split()[-1]), flag=self.exit_on_error)
+            known = self.options()
+            known += usable(known) if self.exit_on_error else ()  # no config has them
+            return replace(self._no_option(key, known, self.prog.split()[-1]), flag=self.exit_on_error)
         found = re.search(r"(?:^|\s)(?:(?:Subcommand|Group) '([\w.]+)' does not accept o|O)ption '([^']+)'", message)
         if found is None:
             return None

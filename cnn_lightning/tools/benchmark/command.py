@@ -4,17 +4,16 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cnn_lightning.errors import UserError
 from cnn_lightning.files import PICTURES, expect_writable, written
-from cnn_lightning.layers.memory import MemoryFormat
 from cnn_lightning.tools import parser as parsers
+from cnn_lightning.tools.benchmark import arguments
 from cnn_lightning.tools.benchmark.bridge import measure_bridge
 from cnn_lightning.tools.benchmark.fixed import measure_fixed
 from cnn_lightning.tools.benchmark.floor import Floor, measure_floor
@@ -38,51 +37,9 @@ from cnn_lightning.tools.benchmark.tune import measure, more_threads, trials
 from cnn_lightning.tools.machine import forced_kernel, machine
 
 
-def _parser() -> ArgumentParser:
-    parser = parsers.make("benchmark", __doc__)
-    parser.add_argument("--model.net", default="simple_cnn", help="simple_cnn or the name of a torchvision model")
-    parser.add_argument(
-        "--model.channels", type=tuple[int, ...], default=(16, 32), help="channels of SimpleCNN's convolutions"
-    )
-    parser.add_argument("--model.hidden", type=int, default=128, help="units of SimpleCNN's first linear layer")
-    parser.add_argument(
-        "--model.dropout", type=bool, default=True, help="false: dropout and stochastic depth do nothing"
-    )
-    parser.add_argument(
-        "--model.memory_format",
-        type=MemoryFormat,
-        default="auto",
-        help="memory of the NumPy layers' pictures; auto: the one that fit takes",
-    )
-    parser.add_argument(
-        "--model.functions",
-        type=Literal["torch", "numpy"],
-        default="torch",
-        help="numpy: measure torch's layers with their operators computed by NumPy, too",
-    )
-    parser.add_argument("--data.in_channels", type=int, default=1, help="1 for grey, 3 for colour")
-    parser.add_argument("--data.image_size", type=int, default=28, help="height and width of the random pictures")
-    parser.add_argument("--data.num_classes", type=int, default=10, help="number of classes")
-    parser.add_argument("--data.batch_size", type=int, default=64, help="pictures in a batch")
-    parser.add_argument("--threads", type=int, default=1, help="threads of NumPy and torch")
-    parser.add_argument("--rounds", type=int, default=15, help="number of bursts of each implementation")
-    parser.add_argument(
-        "--networks", action="store_true", help="only measure a training step of SimpleCNN and networks of torchvision"
-    )
-    parser.add_argument(
-        "--tune", action="store_true", help="only print the tuned numbers and measure the most important ones"
-    )
-    parser.add_argument("--formulas", type=bool, default=True, help="measure the formulas too")
-    parser.add_argument("--compile", type=bool, default=False, help="measure torch.compile too")
-    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="device of the tensors")
-    parser.add_argument("--json", type=str | None, default=None, help="file for all figures")
-    parser.add_argument("--png", type=str | None, default=None, help="file for a picture of the layers' times")
-    return parser
-
-
 def main(args: list[str]) -> int:
     """Measure, print, and write what was asked for."""
-    options = _parser().parse_args(args)
+    options = arguments.parser().parse_args(args)
     parsers.expect_at_least_one(options, "rounds", "threads", "data.batch_size")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: expected a device of this machine, got cuda, which torch does not see here")

@@ -25,7 +25,7 @@ from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.files import expect_writable, written
 from cnn_lightning.model import LARGEST
 from cnn_lightning.tools import parser as parsers
-from cnn_lightning.tools.check import CheckReport, check_layer
+from cnn_lightning.tools.check import CheckReport, arguments, check_layer
 from cnn_lightning.tools.check.kinks import Row, as_json, catalogue, show
 from cnn_lightning.tools.check.scan import LEGEND, scan
 from cnn_lightning.tools.check.surrogate import NAMED
@@ -38,36 +38,7 @@ _COLORS = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 
 def main(args: list[str]) -> int:
     """Load, construct, grade, print; 1 if a rule failed, also if the reference or torch is at fault."""
-    parser = parsers.make("check", __doc__)
-    parser.add_argument(
-        "layer", type=str | None, nargs="?", help="my_file.py:MyLayer, or an import path such as my_package.MyLayer"
-    )
-    parser.add_argument("--shape", default="2,3,8,8", help="shape of the input; several inputs: '2,3,8,8 2,3'")
-    parser.add_argument(
-        "--options", nargs="*", default=[], help="options of the constructor: in_channels=3 kernel_size=[3,3]"
-    )
-    parser.add_argument(
-        "--reference", type=str | None, default=None, help="what the layer should equal: torch.nn.ReLU, ref.py:f"
-    )
-    parser.add_argument(
-        "--reference_options", nargs="*", default=None, help="options of its constructor; by default those of the layer"
-    )
-    parser.add_argument(
-        "--surrogate",
-        type=str | None,
-        default=None,
-        help=f"whose gradient the backward takes: {', '.join(NAMED)}, or my_file.py:function",
-    )
-    parser.add_argument(
-        "--surrogate_options", nargs="*", default=None, help="options of its constructor, such as slope=25 threshold=1"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the parameters and the input")
-    parser.add_argument("--eval", action="store_true", help="grade the layer in evaluation mode")
-    parser.add_argument(
-        "--kinks", action="store_true", help="print the gradient at kinks, ties and NaN, of all layers if none is named"
-    )
-    parser.add_argument("--json", type=str | None, default=None, help="file for the table of --kinks")
-    given = parser.parse_args(args)
+    given = arguments.parser().parse_args(args)
     parsers.expect_seed(given.seed)
     expect_writable("--json", given.json)
     if given.json and not given.kinks:

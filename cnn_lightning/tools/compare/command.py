@@ -2,9 +2,8 @@
 
 import json
 from dataclasses import asdict
-from typing import Literal
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -13,32 +12,15 @@ from cnn_lightning.files import PICTURES, expect_writable, written
 from cnn_lightning.notices import tell
 from cnn_lightning.ops.fast import blocks
 from cnn_lightning.tools import parser as parsers
+from cnn_lightning.tools.compare import arguments
 from cnn_lightning.tools.compare.measure import Measured, RunError, measure
 from cnn_lightning.tools.compare.ways import PLAIN_TORCH, PROGRAMS, Setting
 from cnn_lightning.tools.machine import forced_kernel, machine
 
 
-def _parser() -> ArgumentParser:
-    parser = parsers.make("compare", __doc__)
-    parser.add_argument("--data.name", type=Literal["Digits", "MNIST"], default="Digits", help="--data NAME")
-    parser.add_argument("--data.root", type=str, default="data", help="folder of MNIST's files")
-    parser.add_argument("--data.batch_size", type=int, default=64, help="pictures in a step")
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of each run; the first is not timed")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each way, in turns")
-    parser.add_argument("--lr", type=float, default=3e-3, help="learning rate of Adam")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first weights and of the order")
-    parser.add_argument(
-        "--threads", type=int | None, default=None, help="threads of each process; by default one per core"
-    )
-    parser.add_argument("--markdown", type=str | None, default=None, help="file for the table")
-    parser.add_argument("--json", type=str | None, default=None, help="file for all figures")
-    parser.add_argument("--png", type=str | None, default=None, help="file for a picture of the figures")
-    return parser
-
-
 def main(args: list[str]) -> int:
     """Measure, print the table, and write what was asked for."""
-    options = _parser().parse_args(parsers.data_by_name(args))
+    options = arguments.parser().parse_args(parsers.data_by_name(args))
     setting = _setting(options)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from torch import Tensor
 
 from cnn_lightning import data
@@ -27,7 +27,7 @@ from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.files import expect_writable, written
 from cnn_lightning.notices import tell
 from cnn_lightning.tools import parser as parsers
-from cnn_lightning.tools.explain import live, page, page_links, training
+from cnn_lightning.tools.explain import arguments, live, page, page_links, training
 from cnn_lightning.tools.explain.record import record
 from cnn_lightning.train.run_folder import RUNS
 from cnn_lightning.train.suggestions import did_you_mean
@@ -36,30 +36,9 @@ RATE = 0.1
 """The learning rate of the page's gradient steps if the run's optimizer was not SGD, which needs larger ones."""
 
 
-def _parser() -> ArgumentParser:
-    parser = parsers.make("explain", __doc__)
-    parser.add_argument("--ckpt_path", type=str | None, default=None, help="the trained network; last for the newest")
-    parser.add_argument("--image", type=str | None, default=None, help="a picture file")
-    parser.add_argument("--label", type=str | None, default=None, help="the class of --image, if it is known")
-    parser.add_argument("--index", type=int | None, default=None, help="number of a picture, from 0 (the default)")
-    parser.add_argument("--split", type=Literal["test", "val"], default="test", help="the split that --index counts in")
-    parser.add_argument(
-        "--data.name", type=str | None, default=None, help="--data NAME: another data set than that of the run"
-    )
-    parser.add_argument("--data.root", type=str | None, default=None, help="folder of the data set's files")
-    parser.add_argument(
-        "--model.functions",
-        type=Literal["torch", "numpy"],
-        default="torch",
-        help="numpy: NumPy computes the operators of functions and native layers, too",
-    )
-    parser.add_argument("--output", type=str, default="explain.html", help="file for the page")
-    return parser
-
-
 def main(args: list[str]) -> int:
     """Write the page and print its path."""
-    options = _parser().parse_args(parsers.data_by_name(args))
+    options = arguments.parser().parse_args(parsers.data_by_name(args))
     page_links.make_folder(Path(options.output))
     expect_writable("--output", options.output)
     if options.image is not None and options.index is not None:

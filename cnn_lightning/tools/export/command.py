@@ -3,40 +3,20 @@
 from pathlib import Path
 from typing import cast, get_args
 
-from jsonargparse import ArgumentParser
-
 from cnn_lightning.checkpoints import newest
 from cnn_lightning.classifier import from_checkpoint
 from cnn_lightning.errors import UserError
 from cnn_lightning.files import expect_writable
 from cnn_lightning.model import LARGEST
-from cnn_lightning.tools import parser as parsers
-from cnn_lightning.tools.export.program import TOLERANCE, Format, Unequal, export
+from cnn_lightning.tools.export import arguments
+from cnn_lightning.tools.export.program import Format, Unequal, export
 from cnn_lightning.train.run_folder import RUNS
 from cnn_lightning.train.suggestions import did_you_mean
 
 
-def _parser() -> ArgumentParser:
-    parser = parsers.make("export", __doc__)
-    parser.add_argument(
-        "--ckpt_path", type=str, required=True, help="the checkpoint, or 'last' for that of the newest run"
-    )
-    parser.add_argument("--format", default="onnx", help="onnx or pt2 (torch.export)")
-    parser.add_argument(
-        "--output", type=str | None, default=None, help="the file; by default beside the checkpoint, with its name"
-    )
-    parser.add_argument(
-        "--batch", default="dynamic", help="pictures in a batch: dynamic for any number, or a fixed number"
-    )
-    parser.add_argument(
-        "--tolerance", type=float, default=TOLERANCE, help="largest difference, relative to the largest logit"
-    )
-    return parser
-
-
 def main(args: list[str]) -> int:
     """Export, check the file, print its path; 1 if the check failed."""
-    options = _parser().parse_args(args)
+    options = arguments.parser().parse_args(args)
     if options.format not in get_args(Format):
         known = get_args(Format)
         meant = did_you_mean(options.format, known)

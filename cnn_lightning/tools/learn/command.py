@@ -7,31 +7,16 @@ long, so that a grade takes less than a second; only --train loads torch.
 import json
 import shutil
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.files import expect_writable, whole, written
 from cnn_lightning.streams import print_line
-from cnn_lightning.tools.learn import progress, showing
+from cnn_lightning.tools.learn import arguments, progress, showing
 from cnn_lightning.tools.learn.course.exercise import Exercise
 from cnn_lightning.tools.learn.grading import Report, exercise_of, grade
-from cnn_lightning.train.suggestions import did_you_mean
-
-
-class _OneLineParser(ArgumentParser):
-    """An ArgumentParser of the standard library whose errors are `UserError`."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the message as a `UserError`."""
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
-        hint = did_you_mean(unknown, _FLAGS) if message.startswith("unrecognized") else ""
-        raise UserError(f"learn: {message}{hint}")
-
-
-_FLAGS = ("--check", "--hint", "--solution", "--train", "--file", "--json", "--help")
 
 
 def main(args: list[str]) -> int:
@@ -57,17 +42,7 @@ def main(args: list[str]) -> int:
 
 
 def _parse(args: list[str]) -> Namespace:
-    parser = _OneLineParser("cnn-lightning learn", description=__doc__.partition("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("exercise", nargs="?", help="its number; without one, all are listed")
-    parser.add_argument("--check", action="store_true", help="grade it: what is wrong, where, and a hint")
-    parser.add_argument("--hint", metavar="STEP", help="the hint to give: 1 is small, 3 is almost the solution")
-    parser.add_argument("--solution", action="store_true", help="the formula of cnn_lightning.ops")
-    parser.add_argument("--train", action="store_true", help="train the digits with what you wrote")
-    parser.add_argument("--file", help="the file to grade, if it is not the one in the current folder")
-    parser.add_argument(
-        "--json", nargs="?", const="-", metavar="FILE", help="the grade for a program, on the screen or in a file"
-    )
-    given = parser.parse_args(args)
+    given = arguments.parser().parse_args(args)
     chosen = [flag for flag in ("check", "solution", "train") if getattr(given, flag)]
     if len(chosen) > 1:
         raise UserError(f"learn: expected one of --{' and --'.join(chosen)}")

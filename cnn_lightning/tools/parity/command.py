@@ -8,18 +8,15 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import torch
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cnn_lightning.errors import UserError
 from cnn_lightning.files import PICTURES, expect_writable, written
-from cnn_lightning.layers.memory import MemoryFormat
 from cnn_lightning.tools import parser as parsers
-from cnn_lightning.tools.parity import page, reproducer
+from cnn_lightning.tools.parity import arguments, page, reproducer
 from cnn_lightning.tools.parity.candidates import Candidate, candidate_of
 from cnn_lightning.tools.parity.layerwise.results import Parity
 from cnn_lightning.tools.parity.lockstep import compare
@@ -31,68 +28,9 @@ from cnn_lightning.tools.parity.table import errors_table
 _DTYPES = {"32": torch.float32, "64": torch.float64, "16": torch.float16, "bf16": torch.bfloat16}
 
 
-def _parser() -> ArgumentParser:
-    parser = parsers.make("parity", __doc__)
-    parser.add_argument("--config", type=list[str], default=[], help="a run's config, or several: model and data")
-    parser.add_argument("--ckpt_path", type=str | None, default=None, help="a checkpoint: network and weights")
-    parser.add_argument("--model.net", type=str | None, default=None, help="simple_cnn or a torchvision model")
-    parser.add_argument(
-        "--against",
-        type=str | None,
-        default=None,
-        help="what to compare with torch eager: compile, compile=BACKEND, channels_last, bf16, fp16, no_mkldnn, "
-        "threads=N, cuda, mps, onnx, pt2, formula, fast, or package.module.Layer",
-    )
-    parser.add_argument(
-        "--model.layers",
-        type=str | dict[str, str] | None,
-        default=None,
-        help="the layers to compare with torch: numpy (default) or patterns of layer names",
-    )
-    parser.add_argument(
-        "--model.functions",
-        type=Literal["torch", "numpy"],
-        default="torch",
-        help="numpy: NumPy computes torch's own operators, too; --model.layers is then torch by default",
-    )
-    parser.add_argument(
-        "--model.memory_format",
-        type=MemoryFormat | None,
-        default=None,
-        help="memory of the pictures: contiguous (default, also for auto), channels_last or batch_last",
-    )
-    parser.add_argument("--model.channels", type=tuple[int, ...] | None, default=None, help="channels of SimpleCNN")
-    parser.add_argument("--model.hidden", type=int | None, default=None, help="hidden units of SimpleCNN")
-    parser.add_argument("--model.num_classes", type=int | None, default=None, help="classes of random data")
-    parser.add_argument("--model.in_channels", type=int | None, default=None, help="channels of random data")
-    parser.add_argument("--model.image_size", type=int | None, default=None, help="height and width of random data")
-    parser.add_argument(
-        "--data.name", type=str | None, default=None, help="--data NAME: a data set instead of random pictures"
-    )
-    parser.add_argument("--data.root", type=str | None, default=None, help="folder of the data set's files")
-    parser.add_argument("--data.batch_size", type=int, default=8, help="pictures in a batch")
-    parser.add_argument("--steps", type=int, default=3, help="steps of the optimizer")
-    parser.add_argument("--lr", type=float, default=0.01, help="learning rate of gradient descent with momentum 0.9")
-    parser.add_argument(
-        "--precision", type=Literal["32", "64", "16", "bf16"], default="32", help="floating-point format"
-    )
-    parser.add_argument(
-        "--tolerance", type=float | None, default=None, help="relative error up to which results are equal"
-    )
-    parser.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu", help="device of the tensors")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, random data and dropout")
-    parser.add_argument("--html", type=str | None, default=None, help="file for a page with the network as a graph")
-    parser.add_argument(
-        "--reproducers", type=str, default=".", help="folder for the programs that show each fault alone"
-    )
-    parser.add_argument("--json", type=str | None, default=None, help="file for every comparison")
-    parser.add_argument("--png", type=str | None, default=None, help="file for a picture of the errors of all layers")
-    return parser
-
-
 def main(args: list[str]) -> int:
     """Compare and print; 0 if both agree, 1 if they don't, whichever side is wrong."""
-    options = _parser().parse_args(_repeatable(parsers.data_by_name(args)))
+    options = arguments.parser().parse_args(_repeatable(parsers.data_by_name(args)))
     parsers.expect_at_least_one(options, "steps", "data.batch_size")
     parsers.expect_seed(options.seed)
     if options.device == "cuda" and not torch.cuda.is_available():

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from cnn_lightning.aten import numpy_ops
@@ -21,26 +20,14 @@ from cnn_lightning.layers.memory import MemoryFormat, arranged
 from cnn_lightning.model import total_loss
 from cnn_lightning.nonfinite import Finding, saved, search
 from cnn_lightning.ops.fast import chooser
-from cnn_lightning.tools import parser as parsers
+from cnn_lightning.tools.replay import arguments
 
 HALF = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
-def _parser() -> ArgumentParser:
-    parser = parsers.make("replay", __doc__)
-    parser.add_argument("file", type=str, help="the nonfinite.pt of a run that stopped")
-    parser.add_argument(
-        "--model.layers",
-        type=Layers | None,
-        default=None,
-        help="what runs the layers; by default what ran them in the training",
-    )
-    return parser
-
-
 def main(args: list[str]) -> int:
     """Run the step and print what is found; 1 if it is not finite."""
-    options = _parser().parse_args(args)
+    options = arguments.parser().parse_args(args)
     found = saved.read(options.file)
     finding = replay(found, options.file, options.model.layers)
     if finding is None:
