@@ -26,6 +26,7 @@ COMMANDS = {
     "learn": "exercises: write the layers yourself in NumPy, and have them graded",
     "replay": "run the batch of a loss or gradient that was not finite again, and name what made it",
     "export": "write a trained network as ONNX or as a torch.export program",
+    "completion": "print a script that completes commands, options and values in bash, zsh or fish",
 }
 INTERRUPTED = 130
 
@@ -55,9 +56,7 @@ def _main(args: list[str]) -> int:
             print(_help())
             return 0
         if command == "--version":
-            from importlib.metadata import version
-
-            print(f"cnn-lightning {version('cnn-lightning')}")
+            print(import_module("cnn_lightning.tools.versions").text())
             return 0
         known = [*TRAINER, *COMMANDS]
         raise UserError(f"command: expected one of {', '.join(known)}, got {command!r}{did_you_mean(command, known)}")

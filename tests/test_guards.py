@@ -105,7 +105,7 @@ def test_weights_of_the_plain_program_load(version: str) -> None:
 @pytest.mark.parametrize("version", having("flags.json"))
 def test_every_flag_is_still_there(version: str) -> None:
     for command, flags in read(version, "flags.json").items():
-        now = set(re.findall(r"--[A-Za-z_][\w.]*", printed([command, "--help"])))
+        now = set(re.findall(r"--[A-Za-z_][\w.]*", printed([command, "--help", "all"])))
         assert flags
         assert set(flags) <= now, f"{command}: {set(flags) - now}"
 

@@ -44,6 +44,7 @@ MARKUP = (
     (r"\*\*([^*]+)\*\*", r"\1"),
     (r"\.\. \w+::\s*", ""),
 )
+HELP = Row("-h, --help", "[all]", "print the most used options; with all, every option")
 UNTRUE = re.compile(r"\s*(?:Default: [^ ]+|Defaults to [^.]*\.|Disabled by default \([^)]*\)\.)(?=\s|$)")
 """Defaults in words: ours may differ, and the parser's own are printed."""
 
@@ -56,17 +57,21 @@ def of_trainer(parser: argparse.ArgumentParser, data: Iterable[argparse.Argument
         data: A parser for each data set; its description is the title of its options.
     """
     command, actions = _command(parser), _shown(parser)
-    ours = {option.name: option.row.text for some in OPTIONS.values() for option in some if command in option.commands}
-    ours |= OURS
-    lines = [*usage(command), *paragraph(PURPOSE[command]), ""]
+    ours = texts(command)
+    lines = [*usage(command), *paragraph(PURPOSE[command]), "", *HELP.lines()]
     for group, title in TITLES.items():
         lines += section(title, (row_of(action, True, ours) for action in actions if _group(action) == group))
         if group == "data":
             for each in data:
-                texts = {f"data.{name}": text for name, (_, text) in OF_DATA.items()}
-                rows = (row_of(action, True, texts) for action in _shown(each) if action.dest != "data")
+                rows = (row_of(action, True, ours) for action in _shown(each) if action.dest != "data")
                 lines += section(str(each.description), rows)
     return "\n".join(lines)
+
+
+def texts(command: str) -> dict[str, str]:
+    """Our own texts of options of fit, validate, test or predict, by their names."""
+    short = {option.name: option.row.text for some in OPTIONS.values() for option in some if command in option.commands}
+    return short | {f"data.{name}": text for name, (_, text) in OF_DATA.items()} | OURS
 
 
 def whole(parser: argparse.ArgumentParser) -> str:
@@ -74,8 +79,8 @@ def whole(parser: argparse.ArgumentParser) -> str:
     actions = _shown(parser)
     described = paragraph(plain(parser.description or ""))
     is_command = parser.prog.startswith("cnn-lightning ")
-    head = [*usage(_command(parser), _arguments(actions)), *described] if is_command else described
-    return "\n".join([*head, "", *(line for action in actions for line in row_of(action, True).lines())])
+    head = [*usage(_command(parser), _arguments(actions)), *described, "", *HELP.lines()] if is_command else described
+    return "\n".join([*head, *(line for action in actions for line in row_of(action, True).lines())])
 
 
 def brief(parser: argparse.ArgumentParser) -> str:

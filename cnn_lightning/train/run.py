@@ -269,6 +269,31 @@ class CLI(LightningCLI):
         return str(path) if self.trainer.strategy.broadcast(is_there) else None
 
 
+class _Built(Exception):
+    """The parsers are built, and nothing is to be run."""
+
+
+class _Parsers(CLI):
+    """Builds the parsers of all commands, and stops."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Stop.
+
+        Raises:
+            _Built: Always.
+        """
+        raise _Built(self._subcommand_parsers)
+
+
+def parsers() -> dict[str, Parser]:
+    """The parser of each command, for completion and for the test of the help."""
+    try:
+        _Parsers(["fit"])
+    except _Built as built:
+        found: dict[str, Parser] = built.args[0]
+    return found
+
+
 def _untrained(command: str, root: Path) -> str:
     """Why a command does nothing without a checkpoint, and which checkpoint there is."""
     try:

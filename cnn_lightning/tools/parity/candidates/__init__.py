@@ -77,14 +77,14 @@ def candidate_of(text: str, net: nn.Module) -> Candidate:
         return _threads(text, value)
     if name == "compile" and bool(equals) == bool(value):
         return compiled(value or "inductor", text)
-    if equals or (name not in _MODES and "." not in name):
-        known = [*_MODES, "threads=N", "compile=BACKEND", "package.module.Layer"]
+    if equals or (name not in MODES and "." not in name):
+        known = [*MODES, "threads=N", "compile=BACKEND", "package.module.Layer"]
         raise ValueError(f"against: expected one of {', '.join(known)}, got {text!r}{did_you_mean(name, known)}")
-    if name not in _MODES:
+    if name not in MODES:
         return Candidate(text, layers=_layers(text, net))
     if name == "onnx":
         builds.expect_onnx()
-    found = _MODES[name]
+    found = MODES[name]
     if found.device is not None and not getattr(torch, found.device).is_available():
         raise ValueError(f"against: expected a device of this machine, got {text}, which torch does not see here")
     return found
@@ -159,7 +159,7 @@ def _no_mkldnn() -> Iterator[None]:
         torch.backends.mkldnn.set_flags(_enabled=before)  # type: ignore[no-untyped-call]
 
 
-_MODES = {
+MODES = {
     each.name: each
     for each in (
         Candidate(
