@@ -12,6 +12,7 @@ from cnn_lightning import tools
 from cnn_lightning.model import net_names
 from cnn_lightning.tools.check.surrogate import NAMED
 from cnn_lightning.tools.export.program import Format
+from cnn_lightning.tools.learn.course import EXERCISES
 from cnn_lightning.tools.parity.candidates import MODES
 from cnn_lightning.train.aliases import usable
 from cnn_lightning.train.arguments import data_parsers
@@ -22,7 +23,8 @@ from cnn_lightning.train.run import parsers
 from cnn_lightning.train.words import choices_of, hint_of, literals_of
 
 FILES, FOLDERS = "file", "directory"
-"""shtab's names of what a shell completes itself."""
+KINDS = {"DIR": FOLDERS, "FILE": FILES, "data.root": FOLDERS, "file": FILES, "layer": FILES}
+"""shtab's names of what a shell completes itself, by the placeholder or the name of an option."""
 
 
 def tree() -> argparse.ArgumentParser:
@@ -79,20 +81,12 @@ def _add_one(
         options["action"] = "store_true"
     else:
         options |= {"choices": values(name, action) or None, "nargs": "?" if action.nargs == "?" else None}
-    made = parser.add_argument(*(flags or [action.dest]), **options)
-    if "choices" not in options or not options["choices"]:
-        kind = (
-            FOLDERS if name in _FOLDERS else FILES if name in _FILES else _OF_PLACEHOLDER.get(placeholder(action, name))
-        )
-        if kind is not None:
-            made.complete = kind  # type: ignore[attr-defined]  # shtab's
-    elif name in ("config", "ckpt_path"):
-        made.complete = _names_and_files(name, options["choices"])  # type: ignore[attr-defined]
-
-
-_OF_PLACEHOLDER = {"FILE": FILES, "DIR": FOLDERS}
-_FILES = ("file", "layer", "trainer.weights")
-_FOLDERS = ("data.root", "data.predict_dir", "trainer.default_root_dir")
+    made: Any = parser.add_argument(*(flags or [action.dest]), **options)
+    found = KINDS.get(name) or KINDS.get(placeholder(action, name))
+    if name in ("config", "ckpt_path"):
+        made.complete = _names_and_files(name, options["choices"])
+    elif found is not None and not made.choices:
+        made.complete = found
 
 
 def values(name: str, action: argparse.Action) -> list[str]:
@@ -103,7 +97,7 @@ def values(name: str, action: argparse.Action) -> list[str]:
         "ckpt_path": ("last",),
         "config": shipped(),
         "data": DATA,
-        "exercise": [str(number) for number in range(1, 13)],
+        "exercise": [str(number) for number in EXERCISES],
         "format": get_args(Format),
         "layers": ("numpy", "torch"),
         "net": net_names(),
