@@ -119,6 +119,7 @@ def _help() -> str:
         lines += ["", f"{title}:", *(f"  {name:10} {text}" for name, text in commands.items())]
     lines += [
         "",
-        "cnn-lightning COMMAND --help lists a command's options. Without any, fit trains on handwritten digits.",
+        "cnn-lightning COMMAND --help prints the most used options of a command, COMMAND --help all prints every option.",
+        "Without any, fit trains on handwritten digits.",
     ]
     return "\n".join(lines)

@@ -26,8 +26,8 @@ from cnn_lightning.data import Digits
 from cnn_lightning.model import build_net
 from cnn_lightning.ops import activation
 from cnn_lightning.swap import swap_layers
+from cnn_lightning.tools.explain import arguments, formulas, picker, source, training
 from cnn_lightning.tools.explain import command as explain
-from cnn_lightning.tools.explain import formulas, picker, source, training
 from cnn_lightning.tools.explain.flops import flops
 from cnn_lightning.tools.explain.record import Recording, record
 from tests.browser import DARK, LIGHT, Structure, browser, observed, visit
@@ -268,7 +268,7 @@ def test_a_page_in_the_run_s_folder_is_listed_for_its_report(made: Made, capsys:
 def test_the_validation_picture_is_that_of_the_validation_split(made: Made) -> None:
     path = made.run / "checkpoints/best.ckpt"
     model = from_checkpoint(path, layers="numpy")
-    options = explain.arguments.parser().parse_args(["--index", "7", "--split", "val"])
+    options = arguments.parser().parse_args(["--index", "7", "--split", "val"])
     picture = explain._from_data(options, model, path)
     data = Digits()
     data.prepare_data()
@@ -365,7 +365,7 @@ def test_the_pickers_and_the_slider_do_what_they_say(made: Made, tmp_path: Path)
     assert console == []
     path = made.run / "checkpoints/last.ckpt"
     model = from_checkpoint(path, layers="numpy")
-    shown = explain._from_data(explain.arguments.parser().parse_args(["--index", "5"]), model, path)
+    shown = explain._from_data(arguments.parser().parse_args(["--index", "5"]), model, path)
     assert shown.label is not None
     found = record(model.net, model.loss, shown.image, shown.label)
     layers = {layer.name: layer for layer in found.layers}

@@ -104,7 +104,7 @@ class Parser(OneLine, LightningArgumentParser):
         kinds = [getattr(data, name) for name in data.__all__] if "data" in names else []
         return [*names, *(f"data.{name}" for name in dict.fromkeys(n for k in kinds for n in signature(k).parameters))]
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: Any = None) -> str:
         """All options, without the markup of docstrings; also of a class that an option takes."""
         if self.prog.split()[-1] in PURPOSE:
             return of_trainer(self, data_parsers()) + "\n"
