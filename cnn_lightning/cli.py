@@ -5,10 +5,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from textwrap import wrap
 
 from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.signals import process_kept
 from cnn_lightning.streams import exit_code, lasting_streams, print_line
+from cnn_lightning.train.listing import WIDTH
 from cnn_lightning.train.suggestions import did_you_mean
 
 TRAINER = {
@@ -116,10 +118,13 @@ def _help() -> str:
         "Every layer of a CNN twice, NumPy and PyTorch, one Trainer.",
     ]
     for title, commands in (("Lightning's Trainer", TRAINER), ("beside it", COMMANDS)):
-        lines += ["", f"{title}:", *(f"  {name:10} {text}" for name, text in commands.items())]
+        lines += ["", f"{title}:"]
+        for name, text in commands.items():
+            lines += wrap(text, WIDTH, initial_indent=f"  {name:10} ", subsequent_indent=" " * 13)
     lines += [
         "",
-        "cnn-lightning COMMAND --help prints the most used options of a command, COMMAND --help all prints every option.",
-        "Without any, fit trains on handwritten digits.",
+        "cnn-lightning COMMAND --help prints the most used options of a command, and",
+        "cnn-lightning COMMAND --help all prints every option. Without any, fit trains",
+        "on handwritten digits.",
     ]
     return "\n".join(lines)

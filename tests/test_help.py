@@ -167,6 +167,13 @@ def test_the_help_of_a_tool_fits_on_a_screen(name: str) -> None:
         assert action.dest == "help" or any(flag in text for flag in flags or {action.dest}), action.dest
 
 
+def test_the_list_of_commands_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert fits_on_a_screen(text), text
+    assert all(re.search(rf"^  {name} ", text, re.MULTILINE) for name in (*TRAINER, *COMMANDS))
+
+
 ASK = """
 import sys
 from cnn_lightning.cli import main
