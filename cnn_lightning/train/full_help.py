@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from cnn_lightning.train.help import OF_DATA, OPTIONS, PURPOSE, SHORT, short_names, typed
+from cnn_lightning.train.help import OF_DATA, OPTIONS, PURPOSE, SHORT, configs, short_names, typed
 from cnn_lightning.train.listing import Row, paragraph, section, usage
 from cnn_lightning.train.words import choices_of, cut, hint_of, literals_of, words
 
@@ -65,7 +65,7 @@ def of_trainer(parser: argparse.ArgumentParser, data: Iterable[argparse.Argument
             for each in data:
                 rows = (row_of(action, True, ours) for action in _shown(each) if action.dest != "data")
                 lines += section(str(each.description), rows)
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *configs()])
 
 
 def texts(command: str) -> dict[str, str]:

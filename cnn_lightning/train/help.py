@@ -135,9 +135,13 @@ def short(command: str, args: Sequence[str] = ()) -> str:
     for title, options in OPTIONS.items():
         rows = [option.row for option in options if command in option.commands]
         lines += section(title, [*rows, *_data_rows(_data_in(args), command)] if title == DATA_TITLE else rows)
-    lines += ["", *paragraph(f"configs: {', '.join(shipped())}")]
-    lines += short_names(SHORT)
+    lines += ["", *configs(), *short_names(SHORT)]
     return "\n".join([*lines, f"all options: cnn-lightning {command} --help all; as YAML: --print_config"])
+
+
+def configs() -> list[str]:
+    """The lines that name the shipped configs."""
+    return paragraph(f"configs: {', '.join(shipped())}")
 
 
 def short_names(options: Collection[str]) -> list[str]:

@@ -157,7 +157,7 @@ class OneLine(argparse.ArgumentParser):
     def _no_option(self, key: str, known: list[str], command: str) -> Slip:
         if self.exit_on_error:
             meant = near_option(key, known)
-            listed = "" if meant else ", which its --help lists"
+            listed = "" if meant else ", which --help all lists"
             return Slip(key, f"an option of {command}{listed}", meant=meant or "")
         meant = near_option(key, [*known, "class_path", "init_args"])
         listed = f" ({', '.join(known)[:LONGEST]})" if known and not meant else ""
