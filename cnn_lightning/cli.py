@@ -22,6 +22,7 @@ TRAINER = {
 COMMANDS = {
     "parity": "run two implementations in lock-step and report, layer by layer, where they differ",
     "benchmark": "measure step, layers, bridge and memory of every implementation on this machine",
+    "sweep": "search the best options of fit: many trainings, which a killed command continues",
     "compare": "train four ways (plain or Lightning, NumPy or torch) and tabulate what each costs",
     "explain": "one page that shows how a trained network sees a picture",
     "check": "grade a layer of your own",

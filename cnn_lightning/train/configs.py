@@ -9,6 +9,8 @@ from cnn_lightning.errors import UserError
 from cnn_lightning.train.suggestions import did_you_mean
 
 SECTIONS = ("trainer", "model", "data")
+SWEEP = "sweep"
+"""The section that says what ``cnn-lightning sweep`` searches."""
 
 
 def config_file(name: str) -> Path:
@@ -44,10 +46,12 @@ def checked(config: Any, path: str) -> dict[str, Any]:
         path: The file, for messages.
 
     Raises:
-        UserError: The file, or a section in it, is no mapping.
+        UserError: The file, or a section in it, is no mapping, or the file describes a sweep.
     """
     if not isinstance(config or {}, dict):
         raise UserError(f"config: expected a mapping in {path}, got {_kind(config)}")
+    if SWEEP in (config or {}):
+        raise UserError(f"config: {path} describes a sweep: cnn-lightning sweep --config {path} runs it")
     found = {str(key): value for key, value in (config or {}).items() if value is not None or key not in SECTIONS}
     for section in ("trainer", "model"):
         if not isinstance(found.get(section, {}), dict):

@@ -1,0 +1,1 @@
+"""Trials of ``fit`` with options from a search space, chosen by Optuna."""
