@@ -21,7 +21,7 @@ from cnn_lightning.tools.sweep import results
 from cnn_lightning.tools.sweep.folder import Sweep, Taken, find, keep_optuna_quiet
 from cnn_lightning.tools.sweep.journal import Journal
 from cnn_lightning.tools.sweep.options import Options, read_options
-from cnn_lightning.tools.sweep.settings import Settings, read_settings
+from cnn_lightning.tools.sweep.settings import read_settings
 from cnn_lightning.train.noise import keep_quiet
 from tests.processes import noise, until
 
@@ -434,7 +434,7 @@ def starts(sweep: Sweep, number: int) -> int:
     return (sweep.folder(number) / "screen.txt").read_text().count("parameters to train")
 
 
-LONG = {"max_epochs": 30, "limit_train_batches": 30}
+LONG = {"max_epochs": 10, "limit_train_batches": 30}
 
 
 @pytest.mark.slow
@@ -444,7 +444,7 @@ def test_a_sweep_that_was_stopped_in_any_way_ends_as_one_that_was_not(how: str) 
     assert main(["sweep", "--config", "mine.yaml", "--folder", "whole"]) == 0
     process = start()
     sweep = Sweep(Path("runs/digits/sweep_0"), read_options(["--config", "mine.yaml"], NOTHING).settings)
-    until(lambda: (sweep.folder(1) / "metrics.csv").is_file() and len(sweep.trials()[1].intermediate_values) > 3)
+    until(lambda: (sweep.folder(1) / "metrics.csv").is_file() and len(sweep.trials()[1].intermediate_values) > 1)
     if how == "all":
         os.killpg(process.pid, signal.SIGKILL)
     elif how == "command":
