@@ -152,6 +152,8 @@ def test_every_config_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> No
         pytest.skip("torch sees no CUDA device")
     if path.stem == "ddp":
         pytest.skip("run by test_two_processes_share_every_batch")
+    if path.stem == "sweep":
+        pytest.skip("read by tests/test_sweep.py")
     write_idx_set(Path("data"), "MNIST")
     write_idx_set(Path("data"), "FashionMNIST")
     write_cifar10(Path("data"))

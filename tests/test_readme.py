@@ -56,6 +56,7 @@ LEFT_OUT = {
     r"(ruff|mypy)\b": "CI runs them beside these tests",
     r"python -m tests.prove": "it writes into the checkout that the tests run in",
     r"cnn-lightning learn 1 --train": "it trains ten epochs; tests/test_learn.py runs it",
+    r"cnn-lightning sweep": "it trains for minutes; tests/test_sweep.py runs it on little",
     r"cnn-lightning (benchmark|compare)": "it measures for minutes; tests of its own run it on little",
 }
 """Commands that don't run, and why."""

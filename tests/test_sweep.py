@@ -200,6 +200,11 @@ def test_values_reach_fit_as_they_are_written() -> None:
     assert len({each["model.lr"] for each in drawn}) == 7  # a seed for each trial, not one for each process
 
 
+def test_the_shipped_config_is_read() -> None:
+    options = read_options(["--config", "sweep"], NOTHING)
+    assert list(options.settings.space) == ["model.lr", "model.optimizer", "model.channels", "data.batch_size"]
+
+
 def test_the_direction_fits_the_metric() -> None:
     assert read_settings({"space": SPACE}).direction == "max"
     assert read_settings({"space": SPACE, "metric": "val_loss"}).direction == "min"
