@@ -131,6 +131,7 @@ FLAGS = [
     (["--model.lrr", "1"], "--model.lrr: expected an option of fit"),
     (["--ckpt_path", "last"], "ckpt_path: expected none, because trials begin anew, got 'last'"),
     (["--trainer.fast_dev_run", "true"], "trainer.fast_dev_run: expected trials that leave a folder each, got"),
+    (["--trainer.logger", "false"], "trainer.logger: expected trials that leave a folder each, got false"),
     (["--trainer.barebones", "true"], "trainer.barebones: expected trials that leave a folder each, got true"),
     (["--folder", "nosuch/a/../../mine.yaml/b"], "sweep: can't write to"),
 ]
@@ -344,9 +345,10 @@ def test_pictures_and_tables_of_any_number_of_trials(capsys: Any) -> None:
     ended(sweep, reason="out of memory")
     with pytest.raises(UserError, match="no trial of runs/digits/sweep_0 has a value; trial 0: out of memory"):
         results.write(sweep)
-    for value in (0.5, 0.5, *(index / 20 for index in range(12))):
-        taken = ended(sweep, value)
-        (taken.folder / "config.yaml").write_text(f"# {taken.number}\n")
+    for values in ([0.5], [0.5], [index / 20 for index in range(12)]):
+        for value in values:
+            taken = ended(sweep, value)
+            (taken.folder / "config.yaml").write_text(f"# {taken.number}\n")
         results.write(sweep)
         out = capsys.readouterr().out
         assert max(map(len, out.splitlines())) <= 80
@@ -407,6 +409,14 @@ def test_a_trial_is_pruned_or_fails_and_the_sweep_goes_on(capfd: Any) -> None:
 def test_if_all_trials_fail_the_reason_is_told(capfd: Any) -> None:
     assert main(["sweep", "--config", write({"model.lr": [1e30]}, {"trials": 1}, {"limit_train_batches": 9})]) == 2
     assert "has a value; trial 0: step " in capfd.readouterr().err
+
+
+def test_a_metric_that_no_trial_has_ends_the_sweep(capfd: Any) -> None:
+    assert main(["sweep", "--config", write(), "--metric", "val_accc", "--trials", "2"]) == 2
+    out, err = capfd.readouterr()
+    assert "sweep.metric: expected val_acc or val_loss, got 'val_accc'" in err
+    assert err.count("\n") == 1
+    assert "trial 1" not in out
 
 
 # ---- processes that are killed, that share, and that are two for each trial

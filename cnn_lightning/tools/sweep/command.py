@@ -118,6 +118,8 @@ class _Trials:
             self._process.kill() if again else self._process.terminate()
 
     def _run_one(self) -> None:
+        from cnn_lightning.tools.sweep.folder import REASON
+        from cnn_lightning.tools.sweep.reports import NO_METRIC
         from cnn_lightning.tools.sweep.results import ending, in_words
         from cnn_lightning.tools.sweep.trial import run_one
 
@@ -147,7 +149,11 @@ class _Trials:
             return
         if code:
             reason = f"its process was killed by signal {-code}" if code < 0 else f"its process ended with code {code}"
-            reason += " (often for want of memory)" if code == -signal.SIGKILL else ""
+            reason += " (often for want of memory)" if code == -9 else ""
             if not self._signal:
                 self.sweep.end_if_left(number, reason)
-        print(f"trial {number}: {ending(self.sweep, self.sweep.trials()[number])}", flush=True)
+        trial = self.sweep.trials()[number]
+        print(f"trial {number}: {ending(self.sweep, trial)}", flush=True)
+        reason = trial.user_attrs.get(REASON, "")
+        if reason.startswith(NO_METRIC):
+            raise UserError(reason)  # so would all others

@@ -204,12 +204,11 @@ class Sweep:
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Write the best value of an epoch, counted from 0; whether to stop the trial there."""
-        import optuna
-
         trial = self.trials()[number]
-        known = trial.intermediate_values.get(epoch, value)
-        self.storage.set_trial_intermediate_value(trial._trial_id, epoch, self.settings.better(value, known))
-        prune: bool = optuna.trial.Trial(self.study(number), trial._trial_id).should_prune()
+        best = self.settings.better(value, trial.intermediate_values.get(epoch, value))
+        self.storage.set_trial_intermediate_value(trial._trial_id, epoch, best)
+        study = self.study(number)
+        prune: bool = study.pruner.prune(study, self.trials()[number])
         if prune:
             self.storage.set_trial_user_attr(trial._trial_id, PRUNED, epoch)
         return prune

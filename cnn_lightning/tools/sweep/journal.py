@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock
 from optuna.storages.journal import BaseJournalBackend
 
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import UserError, one_line
 
 SUM = "crc32"
 
@@ -52,16 +52,23 @@ class Journal(BaseJournalBackend):
                 yield self._checked(line, number)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines after the last whole one."""
+        """Write lines after the last whole one.
+
+        Raises:
+            UserError: The disk refuses them.
+        """
         lines = b"".join(_sealed(log) for log in logs)
-        with self._lock, self.path.open("ab+") as file:
-            size = file.tell()
-            file.seek(max(0, size - 1))
-            if size and file.read(1) != b"\n":
-                file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self._lock, self.path.open("ab+") as file:
+                size = file.tell()
+                file.seek(max(0, size - 1))
+                if size and file.read(1) != b"\n":
+                    file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"{self.path}: not written: {one_line(error)}") from error
 
     def _checked(self, line: bytes, number: int) -> dict[str, Any]:
         try:

@@ -16,13 +16,8 @@ from cnn_lightning.train.arguments import ConfigFlag, Parser
 from cnn_lightning.train.configs import SWEEP
 from cnn_lightning.train.run import CLI
 
-FOLDERS = {
-    "logger": (False,),
-    "enable_checkpointing": (False,),
-    "fast_dev_run": (True, 1),
-    "barebones": (True,),
-}
-"""Options of the Trainer with which a run leaves no folder that could be continued or repeated."""
+NEEDED, REFUSED = ("logger", "enable_checkpointing"), ("fast_dev_run", "barebones")
+"""Options of the Trainer that must not be off, or on: a trial leaves a folder that can be continued and repeated."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +133,9 @@ class _Reader(CLI):
         """Read the arguments of one trial as ``fit`` does."""
         super().parse_arguments(parser, args)
         options = self.config["fit"]
-        for name, refused in FOLDERS.items():
+        for name in (*NEEDED, *REFUSED):
             value = options.trainer.get(name)
-            if any(value is each or (type(value) is int and value == each) for each in refused):
+            if value is False if name in NEEDED else value:
                 raise UserError(f"trainer.{name}: expected trials that leave a folder each, got {str(value).lower()}")
         if options.get("ckpt_path"):
             raise UserError("ckpt_path: expected none, because trials begin anew, got one")

@@ -10,6 +10,9 @@ from cnn_lightning.errors import EverywhereError
 if TYPE_CHECKING:
     from cnn_lightning.tools.sweep.folder import Sweep
 
+NO_METRIC = "sweep.metric:"
+"""The beginning of the error of a metric that no trial will have."""
+
 
 class Reports(Callback):
     """Reports the validation of each epoch; all processes stop together if the first one hears so.
@@ -34,7 +37,7 @@ class Reports(Callback):
         value = trainer.callback_metrics.get(self.metric)
         if value is None:
             known = sorted(name for name in trainer.callback_metrics if name.startswith("val_"))
-            raise EverywhereError(f"sweep.metric: expected {' or '.join(known)}, got {self.metric!r}")
+            raise EverywhereError(f"{NO_METRIC} expected {' or '.join(known)}, got {self.metric!r}")
         prune = False
         if trainer.is_global_zero and self.sweep is not None:
             prune = self.sweep.report(self.number, trainer.current_epoch, float(value))
