@@ -11,17 +11,21 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 
 pytest.importorskip("optuna")
 
 from cnn_lightning.checkpoints import read_checkpoint
 from cnn_lightning.cli import main
 from cnn_lightning.errors import UserError
+from cnn_lightning.signals import process_kept
 from cnn_lightning.tools.sweep import results
 from cnn_lightning.tools.sweep.folder import Sweep, Taken, find, keep_optuna_quiet
 from cnn_lightning.tools.sweep.journal import Journal
 from cnn_lightning.tools.sweep.options import Options, read_options
+from cnn_lightning.tools.sweep.reports import Reports
 from cnn_lightning.tools.sweep.settings import read_settings
+from cnn_lightning.tools.sweep.trial import outcome
 from cnn_lightning.train.noise import keep_quiet
 from tests.processes import noise, until
 
@@ -78,6 +82,21 @@ def ended(sweep: Sweep, *values: float, reason: str = "") -> Taken:
 def weights(path: Path) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = read_checkpoint(path)["state_dict"]
     return found
+
+
+def trained(sweep: Sweep) -> list[tuple[Any, ...]]:
+    """Options and values of all trials."""
+    return [
+        (trial.number, trial.state.name, trial.params, trial.value, trial.intermediate_values)
+        for trial in sweep.trials()
+    ]
+
+
+def expect_equal_weights(a: Sweep, b: Sweep) -> None:
+    for trial in a.trials():
+        ours, theirs = (weights(each.folder(trial.number) / "checkpoints/last.ckpt") for each in (a, b))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), trial.number
 
 
 # ---- the space and the settings
@@ -419,6 +438,33 @@ def test_a_metric_that_no_trial_has_ends_the_sweep(capfd: Any) -> None:
     assert "trial 1" not in out
 
 
+class Interrupted(Reports):
+    """Raises what Ctrl-C raises, inside the second epoch."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 4:
+            raise KeyboardInterrupt
+
+
+def test_a_trial_that_was_stopped_goes_on_bit_for_bit() -> None:
+    write(trainer={"max_epochs": 3})
+    options = read_options(["--config", "mine.yaml"], NOTHING)
+    sweeps = [Sweep(find(options, Path(name)), options.settings) for name in ("whole", "stopped")]
+    for sweep, kinds in zip(sweeps, ([Reports], [Interrupted, Reports]), strict=True):
+        for index, kind in enumerate(kinds):
+            taken = sweep.take()
+            assert taken is not None
+            assert (taken.number, taken.resumed) == (0, index == 1)
+            with process_kept():
+                code = outcome(taken.args, taken.folder, kind(sweep, 0, "val_acc"))
+            assert code == (130 if kind is Interrupted else 0, "")
+            if kind is Reports:
+                sweep.end(0)
+            taken.lock.leave(empty=False)
+    assert trained(sweeps[0]) == trained(sweeps[1])
+    expect_equal_weights(*sweeps)
+
+
 # ---- processes that are killed, that share, and that are two for each trial
 
 
@@ -427,21 +473,6 @@ def start(*flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*SWEEP, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-
-
-def trained(sweep: Sweep) -> list[tuple[Any, ...]]:
-    """Options and values of all trials, and the weights at their ends."""
-    return [
-        (trial.number, trial.state.name, trial.params, trial.value, trial.intermediate_values)
-        for trial in sweep.trials()
-    ]
-
-
-def expect_equal_weights(a: Sweep, b: Sweep) -> None:
-    for trial in a.trials():
-        ours, theirs = (weights(each.folder(trial.number) / "checkpoints/last.ckpt") for each in (a, b))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours), trial.number
 
 
 def starts(sweep: Sweep, number: int) -> int:
