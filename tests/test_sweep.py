@@ -463,6 +463,12 @@ def test_a_trial_that_was_stopped_goes_on_bit_for_bit() -> None:
             taken.lock.leave(empty=False)
     assert trained(sweeps[0]) == trained(sweeps[1])
     expect_equal_weights(*sweeps)
+    for name in ("metrics.csv", "config.yaml"):  # the second without the checkpoint that it went on from
+        first, second = ((sweep.folder(0) / name).read_text() for sweep in sweeps)
+        assert first == second
+    (sweeps[0].folder(0) / "config.yaml").unlink()
+    with pytest.raises(UserError, match="sweep: can't read the config of the best trial, 0: No such file"):
+        results.write(sweeps[0])
 
 
 # ---- processes that are killed, that share, and that are two for each trial
@@ -558,6 +564,8 @@ def test_two_processes_for_each_trial_have_one_choice_and_stop_together(strategy
     assert not noise(out)
     sweep = Sweep(Path("runs/digits/sweep_0"), read_options(["--config", "mine.yaml"], NOTHING).settings)
     assert [len(trial.intermediate_values) for trial in sweep.trials()] == [3, 3]
+    if strategy == "ddp_spawn":
+        return
     fit = [sys.executable, "-m", "cnn_lightning", "fit", "--config", "runs/digits/sweep_0/best.yaml"]
     assert subprocess.run(fit, capture_output=True, check=False).returncode == 0
     best = sweep.folder(results.ranked(sweep)[0].number) / "checkpoints/last.ckpt"
@@ -566,7 +574,7 @@ def test_two_processes_for_each_trial_have_one_choice_and_stop_together(strategy
 
     more = Sweep(sweep.path, read_options(["--config", "mine.yaml"], {"trials": 7}).settings)
     for _ in range(4):
-        ended(more, 2.0, 2.0, 2.0)
+        (ended(more, 2.0, 2.0, 2.0).folder / "config.yaml").write_text("")
     process = start("--trials", "7")
     out = process.communicate(timeout=250)[0]
     assert process.returncode == 0, out

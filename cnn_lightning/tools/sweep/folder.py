@@ -116,6 +116,10 @@ class Sweep:
         self.path, self.settings = path, settings
         self._lock = FileLock(path / LOCK)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open the folder again in a process that a strategy such as ddp_spawn starts."""
+        return _unpickled, (self.path, self.settings)
+
     @cached_property
     def storage(self) -> "JournalStorage":
         """Optuna's view of the journal."""
@@ -242,6 +246,11 @@ class Sweep:
         """The options that a trial has of the space, in its order."""
         space = self.settings.space
         return {option: space[option].value(trial.params[option]) for option in space if option in trial.params}
+
+
+def _unpickled(path: Path, settings: Settings) -> Sweep:
+    keep_optuna_quiet()
+    return Sweep(path, settings)
 
 
 def _empty(folder: Path) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cnn_lightning.callbacks.tables import write_table
 from cnn_lightning.checkpoints import shown
-from cnn_lightning.errors import UserError
+from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.files import write_or_warn
 from cnn_lightning.tools.sweep.folder import PRUNED, REASON, Sweep
 
@@ -31,7 +31,7 @@ def write(sweep: Sweep) -> None:
     """Write the files, and print the table and the best trial.
 
     Raises:
-        UserError: No trial has a value.
+        UserError: No trial has a value, or the config of the best one is missing.
     """
     trials = sweep.trials()
     done = ranked(sweep)
@@ -43,7 +43,10 @@ def write(sweep: Sweep) -> None:
         reason = f"; {reasons[0]}" if reasons else ""
         raise UserError(f"sweep: no trial of {shown(sweep.path)} has a value{reason}")
     best = done[0]
-    config = (sweep.folder(best.number) / "config.yaml").read_bytes()
+    try:
+        config = (sweep.folder(best.number) / "config.yaml").read_bytes()
+    except OSError as error:
+        raise UserError(f"sweep: can't read the config of the best trial, {best.number}: {one_line(error)}") from None
     write_or_warn(sweep.path / BEST, lambda place: place.write_bytes(config))
     draw_history(sweep, sweep.path / "history.png")
     draw_importances(sweep, sweep.path / "importances.png")
