@@ -23,7 +23,7 @@ SHOWN = 10
 """The trials of the table."""
 WIDTH = 80
 BEST = "best.yaml"
-DONE, OTHER, LINE = "#3b6fb6", "#c58b2a", "0.4"
+DONE, OTHER, FAILED, LINE = "#3b6fb6", "#c58b2a", "#c0504d", "0.4"
 STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "not ended"}
 
 
@@ -126,31 +126,29 @@ def _epochs(trial: "FrozenTrial") -> int:
 def draw_history(sweep: Sweep, target: Path) -> None:
     """Draw the value of each trial, and the best one so far as a line."""
     figure, axes = _axes(7, 4)
-    for state, color, marker in (("COMPLETE", DONE, "o"), ("PRUNED", OTHER, "v")):
-        points = [(trial.number, trial.value) for trial in sweep.trials() if trial.state.name == state]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker, color=color, label=STATES[state])
-    failed = [trial.number for trial in sweep.trials() if trial.state.name == "FAIL"]
-    if failed:
-        axes.plot(
-            failed, [0.02] * len(failed), "x", color="#c0504d", label="failed", transform=axes.get_xaxis_transform()
-        )
+    done = [(trial.number, trial.value or 0.0) for trial in sweep.trials() if trial.state.name == "COMPLETE"]
+    axes.plot(*zip(*done, strict=True), "o", color=DONE, label="done")
+    # At the lower edge: a trial of fewer epochs has no value that could be compared.
+    for state, color, marker in (("PRUNED", OTHER, "v"), ("FAIL", FAILED, "x")):
+        numbers = [trial.number for trial in sweep.trials() if trial.state.name == state]
+        if numbers:
+            edge = axes.get_xaxis_transform()
+            axes.plot(numbers, [0.03] * len(numbers), marker, color=color, label=STATES[state], transform=edge)
     best: list[tuple[int, float]] = []
-    for trial in sweep.trials():
-        if trial.state.name == "COMPLETE" and trial.value is not None:
-            value = sweep.settings.better(trial.value, best[-1][1]) if best else trial.value
-            best.append((trial.number, value))
+    for number, value in done:
+        best.append((number, sweep.settings.better(value, best[-1][1]) if best else value))
     axes.step(*zip(*best, strict=True), where="post", color=LINE, label="best so far", zorder=1)
     axes.set_title(f"{sweep.settings.metric} of each trial", loc="left", fontweight="bold")
     axes.set_xlabel("trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color="0.9")
+    axes.margins(y=0.12)
     axes.legend(frameon=False)
     write_or_warn(target, partial(figure.savefig, dpi=150))
 
 
 def draw_importances(sweep: Sweep, target: Path) -> None:
-    """Draw how much each option decides the value, by PED-ANOVA; a sentence if there are too few values for it."""
+    """Draw how much each option decides the value, by fANOVA; a sentence if there are too few values for it."""
     found = importances(sweep)
     names = sorted(found, key=lambda name: found[name])
     figure, axes = _axes(7, 1.2 + 0.4 * max(1, len(names)))
@@ -176,7 +174,9 @@ def importances(sweep: Sweep) -> dict[str, float]:
     if len({trial.value for trial in ranked(sweep)}) < 2:
         return {}
     try:
-        found: dict[str, float] = optuna.importance.get_param_importances(sweep.study())
+        # Optuna's default, PED-ANOVA, looks at the best tenth of the trials alone, which is one or two here.
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        found: dict[str, float] = optuna.importance.get_param_importances(sweep.study(), evaluator=evaluator)
     except (ValueError, RuntimeError):  # too few trials for its estimate
         return {}
     return found
