@@ -490,6 +490,7 @@ LONG = {"max_epochs": 10, "limit_train_batches": 30}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("how", ["all", "command", "ctrl-c", "term"])
 def test_a_sweep_that_was_stopped_in_any_way_ends_as_one_that_was_not(how: str) -> None:
     write(sweep={"trials": 3, "sampler": "tpe"}, trainer=LONG)
@@ -503,13 +504,13 @@ def test_a_sweep_that_was_stopped_in_any_way_ends_as_one_that_was_not(how: str) 
         process.kill()
     else:
         os.kill(process.pid, signal.SIGINT if how == "ctrl-c" else signal.SIGTERM)
-    out = process.communicate(timeout=60)[0]
+    out = process.communicate(timeout=120)[0]
     code = {"all": -9, "command": -9, "ctrl-c": 130, "term": 143}[how]
     assert process.returncode == code, out
     assert (how in ("all", "command")) or "stopped; to go on: the same command" in out
     assert [trial.state.name for trial in sweep.trials()] == ["COMPLETE", "RUNNING"]
     again = start()
-    out = again.communicate(timeout=200)[0]
+    out = again.communicate(timeout=400)[0]
     assert again.returncode == 0, out
     assert "trial 1: goes on" in out
     assert "trial 0: " not in out
@@ -523,23 +524,25 @@ def test_a_sweep_that_was_stopped_in_any_way_ends_as_one_that_was_not(how: str) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_trial_that_is_killed_alone_has_failed_and_the_sweep_goes_on() -> None:
     write(trainer=LONG)
     process = start()
     sweep = Sweep(Path("runs/digits/sweep_0"), read_options(["--config", "mine.yaml"], NOTHING).settings)
     until(lambda: (sweep.folder(0) / "checkpoints/last.ckpt").is_file())
     os.kill(int((sweep.folder(0) / ".owner").read_text().split()[1]), signal.SIGKILL)
-    out = process.communicate(timeout=200)[0]
+    out = process.communicate(timeout=400)[0]
     assert process.returncode == 0, out
     assert "trial 0: failed: its process was killed by signal 9 (often for want of memory)" in out
     assert [trial.state.name for trial in sweep.trials()] == ["FAIL", "COMPLETE"]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_commands_share_the_trials() -> None:
     write(sweep={"trials": 6}, trainer=LONG | {"max_epochs": 4})
     processes = [start(), start()]
-    outs = [process.communicate(timeout=250)[0] for process in processes]
+    outs = [process.communicate(timeout=400)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outs
     (folder,) = Path("runs/digits").glob("sweep_*")
     sweep = Sweep(folder, read_options(["--config", "mine.yaml"], NOTHING).settings)
@@ -553,13 +556,14 @@ def test_two_commands_share_the_trials() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.ddp
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
 def test_two_processes_for_each_trial_have_one_choice_and_stop_together(strategy: str) -> None:
     trainer = {"max_epochs": 3, "devices": 2, "accelerator": "cpu", "strategy": strategy}
     write(sweep={"trials": 2}, trainer=trainer)
     process = start()
-    out = process.communicate(timeout=250)[0]
+    out = process.communicate(timeout=400)[0]
     assert process.returncode == 0, out
     assert not noise(out)
     sweep = Sweep(Path("runs/digits/sweep_0"), read_options(["--config", "mine.yaml"], NOTHING).settings)
@@ -576,7 +580,7 @@ def test_two_processes_for_each_trial_have_one_choice_and_stop_together(strategy
     for _ in range(4):
         (ended(more, 2.0, 2.0, 2.0).folder / "config.yaml").write_text("")
     process = start("--trials", "7")
-    out = process.communicate(timeout=250)[0]
+    out = process.communicate(timeout=400)[0]
     assert process.returncode == 0, out
     assert "trial 6: val_acc" in out
     assert "pruned after epoch 1" in out
