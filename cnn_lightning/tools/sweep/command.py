@@ -1,11 +1,5 @@
-"""``cnn-lightning sweep --config FILE``: train with options from a search space, and find the best ones.
+"""``cnn-lightning sweep --config FILE``: train with options from a search space, and find the best ones."""
 
-The section ``sweep`` of the config says what is searched; ``--config sweep`` is an example. All other options, in
-configs or as flags, are those of ``fit`` and hold for every trial; ``cnn-lightning fit --help`` lists them. The same
-command continues a sweep that was stopped or killed, and started twice it shares the trials.
-"""
-
-import argparse
 import multiprocessing
 import os
 import signal
@@ -19,19 +13,9 @@ from typing import Any
 from cnn_lightning.checkpoints import shown
 from cnn_lightning.errors import UserError
 from cnn_lightning.signals import stop_signals
-from cnn_lightning.train.messages import OneLine
+from cnn_lightning.tools.sweep import arguments
 from cnn_lightning.train.noise import keep_quiet
 
-OWN = {
-    "trials": "number of trials of the whole sweep",
-    "timeout": "begin no trial after so many seconds",
-    "metric": "what is measured after each epoch, as val_acc or val_loss",
-    "direction": "max or min; by default what fits the metric",
-    "sampler": "tpe or random",
-    "pruner": "median, halving, hyperband or none",
-    "seed": "of the choice of options; --seed_everything is that of each training",
-}
-"""The settings that have a flag, and their help."""
 WAIT = 1.0
 """Seconds between two looks at the trials that other processes run."""
 ASKED = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
@@ -44,13 +28,7 @@ def main(args: list[str]) -> int:
     Raises:
         UserError: A mistake of the user, or no trial has a value.
     """
-    parser = OneLine(
-        prog="cnn-lightning sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for name, words in OWN.items():
-        parser.add_argument(f"--{name}", help=words)
-    parser.add_argument("--folder", help="the sweep's folder; by default the next free one, runs/DATA/sweep_N")
-    own, flags = parser.parse_known_args(args)
+    own, flags = arguments.parser().parse_known_args(args)
     if not find_spec("optuna"):
         raise UserError("sweep: expected Optuna, which is not here: pip install 'cnn-lightning[sweep]'")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -63,7 +41,7 @@ def main(args: list[str]) -> int:
 
     keep_quiet()
     keep_optuna_quiet()
-    options = read_options(flags, {name: value for name in OWN if (value := getattr(own, name)) is not None})
+    options = read_options(flags, {name: value for name in arguments.OWN if (value := getattr(own, name)) is not None})
     folder = find(options, None if own.folder is None else Path(own.folder))
     sweep = Sweep(folder, options.settings)
     print(f"sweep: {shown(folder)}, {len(sweep.trials())} of {options.settings.trials} trials begun", flush=True)
