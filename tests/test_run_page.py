@@ -348,6 +348,7 @@ def content(classes: int = 10, letters: int = 1, state: str = "finished") -> Con
                 "type": "Conv2d",
                 "shape": "16×8×8",
                 "parameters": 160,
+                "flops": "113k",
                 "implementation": "numpy",
                 "note": "fast, with relu1 pool1",
             }

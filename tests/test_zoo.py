@@ -221,13 +221,9 @@ def test_fit_reports_what_runs_each_layer(
     monkeypatch.chdir(tmp_path)
     assert fit(tmp_path, "--model.net", "resnet18", "--data", "CIFAR10") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["resnet18: 11,181,642 parameters to train", "layers: 53 numpy"]
-    report = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
-    for name, module in torchvision.models.resnet18().named_modules():
-        if type(module) in LAYERS:
-            assert report.pop(name)[:2] == [type(module).__name__, "numpy"]
-    assert report.pop("loss")[:2] == ["CrossEntropyLoss", "numpy"]
-    assert not report
+    assert lines[0].startswith("resnet18: 11,181,642 parameters to train, ")
+    assert lines[1] == "layers: 53 numpy, fast"
+    assert lines[2].startswith("memory: ")
 
 
 def test_fit_with_grey_images_and_auxiliary_heads(
@@ -251,9 +247,7 @@ def test_fit_with_grey_images_and_auxiliary_heads(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "layers: 61 torch, 141 numpy"
     reason = "its forward calls adaptive_avg_pool2d, relu as a function, not as a layer"
-    assert ["aux2", "torchvision.models.googlenet.InceptionAux", "torch", *reason.split()] in [
-        line.split() for line in lines
-    ]
+    assert f"2 InceptionAux (aux1, aux2): torch {reason}" in " ".join(" ".join(lines).split())
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from cnn_lightning.callbacks.folder import folder_to_write
+from cnn_lightning.callbacks.layer_sizes import Size
+from cnn_lightning.callbacks.layer_table import short
 from cnn_lightning.callbacks.metrics import read_metrics
 from cnn_lightning.callbacks.pictures import Pictures, first_filters, small_filters
 from cnn_lightning.callbacks.report import LayerReport, trained_parameters
@@ -117,7 +118,7 @@ class RunPage(Callback):
             epoch=trainer.current_epoch,
             epochs=trainer.max_epochs if trainer.max_epochs not in (None, -1) else None,
             parameters=trained_parameters(module),
-            layers=_layers(self.layers, module),
+            layers=_layers(self.layers),
         )
         with suppress(OSError, UnicodeDecodeError):
             content.config = (folder / "config.yaml").read_text(encoding="utf-8")
@@ -154,18 +155,18 @@ def _write_text(text: str, path: Path) -> None:
     path.write_bytes(text.encode("utf-8", "replace"))  # a path can have bytes that are no UTF-8
 
 
-def _layers(report: LayerReport, module: Classifier) -> list[dict[str, Any]]:
-    """The rows of the table; the parameters of a layer that has two names are counted at each."""
-    modules: dict[str, torch.nn.Module] = dict(module.net.named_modules(remove_duplicate=False))
+def _layers(report: LayerReport) -> list[dict[str, Any]]:
+    """The rows of the table."""
     rows = []
     for row in report.rows:
-        own = modules[row.name].parameters() if row.name in modules else ()
+        size = report.sizes.get(row.name, Size())
         rows.append(
             {
                 "name": row.name or "(the network)",
                 "type": row.type,
-                "shape": "×".join(map(str, report.shapes.get(row.name, ()))),
-                "parameters": sum(each.numel() for each in own),
+                "shape": "×".join(map(str, size.shape)),
+                "parameters": size.parameters,
+                "flops": short(size.flops),
                 "implementation": row.implementation,
                 "note": row.note,
             }
