@@ -1,4 +1,4 @@
-"""The report of layers on the screen: one line where all is alike, few rows otherwise, and nothing hidden by folding."""
+"""The report of layers on the screen: one line where all is alike, else few rows, and nothing hidden by folding."""
 
 import re
 from pathlib import Path

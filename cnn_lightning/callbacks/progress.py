@@ -8,6 +8,8 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from rich.progress import BarColumn
 from torch import Tensor
 
+from cnn_lightning.callbacks.plain_log import announce
+
 KEEP = 0.9
 """The weight of the previous value in the running means."""
 
@@ -18,6 +20,11 @@ class Progress(RichProgressBar):
     def __init__(self) -> None:
         super().__init__(refresh_rate=10)
         self._running: dict[str, Tensor] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell other processes, whose output may be a file, that no lines are printed. A collective call."""
+        super().setup(trainer, pl_module, stage)
+        announce(trainer, False)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int

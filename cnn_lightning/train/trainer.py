@@ -1,5 +1,6 @@
 """What a command adds to Lightning's Trainer: callbacks, plugins, loggers, and the folder that they write to."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.plugins import CheckpointIO, LayerSync
+from rich.console import Console
 
 from cnn_lightning.callbacks.best import BestModelCheckpoint
 from cnn_lightning.callbacks.curves import LearningCurves
 from cnn_lightning.callbacks.metrics import RunLogger
 from cnn_lightning.callbacks.pictures import Pictures
+from cnn_lightning.callbacks.plain_log import PlainLog
 from cnn_lightning.callbacks.progress import Progress
 from cnn_lightning.callbacks.report import LayerReport
 from cnn_lightning.callbacks.results import Confusion, Predictions
@@ -21,6 +24,7 @@ from cnn_lightning.callbacks.run_page.callback import RunPage
 from cnn_lightning.callbacks.snapshots import Snapshots
 from cnn_lightning.callbacks.sync import SyncBatchNorm
 from cnn_lightning.checkpoints import WholeFiles
+from cnn_lightning.processes import is_first
 from cnn_lightning.train.noise import Quiet
 from cnn_lightning.train.run_folder import RUNS, OneWriter
 
@@ -69,7 +73,8 @@ def assemble(command: str, config: Any, refused: str, make_logger: Callable[[Pat
     layers = LayerReport()
     parts = Parts([Quiet(), OneWriter(refused), layers, Confusion(), Predictions()])
     if trainer.get("enable_progress_bar") is not False and not trainer.get("barebones") and not _has(own, ProgressBar):
-        parts.callbacks.append(Progress())
+        # In the first process alone a bar; the others print nothing, and do what the first one asks for.
+        parts.callbacks.append(Progress() if is_first() and _moves_its_cursor() else PlainLog())
     if trainer.get("barebones") and trainer.get("log_every_n_steps") == LOG_EVERY_N_STEPS:
         parts.options["log_every_n_steps"] = None  # barebones refuses any number
     parts.options |= _plugins(trainer) | _loggers(trainer, make_logger)
@@ -85,6 +90,13 @@ def assemble(command: str, config: Any, refused: str, make_logger: Callable[[Pat
 def as_list(value: Any) -> list[Any]:
     """The items of a list or tuple; another value as a list of one; an empty list for None."""
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+
+
+def _moves_its_cursor() -> bool:
+    """Whether standard output can show a progress bar: a terminal or a notebook, and no file, pipe or dumb terminal."""
+    console = Console()
+    is_terminal = sys.stdout is not None and sys.stdout.isatty() and not console.is_dumb_terminal
+    return is_terminal or console.is_jupyter
 
 
 def _has(objects: list[Any], kind: type) -> bool:
