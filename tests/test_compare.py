@@ -129,7 +129,10 @@ def test_markdown_json_and_png(known: list[Setting], tmp_path: Path, monkeypatch
     flags = ["--data", "MNIST", "--data.root", "there", "--data.batch_size", "32", "--threads", "2", "--epochs", "3"]
     assert cli.main(["compare", *flags, "--markdown", "c.md", "--json", "c.json", "--png", "c.png"]) == 0
     assert known == [Setting("mnist", "there", 3, 32, 3e-3, 0, 2)]
-    out = capsys.readouterr().out
+    screen = capsys.readouterr().out
+    assert "|" not in screen
+    assert max(map(len, screen.splitlines())) <= 80
+    out = Path("c.md").read_text()
     table, _, below = out.partition("\n\n")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert rows[0] == ["", *WAYS]
@@ -144,9 +147,25 @@ def test_markdown_json_and_png(known: list[Setting], tmp_path: Path, monkeypatch
     assert cells["lines of code, all of their files"] == ["1,210"] * 4
     assert "2 threads" in below
     assert "mnist" in below
-    assert Path("c.md").read_text() == out
+    assert cli.main(["compare", *flags, "--markdown"]) == 0
+    assert capsys.readouterr().out == out
+    assert cli.main(["compare", "--markdown", *flags]) == 0
+    assert capsys.readouterr().out == out
     assert json.loads(Path("c.json").read_text())["ways"][PLAIN_TORCH]["runs"][0]["test_acc"] == 0.97
     assert Path("c.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("width", ["60", "80", "200"])
+def test_the_table_for_people(width: str, known: list[Setting], monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    assert cli.main(["compare"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= min(80, int(width))
+    words = " ".join(" ".join(lines).split())
+    for figure in ("70 70 70 70", "1,210 1,210 1,210 1,210", "0.5 s 1 s 1.5 s 2 s", "0.50 1.00 1.50 2.00"):
+        assert figure in words
+    assert "each in a process of its own." in words
+    assert "\x1b" not in words
 
 
 @pytest.mark.parametrize("forced", ["Haswell", "", None])
@@ -158,7 +177,7 @@ def test_a_forced_kernel_is_told_beside_the_table(
         monkeypatch.setenv(FORCED, forced)
     assert cli.main(["compare"]) == 0
     out, err = capsys.readouterr()
-    assert "BLAS kernel openblas" in out
+    assert "BLAS kernel openblas" in " ".join(out.split())
     assert ("(forced)" in out) == bool(forced)
     warnings = [line for line in err.splitlines() if FORCED in line]
     assert warnings == ([f"cnn-lightning: {forced_kernel()}"] if forced else [])

@@ -76,7 +76,7 @@ class Gate(Callback):
 
 def into_a_pipe() -> None:
     """Buffered, as Python does it for a pipe unless PYTHONUNBUFFERED is set."""
-    sys.stdout = Path("pipe").open("w")
+    sys.stdout = os.fdopen(os.open("pipe", os.O_WRONLY), "w")
     sys.path.append("")
 
 

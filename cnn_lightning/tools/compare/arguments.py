@@ -6,6 +6,8 @@ from jsonargparse import ArgumentParser
 
 from cnn_lightning.tools import parser as parsers
 
+SCREEN = "-"
+"""The file that stands for standard output."""
 DESCRIPTION = "Train the same network four ways, and print a table of the measured cost of each."
 
 
@@ -22,7 +24,14 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--threads", type=int | None, default=None, help="threads of each process; by default one per core"
     )
-    parser.add_argument("--markdown", type=str | None, default=None, help="file for the table")
+    parser.add_argument(
+        "--markdown",
+        type=str | None,
+        nargs="?",
+        const=SCREEN,
+        default=None,
+        help="file for the table in Markdown; without a name, print that in place of the table",
+    )
     parser.add_argument("--json", type=str | None, default=None, help="file for all figures")
     parser.add_argument("--png", type=str | None, default=None, help="file for a picture of the figures")
     return parser

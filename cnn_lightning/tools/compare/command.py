@@ -4,8 +4,10 @@ import json
 from dataclasses import asdict
 
 from jsonargparse import Namespace
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
 
 from cnn_lightning.errors import UserError
 from cnn_lightning.files import PICTURES, expect_writable, written
@@ -16,6 +18,9 @@ from cnn_lightning.tools.compare import arguments
 from cnn_lightning.tools.compare.measure import Measured, RunError, measure
 from cnn_lightning.tools.compare.ways import PLAIN_TORCH, PROGRAMS, Setting
 from cnn_lightning.tools.machine import forced_kernel, machine
+
+WIDTH = 80
+"""The most columns of the screen that the table takes."""
 
 
 def main(args: list[str]) -> int:
@@ -33,13 +38,16 @@ def main(args: list[str]) -> int:
             )
         except RunError as error:
             raise UserError(str(error)) from error
-    table = markdown(setting, found)
-    print(table)
+    text = markdown(setting, found)
+    if options.markdown == arguments.SCREEN:
+        print(text)
+    else:
+        _show(setting, found)
     if forced_kernel():
         tell(forced_kernel())  # on stderr: stdout has the table alone, which may go into a page
-    if options.markdown:
+    if options.markdown not in (None, arguments.SCREEN):
         with written("--markdown", options.markdown) as temporary:
-            temporary.write_text(table + "\n", encoding="utf-8")
+            temporary.write_text(text + "\n", encoding="utf-8")
     if options.json:
         ways = {way: asdict(measured) for way, measured in found.items()}
         content = {"machine": machine(setting.threads), "setting": asdict(setting), "ways": ways}
@@ -56,7 +64,8 @@ def _setting(options: Namespace) -> Setting:
     if not 0 < options.lr < float("inf"):
         raise UserError(f"--lr: expected a rate above 0, got {options.lr}")
     for name in ("markdown", "json", "png"):
-        expect_writable(f"--{name}", options[name], PICTURES if name == "png" else ())
+        if options[name] != arguments.SCREEN:
+            expect_writable(f"--{name}", options[name], PICTURES if name == "png" else ())
     return Setting(
         data=options.data.name.lower(),
         root=options.data.root,
@@ -71,11 +80,11 @@ def _setting(options: Namespace) -> Setting:
 # ---- the table
 
 
-def markdown(setting: Setting, found: dict[str, Measured]) -> str:
-    """One column for each way, and the machine below."""
+def _rows(setting: Setting, found: dict[str, Measured]) -> dict[str, list[str]]:
+    """The figures in words, a list for each row with an entry for each way."""
     base = found[PLAIN_TORCH]
     n = setting.epochs
-    rows = {
+    return {
         "lines of code, the program": [f"{each.lines[PROGRAMS[way]]}" for way, each in found.items()],
         "lines of code, our functions that ran": [f"{sum(each.called.values()):,}" for each in found.values()],
         "lines of code, all of their files": [f"{sum(each.lines.values()):,}" for each in found.values()],
@@ -88,19 +97,42 @@ def markdown(setting: Setting, found: dict[str, Measured]) -> str:
         "packages imported": [f"{len(each.runs[0].packages)}" for each in found.values()],
         f"test accuracy after {n} epoch{'s' * (n > 1)}": [f"{each.runs[0].test_acc:.2%}" for each in found.values()],
     }
-    head = ["", *found]
-    lines = [_row(head), _row(["---"] + ["---:"] * len(found)), *(_row([key, *cells]) for key, cells in rows.items())]
-    rounds = len(base.runs)
-    measured = (
-        f"Measured by `cnn-lightning compare` on {machine(setting.threads)}: {setting.data}, batches of "
+
+
+def _measured(setting: Setting, found: dict[str, Measured], command: str) -> str:
+    """How and on what the figures were measured, in a sentence."""
+    rounds = len(found[PLAIN_TORCH].runs)
+    return (
+        f"Measured by {command} on {machine(setting.threads)}: {setting.data}, batches of "
         f"{setting.batch_size}, Adam, the same first weights and order for all; medians of {rounds} "
         f"run{'s' * (rounds > 1)} that took turns, each in a process of its own."
     )
-    return "\n".join([*lines, "", measured])
+
+
+def markdown(setting: Setting, found: dict[str, Measured]) -> str:
+    """The table in Markdown: one column for each way, and the machine below."""
+    head = ["", *found]
+    lines = [_row(head), _row(["---"] + ["---:"] * len(found))]
+    lines += [_row([key, *cells]) for key, cells in _rows(setting, found).items()]
+    return "\n".join([*lines, "", _measured(setting, found, "`cnn-lightning compare`")])
 
 
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _show(setting: Setting, found: dict[str, Measured]) -> None:
+    """Print the table for people, at most `WIDTH` columns wide."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("")
+    for way in found:
+        table.add_column(way, justify="right", vertical="bottom", max_width=len("NumPy layers"))
+    for key, cells in _rows(setting, found).items():
+        table.add_row(key, *cells)
+    console = Console(highlight=False)
+    console.width = min(console.width, WIDTH)
+    console.print(table)
+    console.print(_measured(setting, found, "cnn-lightning compare"))
 
 
 # ---- the picture
