@@ -54,6 +54,7 @@ class CLI(LightningCLI):
         self.folder = RunFolder()
         self.parts = Parts([])
         self._handlers: dict[int, Any] = {}
+        self._tells = True
         self._signal = int(signal.SIGTERM)
         unwritten.clear()
         done = False
@@ -219,6 +220,21 @@ class CLI(LightningCLI):
         ):
             return UserError(f"ckpt_path: {trainer.ckpt_path} does not fit: {readable(error)}")
         return UserError(readable(error)) if isinstance(error, ProcessRaisedException) else None
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Lightning's arguments, without its table: it has 16 digits, and the test's own tables have the rest."""
+        options = super()._prepare_subcommand_kwargs(subcommand)
+        if "verbose" in options:
+            self._tells, options["verbose"] = options["verbose"], False
+        return options
+
+    def after_validate(self) -> None:
+        """Print the metrics of the split, a line each, unless ``--verbose false`` is given."""
+        found = {name: float(value) for name, value in self.trainer.callback_metrics.items()}  # a collective call
+        if self._tells and self.trainer.is_global_zero:
+            print("".join(f"{name}: {found[name]:.4f}\n" for name in sorted(found)), end="", flush=True)
+
+    after_test = after_validate
 
     def after_fit(self) -> None:
         """Test the best checkpoint, or the last one; print accuracies, folder, how to repeat the test, and the page."""
