@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from cnn_lightning import draw
+from cnn_lightning.callbacks.boards import Boards, has_tensorboard, write_image
 from cnn_lightning.callbacks.confusion import confusion
 from cnn_lightning.callbacks.folder import folder_to_write
 from cnn_lightning.callbacks.snapshots import holds_all
@@ -64,9 +64,9 @@ class Pictures(Callback):
     """After each validation writes filters.png, confusion.png and mistakes.png into ``pictures`` in the run's folder.
 
     The filters are those of the first convolution. The confusion matrix and the mistakes are of the validation split,
-    the mistakes in the order of their loss. TensorBoard shows the same for each epoch: a ``TensorBoardLogger`` gets
-    them; without one, if TensorBoard is installed, events with the epochs' metrics go to ``tensorboard`` in the run's
-    folder.
+    the mistakes in the order of their loss. The run's loggers for TensorBoard, Weights & Biases and MLflow get the same
+    for each epoch. Without a ``TensorBoardLogger``, if TensorBoard is installed, events with the epochs' metrics go to
+    ``tensorboard`` in the run's folder.
 
     Attributes:
         last: What the last validation has shown; None before the first.
@@ -78,6 +78,7 @@ class Pictures(Callback):
         self._counts = torch.zeros(0, 0)
         self._worst: Mistakes | None = None
         self._writer: Any = None
+        self._boards = Boards()
 
     # ---- counting
 
@@ -146,9 +147,10 @@ class Pictures(Callback):
             found["mistakes"] = mistakes(last.facts, last.pictures, names, (pl_module.mean, pl_module.std))
         for name, image in found.items():
             write_or_warn(folder / "pictures" / f"{name}.png", partial(image.save, format="PNG", compress_level=1))
-            for writer in self._writers(trainer, folder):
-                axes = "HW" if image.mode == "L" else "HWC"
-                writer.add_image(name, np.asarray(image), trainer.current_epoch + 1, dataformats=axes)
+            self._boards.add(trainer, name, image, last.epoch)
+            writer = self._own_writer(trainer, folder)
+            if writer is not None:
+                write_image(writer, name, image, last.epoch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the metrics for TensorBoard, if no `TensorBoardLogger` does."""
@@ -175,14 +177,14 @@ class Pictures(Callback):
         indices = places[wrong].tolist() if self._indices is not None else None
         return Validation(trainer.current_epoch + 1, counts, facts[wrong], pictures[wrong], indices)
 
-    def _writers(self, trainer: Trainer, folder: Path) -> list[Any]:
-        found = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not found and self._writer is None and find_spec("tensorboard"):
+    def _own_writer(self, trainer: Trainer, folder: Path) -> Any:
+        """Events in the run's folder, if TensorBoard is installed and no logger of the user writes some."""
+        if self._writer is None and find_spec("tensorboard") and not has_tensorboard(trainer):
             from torch.utils.tensorboard import SummaryWriter
 
             with suppress(OSError):  # for a full disk the writers of other files have warned already
                 self._writer = SummaryWriter(folder / "tensorboard")
-        return found or ([] if self._writer is None else [self._writer])
+        return self._writer
 
 
 def first_filters(trainer: Trainer, module: Classifier) -> Tensor | None:

@@ -1,12 +1,14 @@
 """Errors that no parser met, of a class, of Lightning or of another process, as one line."""
 
 import re
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lightning.pytorch.loggers import Logger
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from cnn_lightning.errors import UserError, one_line
+from cnn_lightning.errors import Stopped, UserError, one_line
 from cnn_lightning.train.messages import MARKED, Slip, marked, slip_in
 from cnn_lightning.train.words import cut
 
@@ -47,6 +49,20 @@ def lost_process(error: BaseException) -> str:
     if isinstance(error, ProcessExitedException) or (kind in LOST_KINDS and LOST.search(text)):
         return one_line(re.sub(r"\[[^\]]*/[^\]]*\]", "", text), 160)  # without the name of gloo's own source file
     return ""
+
+
+def failed_logger(error: BaseException, loggers: Sequence[Logger]) -> Logger | None:
+    """The logger in whose method an error was raised, by the traceback; None if there is none.
+
+    Clients of servers have kinds of errors of their own, which no list of ours could name.
+    """
+    if not isinstance(error, Exception) or isinstance(error, UserError | Stopped):
+        return None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for logger in loggers:
+            if frame.f_locals.get("self") is logger:
+                return logger
+    return None
 
 
 class Made:

@@ -28,7 +28,7 @@ from cnn_lightning.files import unwritten
 from cnn_lightning.processes import is_first
 from cnn_lightning.signals import stop_signals
 from cnn_lightning.train.arguments import FROM_DATA, ConfigFlag, Parser, check_options
-from cnn_lightning.train.failures import Made, lost_process, original, readable
+from cnn_lightning.train.failures import Made, failed_logger, lost_process, original, readable
 from cnn_lightning.train.run_folder import RunFolder, SaveConfig, expect_written
 from cnn_lightning.train.trainer import DEFAULTS, Parts, assemble
 
@@ -212,6 +212,9 @@ class CLI(LightningCLI):
             remedy = f"; {how_to_resume(Path(str(best.dirpath)).parent)}" if best is not None else ""
             return UserError(f"another process of this run has ended ({reason}){remedy}")
         trainer: Trainer | None = getattr(self, "trainer", None)
+        logger = failed_logger(error, trainer.loggers[1:] if trainer is not None else ())
+        if logger is not None:
+            return UserError(f"trainer.logger: {type(logger).__name__}: {readable(error)}")
         if (
             trainer is not None
             and trainer._checkpoint_connector._loaded_checkpoint  # only while Lightning restores it
