@@ -56,19 +56,15 @@ def test_tensorboard(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["WandbLogger", "lightning.pytorch.loggers.WandbLogger"])
 def test_wandb_without_a_network(name: str) -> None:
-    datastore = pytest.importorskip("wandb.sdk.internal.datastore").DataStore
-    messages = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    if not RequirementCache("wandb", "wandb"):
+        pytest.skip("needs wandb")
     fit(name, "--trainer.logger.offline", "true", "--trainer.logger.save_dir", ".", WANDB_SILENT="true")
     (run,) = Path("wandb").glob("offline-run-*")
-    store, keys = datastore(), []
-    store.open_for_scan(str(next(run.glob("*.wandb"))))
-    while (data := store.scan_data()) is not None:
-        record = messages.Record()
-        record.ParseFromString(data)
-        keys += [item.key or "/".join(item.nested_key) for item in record.history.item]
     for picture in PICTURES:
         assert len(list((run / "files/media/images").glob(f"{picture}_*.png"))) == 2
-    assert {*PICTURES, "train_loss", "train_acc", "val_loss", "val_acc", "test_acc"} <= set(keys)
+    records = next(run.glob("*.wandb")).read_bytes()  # not compressed
+    for key in (*PICTURES, "train_loss", "train_acc", "val_loss", "val_acc", "test_acc"):
+        assert key.encode() in records, key
 
 
 @pytest.mark.parametrize("name", ["MLFlowLogger", "lightning.pytorch.loggers.MLFlowLogger"])
