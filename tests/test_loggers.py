@@ -84,7 +84,7 @@ def test_mlflow_in_files(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the pictures, without any package
 
 
-def a_logger(kind: type[Logger], **attributes: Any) -> Any:
+def a_logger(kind: Any, **attributes: Any) -> Any:
     return type(kind.__name__, (kind,), {"__init__": lambda self: None, **attributes})()
 
 

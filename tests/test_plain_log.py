@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from rich.console import Console
 
 from cnn_lightning.callbacks import plain_log
@@ -184,7 +184,7 @@ def test_the_time_that_is_left() -> None:
 
 
 def parts_timer(seconds: float) -> Callback:
-    timer = plain_log.Timer(duration={"seconds": 60})
+    timer = Timer(duration={"seconds": 60})
     timer.time_remaining = lambda *_: seconds  # type: ignore[method-assign]
     return timer
 

@@ -64,6 +64,7 @@ LEFT_OUT = {
 PARSED = {
     r"cnn-lightning fit --config ddp": "it starts processes, which tests/test_cli.py waits for",
     r"cnn-lightning .*--config gpu": "it needs GPUs",
+    r"cnn-lightning fit --trainer.logger \w+Logger": "it needs a package; tests/test_loggers.py runs each",
     r"cnn-lightning fit --model.compile true": "torch's compiler takes a minute",
     r"(torchrun|srun) .*--config gpu": "it needs several machines with GPUs",
 }

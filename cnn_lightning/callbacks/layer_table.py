@@ -283,7 +283,7 @@ def short(number: float) -> str:
 
 def _differing(groups: list[Group], main: Label) -> list[str]:
     """A line for each kind of layer, in blocks where not all is alike, that is not computed as most layers are."""
-    found: dict[tuple[str, Label], list[str]] = {}
+    found: dict[tuple[str, Label], list[Row]] = {}
     for group in groups:
         rows = [row for node in group for row in node.rows()]
         if len(labels(rows)) < 2:
@@ -291,13 +291,15 @@ def _differing(groups: list[Group], main: Label) -> list[str]:
         for row in rows:
             own = label(row)
             if own != main and (own != VIEW or main[0] != VIEW[0]) and row.implementation != NOTHING:
-                kind = row.type.rpartition(".")[2], (own[0], _pattern(own[1]))
-                found.setdefault(kind, []).append(row.name)
+                alike = row.type.rpartition(".")[2], (own[0], _pattern(own[1]))
+                found.setdefault(alike, []).append(row)
     lines = []
-    for (kind, (implementation, note)), names in found.items():
-        where = [each or "(the network)" for each in patterns(names)]
+    for (kind, (implementation, note)), rows in found.items():
+        where = [each or "(the network)" for each in patterns([row.name for row in rows])]
+        notes = {label(row)[1] for row in rows}
+        note = notes.pop() if len(notes) == 1 else note
         text = ", ".join(where[:3]) + (f" and {len(where) - 3} more" if len(where) > 3 else "")
-        lines += _wrapped(f"{len(names)} {kind} ({text}): {implementation}  {note}".rstrip())
+        lines += _wrapped(f"{len(rows)} {kind} ({text}): {implementation}  {note}".rstrip())
     return [f"  of these, not {' '.join(filter(None, main))}:", *(f"  {line}" for line in lines)] if lines else []
 
 

@@ -147,6 +147,6 @@ def announce(trainer: Trainer, prints: bool) -> bool:
 def _place(trainer: Trainer) -> list[str]:
     """Where in an epoch a run is."""
     batches = trainer.num_training_batches
-    done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     of_all = f" of {batches:,}" if batches < math.inf else ""
-    return [f"batch {done:,}{of_all}", f"step {trainer.global_step:,}"]
+    return [f"batch {progress.processed:,}{of_all}", f"step {trainer.global_step:,}"]
