@@ -59,7 +59,7 @@ def failed_logger(error: BaseException, loggers: Sequence[Logger]) -> Logger | N
     if not isinstance(error, Exception) or isinstance(error, UserError | Stopped):
         return None
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        found = next((logger for logger in loggers if frame.f_locals.get("self") is logger), None)
+        found: Logger | None = next((logger for logger in loggers if frame.f_locals.get("self") is logger), None)
         if found is not None:
             return found
     return None
