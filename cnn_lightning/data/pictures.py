@@ -1,26 +1,23 @@
 """Picture files as arrays: any format, size and mode that Pillow reads; an error of one line for other files."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex, cast, get_args
+from typing import Any, SupportsIndex, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from cnn_lightning.data.values import Note, Range, eight_bits, hides_values, is_wide, numbers, range_of
-from cnn_lightning.errors import UserError
-from cnn_lightning.files import NoFile, ordinary
+from cnn_lightning.data.decoding import Fit as Fit
+from cnn_lightning.data.decoding import decoded, opened
+from cnn_lightning.data.values import Note, Range, is_wide, numbers, range_of
 from cnn_lightning.notices import tell
 
 ENDINGS = frozenset(Image.registered_extensions())
-Fit = Literal["squeeze", "pad"]
-"""How a picture that is not square becomes square: its shape changes, or white is put at both sides of it."""
 MEMORY = 2 * 2**30
 """The most bytes of resized pictures to keep in memory; a larger set is read again for each batch."""
 
@@ -117,7 +114,7 @@ def read_pictures(
     notes: list[Note | None] = [None] * len(files)
 
     def fill(index: int) -> None:
-        images[index], notes[index] = _read(files[index], image_size, grey, value_range, fit)
+        images[index], notes[index] = decoded(files[index], image_size, grey, value_range, fit)
 
     _for_each(fill, len(files))
     _print_notices(files, notes, torch.zeros(2, dtype=torch.bool) if noticed is None else noticed)
@@ -128,7 +125,7 @@ def read_picture(
     path: Path, image_size: int, grey: bool, value_range: Range | None = None, fit: Fit = "squeeze"
 ) -> NDArray[np.uint8]:
     """One picture as uint8 (C, image_size, image_size): upright, on white, resized."""
-    return _read(path, image_size, grey, value_range, fit)[0]
+    return decoded(path, image_size, grey, value_range, fit)[0]
 
 
 def count_not_square(files: list[Path]) -> int:
@@ -140,7 +137,7 @@ def count_not_square(files: list[Path]) -> int:
     differ = np.zeros(len(files), bool)
 
     def look(index: int) -> None:
-        with _opened(files[index]) as file:
+        with opened(files[index]) as file:
             differ[index] = file.width != file.height
 
     _for_each(look, len(files))
@@ -156,9 +153,9 @@ def find_value_range(files: list[Path]) -> Range | None:
     found: list[Range | None] = [None] * len(files)
 
     def look(index: int) -> None:
-        with _opened(files[index]) as file:
+        with opened(files[index]) as file:
             if is_wide(file):
-                with _opened(files[index]) as again:
+                with opened(files[index]) as again:
                     found[index] = range_of(numbers(file, again).values)
 
     _for_each(look, len(files))
@@ -169,61 +166,9 @@ def find_value_range(files: list[Path]) -> Range | None:
 def _for_each(work: Callable[[int], None], n: int) -> None:
     """Call ``work`` with 0 to n - 1, in threads."""
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        # Outside the threads, because warning filters belong to the process. `_opened` refuses what this warns of.
+        # Outside the threads, because warning filters belong to the process. `opened` refuses what this warns of.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         list(pool.map(work, range(n)))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    try:
-        with Image.open(ordinary(path)) as file:
-            if Image.MAX_IMAGE_PIXELS is not None and file.width * file.height > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError
-            yield file
-    except UserError:
-        raise
-    except Image.DecompressionBombError:
-        raise UserError(f"{path}: expected a picture of fewer than {Image.MAX_IMAGE_PIXELS} pixels") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path}: expected a picture, but it is none that can be read") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        found = error.strerror if isinstance(error, NoFile) else f"it is damaged: {error}"
-        raise UserError(f"{path}: expected a picture, but {found}") from None
-
-
-def _read(
-    path: Path, image_size: int, grey: bool, value_range: Range | None, fit: Fit
-) -> tuple[NDArray[np.uint8], Note | None]:
-    note = None
-    with _opened(path) as file:
-        if is_wide(file):
-            with _opened(path) as again:
-                found = numbers(file, again)
-            values, note = eight_bits(found.values, value_range)
-            picture = Image.fromarray(values).convert("RGBA")
-            if found.opacity is not None:
-                picture.putalpha(Image.fromarray(found.opacity))
-        else:
-            if hides_values(file):
-                raise UserError(f"{path}: expected 16 bits a value in grey or RGB, or 8, got 16 in {file.mode}")
-            picture = ImageOps.exif_transpose(file).convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    flat = Image.alpha_composite(white, picture).convert("L" if grey else "RGB")
-    resized = np.asarray(_square(flat, image_size, fit))
-    return (resized[None] if grey else resized.transpose(2, 0, 1)), note
-
-
-def _square(picture: Image.Image, side: int, fit: Fit) -> Image.Image:
-    """The picture with this width and height."""
-    longer = max(picture.size) if fit == "pad" else 0
-    width, height = (max(1, round(side * each / longer)) if longer else side for each in picture.size)
-    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
-    if (width, height) == (side, side):
-        return resized
-    square = Image.new(picture.mode, (side, side), "white")
-    square.paste(resized, ((side - width) // 2, (side - height) // 2))
-    return square
 
 
 def _print_notices(files: list[Path], notes: list[Note | None], noticed: Tensor) -> None:

@@ -13,7 +13,9 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--ckpt_path", type=str, required=True, help="the checkpoint, or 'last' for that of the newest run"
     )
-    parser.add_argument("--format", default="onnx", help="onnx or pt2 (torch.export)")
+    parser.add_argument(
+        "--format", default="onnx", help="onnx, pt2 (torch.export), or numpy (a .pyz that needs NumPy alone)"
+    )
     parser.add_argument(
         "--output", type=str | None, default=None, help="the file; by default beside the checkpoint, with its name"
     )

@@ -1,4 +1,4 @@
-"""``cnn-lightning export``: write a trained network as ONNX or a torch.export program that equals the NumPy net."""
+"""``cnn-lightning export``: write a trained network as ONNX, for torch.export, or as one file of NumPy."""
 
 from pathlib import Path
 from typing import cast, get_args
@@ -9,7 +9,7 @@ from cnn_lightning.errors import UserError
 from cnn_lightning.files import expect_writable
 from cnn_lightning.model import LARGEST
 from cnn_lightning.tools.export import arguments
-from cnn_lightning.tools.export.program import Format, Unequal, export
+from cnn_lightning.tools.export.program import SUFFIXES, Format, Unequal, export
 from cnn_lightning.train.run_folder import RUNS
 from cnn_lightning.train.suggestions import did_you_mean
 
@@ -25,9 +25,11 @@ def main(args: list[str]) -> int:
         raise UserError(f"--tolerance: expected a number of at least 0, got {options.tolerance}")
     kind = cast(Format, options.format)
     batch = _batch(str(options.batch))
+    if kind == "numpy" and batch is not None:
+        raise UserError(f"--batch: expected dynamic with --format numpy, which takes any number, got {batch}")
     checkpoint = newest(RUNS) if options.ckpt_path == "last" else Path(options.ckpt_path)
-    path = checkpoint.with_suffix(f".{kind}") if options.output is None else Path(options.output)
-    expect_writable("--output", path, (f".{kind}",))
+    path = checkpoint.with_suffix(SUFFIXES[kind]) if options.output is None else Path(options.output)
+    expect_writable("--output", path, (SUFFIXES[kind],))
     model = from_checkpoint(checkpoint)
     try:
         found = export(model, path, kind, batch=batch, tolerance=options.tolerance)

@@ -1,6 +1,6 @@
-"""A trained network for programs without this package: as ONNX, or as a program of ``torch.export``.
+"""A trained network for programs without this package: as ONNX, for ``torch.export``, or as one file of NumPy.
 
-The program is native torch. Before the written file gets its name, it is run and compared with the NumPy layers.
+The first two are native torch. Before the written file gets its name, it is run and compared with the NumPy layers.
 """
 
 import json
@@ -10,15 +10,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.files import expect_writable, written
+from cnn_lightning.portable.pictures import normalised
 from cnn_lightning.tools.export.formats import missing_for_onnx, to_onnx, to_pt2
+from cnn_lightning.tools.export.numpy import build
 
-Format = Literal["onnx", "pt2"]
+Format = Literal["onnx", "pt2", "numpy"]
+
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "pt2": ".pt2", "numpy": ".pyz"}
 
 TOLERANCE = 1e-4
 """The largest difference of logits that rounding explains, relative to the largest logit."""
@@ -57,10 +63,12 @@ def export(
     classes' names and the normalisation are in the file (see `metadata`): in ONNX's metadata_props, or as `EXTRA_FILE`
     in the archive. The model is left in evaluation mode with native layers.
 
+    As "numpy" the file is a program that takes pictures, see `cnn_lightning.portable`; it takes batches of any size.
+
     Args:
         model: On the CPU.
         path: The file; an existing one is replaced.
-        kind: "onnx" or "pt2".
+        kind: "onnx", "pt2" or "numpy".
         batch: N; None for any.
         tolerance: The largest difference of logits that passes, relative to the largest logit.
 
@@ -71,6 +79,8 @@ def export(
     if kind == "onnx" and (missing := missing_for_onnx()):
         raise UserError(f"--format onnx: {missing}")
     expect_writable("--output", path)
+    if kind == "numpy":
+        return _export_numpy(model.float().eval(), path, tolerance)
     model = model.float().eval()
     batches = _BATCHES if batch is None else (batch,)
     probes = _probes(model, batches)
@@ -81,17 +91,29 @@ def export(
         example = _probes(model, (3 if batch is None else batch,))[0]
         content = _tried(lambda: _EXPORTERS[kind](model, example, batch is None))
 
-    def prove(file: Path) -> float:
-        found = _RUNNERS[kind](file, probes)
-        difference = _difference(found, expected)
-        if not difference <= tolerance:
-            raise Unequal(
-                f"the exported network's logits differ from the NumPy layers' by {difference:.1e} of the largest "
-                f"(expected at most {tolerance:g}); {path} was not written"
-            )
-        return difference
+    def write(file: Path) -> list[Tensor]:
+        file.write_bytes(content)
+        return _RUNNERS[kind](file, probes)
 
-    return Exported(path, _write(path, content, prove), batches, "onnxruntime" if kind == "onnx" else "torch.export")
+    difference = _proven(path, expected, tolerance, write)
+    return Exported(path, difference, batches, "onnxruntime" if kind == "onnx" else "torch.export")
+
+
+def _export_numpy(model: Classifier, path: Path, tolerance: float) -> Exported:
+    """The file is proven with pictures, so that its normalisation is compared too."""
+    model.swap("torch")
+    plan, arrays = build.plan_of(model)
+    images = _pictures(model, sum(_BATCHES))
+    with torch.no_grad():
+        model.eval().swap("numpy")
+        expected = [model(torch.from_numpy(normalised(images, plan)))]
+        model.swap("torch")
+
+    def write(file: Path) -> list[Tensor]:
+        build.write(file, plan, arrays)
+        return [torch.from_numpy(build.run(file, images))]
+
+    return Exported(path, _proven(path, expected, tolerance, write), (len(images),), "a process with NumPy alone")
 
 
 def metadata(model: Classifier) -> dict[str, str]:
@@ -173,8 +195,25 @@ def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return difference / largest if largest else difference
 
 
-def _write(path: Path, content: bytes, prove: Callable[[Path], float]) -> float:
-    """Write under another name, check that file, and rename it."""
+def _pictures(model: Classifier, n: int) -> NDArray[np.uint8]:
+    channels, size = model.hparams["in_channels"], model.hparams["image_size"]
+    return np.random.default_rng(0).integers(0, 256, (n, channels, size, size), np.uint8)
+
+
+def _proven(
+    path: Path, expected: Sequence[Tensor], tolerance: float, write: Callable[[Path], Sequence[Tensor]]
+) -> float:
+    """Write under another name, compare the logits of that file, and rename it; the difference.
+
+    Raises:
+        UserError: ``path`` can't be written.
+        Unequal: The difference is more than ``tolerance``.
+    """
     with written("--output", path) as temporary:
-        temporary.write_bytes(content)
-        return prove(temporary)
+        difference = _difference(write(temporary), expected)
+        if not difference <= tolerance:
+            raise Unequal(
+                f"the exported network's logits differ from the NumPy layers' by {difference:.1e} of the largest "
+                f"(expected at most {tolerance:g}); {path} was not written"
+            )
+    return difference

@@ -1,0 +1,1 @@
+"""Writes a trained network as one file that needs NumPy alone."""
