@@ -146,7 +146,7 @@ MISTAKES = [
     (["--ckpt_path", "no.ckpt"], "ckpt_path: expected a checkpoint, found none at 'no.ckpt'"),
     (["--ckpt_path", "damaged.ckpt"], "ckpt_path: damaged.ckpt is damaged"),
     (["--ckpt_path", "last"], "ckpt_path: expected a run to go on with"),
-    (["--ckpt_path", "best.ckpt", "--format", "h5"], "--format: expected one of onnx, pt2, got 'h5'"),
+    (["--ckpt_path", "best.ckpt", "--format", "h5"], "--format: expected one of onnx, pt2, numpy, got 'h5'"),
     (
         ["--ckpt_path", "best.ckpt", "--batch", "0"],
         "--batch: expected dynamic or a whole number",

@@ -94,7 +94,7 @@ def arrays(path: Path, plan: Plan) -> tuple[Array, Array | None]:
         with np.load(ordinary(path), allow_pickle=False) as file:
             found = {name: file[name] for name in ("images", "labels") if name in file}
     except FileNotFoundError:
-        raise UserError(f"data: expected a file, found none at {str(path)!r}") from None
+        raise UserError(f"{path}: expected a file, found none") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError, AttributeError) as error:
         raise UserError(f"{path}: expected a {ARRAYS} file of arrays, but {one_line(error)}") from None
     images, labels = found.get("images"), found.get("labels")

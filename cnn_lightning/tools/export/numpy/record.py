@@ -92,7 +92,7 @@ def _values(module: fx.GraphModule, shape: Sequence[int]) -> dict[fx.Node, Any]:
             return result
 
     with torch.no_grad():
-        Recorder(module).run(torch.zeros(tuple(shape)))
+        Recorder(module).run(torch.zeros(tuple(shape), dtype=next(module.parameters()).dtype))
     return found
 
 
