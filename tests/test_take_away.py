@@ -179,7 +179,8 @@ def test_an_edited_formula_is_exported_as_edited(
     read = sources._read
 
     def edited(module: str) -> bytes:
-        return read(module).replace(b"return y if bias is None else y + bias", b"return y")
+        text = read(module)
+        return text.replace(b"y + bias", b"y - bias") if module == "cnn_lightning.ops.linear" else text
 
     monkeypatch.setattr(sources, "_read", edited)
     assert main(["export", "--ckpt_path", "best.ckpt", "--format", "numpy", "--output", "net.pyz"]) == 1
@@ -206,7 +207,7 @@ def test_the_command_says_what_it_did(here: Path, capsys: pytest.CaptureFixture[
 def test_layers(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("layers") == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[1] == ["conv1", "conv2d", *"N x 4 x 8 x 8".split(), "40", "cnn_lightning/ops/conv.py"]
+    assert lines[1] == ["conv1", "conv2d", "N", "x", "4", "x", "8", "x", "8", "40", "cnn_lightning/ops/conv.py"]
     assert lines[2][:2] == ["relu1", "relu"]
     assert lines[7] == ["flatten", "reshape", "N", "x", "32", "-", "-"]
     assert lines[-1][:3] == ["simple_cnn:", "1,034", "parameters,"]
@@ -414,38 +415,27 @@ def compare(name: str, size: int) -> None:
             np.testing.assert_allclose(network.arrays[key], buffer, rtol=0, atol=1e-6, err_msg=key)
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet18", 32), ("mobilenet_v3_small", 32), ("googlenet", 64)])
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 32), ("mobilenet_v3_small", 32)])
 def test_networks_compute_torchs_numbers(name: str, size: int) -> None:
     compare(name, size)
 
 
-def test_two_steps_of_a_resnet_are_torchs(tmp_path: Path) -> None:
-    model = normalised("resnet18", 32)
+def test_two_steps_are_torchs() -> None:
+    """In float64, because normalisation of a small batch enlarges what rounding changes."""
+    model = normalised("mobilenet_v3_small", 32).double()
     plan, arrays = build.plan_of(model)
     network = Network(plan, {name: array.copy() for name, array in arrays.items()})
     ours, theirs = optimizers.SGD(0.01, 1e-4, 0.9), torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=1e-4)
-    before = {name: value.clone() for name, value in model.net.state_dict().items()}
     for _ in range(2):
-        images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+        images, labels = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
         theirs.zero_grad()
         loss = model.loss(model.net(images), labels)
         loss.backward()
         theirs.step()
         value = training.step(network, ours, images.numpy(), labels.numpy(), np.random.default_rng(0))
-        assert value == pytest.approx(loss.item(), rel=1e-4)
+        assert value == pytest.approx(loss.item(), rel=1e-9)
     for name, value_now in model.net.state_dict().items():
-        moved = float((value_now - before[name]).abs().max())
-        np.testing.assert_allclose(network.arrays[name], value_now, rtol=0, atol=2e-3 * moved, err_msg=name)
-
-
-REFUSED = {
-    "swin_v2_t": "shifted_window_attention with logit_scale in features.1.0.attn",
-}
-
-
-def test_a_function_without_a_formula_is_named() -> None:
-    with pytest.raises(UserError, match=f"^--format: numpy has no formula for {REFUSED['swin_v2_t']}$"):
-        build.plan_of(normalised("swin_v2_t", 64))
+        np.testing.assert_allclose(network.arrays[name], value_now, rtol=1e-7, atol=1e-9, err_msg=name)
 
 
 class Odd(nn.Module):
@@ -492,7 +482,10 @@ def test_all_networks_of_torchvision(name: str) -> None:
     size = 224 if name == "maxvit_t" else max(32, least_image_size(name))
     size = 64 if name.startswith(("swin", "shufflenet")) else size
     if name.startswith("swin_v2"):
-        with pytest.raises(UserError, match="logit_scale"):
+        with pytest.raises(
+            UserError,
+            match=r"^--format: numpy has no formula for shifted_window_attention with logit_scale in features",
+        ):
             build.plan_of(normalised(name, size))
         return
     model = normalised(name, size)
@@ -631,8 +624,8 @@ def test_old_versions_and_missing_packages_are_one_line(
         assert start.problem(file) == "NumPy: expected 2.1 or newer, found none; pip install numpy"
         patch.setattr(start, "LEAST_PYTHON", (99, 1))
         assert start.problem(file).startswith("Python: expected 99.1 or newer, got 3.")
-    monkeypatch.setitem(sys.modules, "PIL", None)
     Image.new("L", (8, 8)).save("picture.png")
+    monkeypatch.setitem(sys.modules, "PIL", None)
     assert call("predict", "picture.png") == 2
     assert capsys.readouterr().err == "error: Pillow: expected it, to read pictures, found none; pip install pillow\n"
 
@@ -642,7 +635,7 @@ BAD_PLANS = {
     "an input that comes later": (('"inputs": [0]', '"inputs": [7]'), "expected inputs from nodes before it"),
     "another format": (('"format": 1', '"format": 2'), "expected format 1"),
     "an unknown field": (('"net":', '"run": "rm", "net":'), "unexpected keyword argument"),
-    "no JSON": (("{", ""), ""),
+    "no JSON": (("{", ""), "Extra data"),
 }
 
 
