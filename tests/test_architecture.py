@@ -16,6 +16,8 @@ RULES = [
     ("cnn_lightning.ops", "torch"),
     ("cnn_lightning.data.readers", "torch"),
     ("cnn_lightning.plain.train_numpy", "torch"),
+    ("cnn_lightning.portable.command", "torch"),
+    ("cnn_lightning.portable.command", "PIL"),
     ("cnn_lightning.plain.train_torch", "lightning"),
     ("cnn_lightning.layers", "lightning"),
     ("cnn_lightning.swap", "lightning"),

@@ -235,7 +235,7 @@ def test_pictures_are_those_of_the_project(fit: Any, channels: int, tmp_path: Pa
     files = []
     for mode, shape in shapes.items():
         files.append(tmp_path / f"{mode}.png")
-        Image.fromarray(random.integers(0, 256, shape, np.uint8), mode).save(files[-1])  # type: ignore[arg-type]
+        Image.fromarray(random.integers(0, 256, shape, np.uint8), mode).save(files[-1])
     files.append(tmp_path / "wide.png")
     Image.fromarray(random.integers(0, 5000, (9, 9), np.uint16)).save(files[-1])
     files.append(tmp_path / "turned.jpg")
@@ -369,10 +369,9 @@ def normalised(name: str, size: int, **options: Any) -> Classifier:
                 parameter.normal_(0, 0.02)  # heads that begin as zeros
             if key.endswith("layer_scale"):
                 parameter.fill_(0.3)
+        module: Any
         for module in model.net.modules():
             if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None
-                assert module.running_var is not None
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.7, 1.4)
             if isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":

@@ -87,9 +87,9 @@ def fill(path: Path, files: Mapping[str, bytes], plan: Plan, arrays: Mapping[str
         for name, content in (*files.items(), (PLAN, plan.text().encode())):
             archive.writestr(_member(name, zipfile.ZIP_DEFLATED), content)
         for name, array in arrays.items():
-            content = io.BytesIO()
-            np.lib.format.write_array(content, np.asarray(array), allow_pickle=False)
-            archive.writestr(_member(f"{WEIGHTS}{name}.npy", zipfile.ZIP_STORED), content.getvalue())
+            stream = io.BytesIO()
+            np.lib.format.write_array(stream, np.asarray(array), allow_pickle=False)
+            archive.writestr(_member(f"{WEIGHTS}{name}.npy", zipfile.ZIP_STORED), stream.getvalue())
     with path.open("rb+") as file:
         digest.seal(file)
 

@@ -81,7 +81,7 @@ class Network:
 
     def _nodes_with_gradients(self) -> set[int]:
         """The nodes with a trainable array, and those after them."""
-        trainable, found = set(self.plan.trainable), set()
+        trainable, found = set(self.plan.trainable), set[int]()
         for number, node in enumerate(self.plan.nodes, 1):
             if trainable.intersection(node.parameters.values()) or found.intersection(node.inputs):
                 found.add(number)

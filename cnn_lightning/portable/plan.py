@@ -89,7 +89,9 @@ def read(text: str) -> Plan:
         if found.pop("format") != FORMAT:
             raise ValueError(f"expected format {FORMAT}")
         nodes = tuple(_node(number, given) for number, given in enumerate(found.pop("nodes"), 1))
-        known = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
+        }
         plan = Plan(nodes, **known)
         if not plan.outputs or not all(1 <= output <= len(nodes) for output in plan.outputs):
             raise ValueError("expected outputs among the nodes")

@@ -34,7 +34,7 @@ class Activation(Layer):
         options = {name: value for name, value in self.options.items() if name != "function"}
         name = self.options["function"]
         forward, _ = FROM_INPUT.get(name) or FROM_OUTPUT[name]
-        y: Array = forward(x, **options)  # type: ignore[operator]
+        y: Array = forward(x, **options)
         self.saved = (x if name in FROM_INPUT else y), options
         return y
 
@@ -43,4 +43,4 @@ class Activation(Layer):
         name = self.options["function"]
         _, backward = FROM_INPUT.get(name) or FROM_OUTPUT[name]
         value, options = self.saved
-        return (backward(grad_y, value, **options),)  # type: ignore[operator]
+        return (backward(grad_y, value, **options),)

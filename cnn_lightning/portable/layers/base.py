@@ -1,6 +1,6 @@
 """The base of all layers of a plan."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,11 @@ class Layer:
         parameters: The weights and buffers by their role, such as ``weight``. Optimizers change them in place.
     """
 
+    forward: Callable[..., Array]
+    """The output, for the inputs one by one."""
+    backward: Callable[[Array], tuple[Array, ...]]
+    """The gradient of each input, for that of the output; those of the parameters stay in ``gradients``, by role."""
+
     def __init__(self, options: Mapping[str, Any], parameters: Mapping[str, Array]) -> None:
         self.options, self.parameters = dict(options), parameters
         self.training = False
@@ -34,11 +39,3 @@ class Layer:
     def bias(self) -> Any:
         """The bias, or None."""
         return self.parameters.get("bias")
-
-    def forward(self, *inputs: Array) -> Array:
-        """The output."""
-        raise NotImplementedError
-
-    def backward(self, grad_y: Array) -> tuple[Array, ...]:
-        """The gradient of each input; those of the parameters stay in ``gradients``, by their role."""
-        raise NotImplementedError

@@ -66,7 +66,8 @@ class Concatenate(Layer):
     def forward(self, *inputs: Array) -> Array:
         """As long as all together."""
         self.saved = [x.shape[self.options["axis"]] for x in inputs]
-        return np.concatenate(inputs, axis=self.options["axis"])
+        y: Array = np.concatenate(inputs, axis=self.options["axis"])
+        return y
 
     def backward(self, grad_y: Array) -> tuple[Array, ...]:
         """Each its part."""
@@ -120,7 +121,8 @@ class Mean(Layer):
         self.saved = x.shape
         axes = tuple(self.options["axes"])
         total = x.sum(axes, dtype=np.float64, keepdims=self.options["keepdims"])
-        return (total / prod(x.shape[axis] for axis in axes)).astype(x.dtype)
+        y: Array = (total / prod(x.shape[axis] for axis in axes)).astype(x.dtype)
+        return y
 
     def backward(self, grad_y: Array) -> tuple[Array]:
         """The same part for each number of a mean."""

@@ -99,7 +99,7 @@ def _getitem(nodes: Lowering, call: fx.Node) -> int:
     source, at = call.args
     assert isinstance(source, fx.Node)
     if not nodes.recording.is_tensor(source):
-        return _one_of_several(nodes, call, source, int(at))  # type: ignore[call-overload]
+        return _one_of_several(nodes, call, source, at)
     if isinstance(at, fx.Node):
         if at.op != "get_attr" or not nodes.recording.is_tensor(at):
             raise nodes.refused("an index that is computed")
@@ -119,7 +119,7 @@ def _getitem(nodes: Lowering, call: fx.Node) -> int:
     return nodes.add("reshape", [found], {"shape": nodes.recording.shape(call)}, of=call)
 
 
-def _one_of_several(nodes: Lowering, call: fx.Node, source: fx.Node, at: int) -> int:
+def _one_of_several(nodes: Lowering, call: fx.Node, source: fx.Node, at: Any) -> int:
     """One of the pieces of ``chunk``; or the output of attention, which has its weights beside it."""
     if source.target not in CHUNK:
         if at != 0:
