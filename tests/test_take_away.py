@@ -1,5 +1,6 @@
 """A network as one file that needs NumPy alone: the same numbers, the same training, and nothing of torch."""
 
+import errno
 import os
 import shutil
 import signal
@@ -308,6 +309,21 @@ def test_a_kill_leaves_the_old_file_and_a_whole_new_one(folder: Path, here: Path
     assert process(folder, "layers", file="new.pyz").returncode == 0
 
 
+def test_a_full_disk_leaves_the_file_before(
+    folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, *_: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(archive, "fill", full)
+    (here / "new.pyz").write_text("the one before")
+    assert call("train", str(folder / "set"), "--output", "new.pyz") == 2
+    assert capsys.readouterr().err == "error: --output: can't write to new.pyz: No space left on device\n"
+    assert (here / "new.pyz").read_text() == "the one before"
+    assert not list(here.glob(".*"))
+
+
 def test_ctrl_c_says_what_is_kept(
     here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -372,6 +388,8 @@ def normalised(name: str, size: int, **options: Any) -> Classifier:
         module: Any
         for module in model.net.modules():
             if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.7, 1.4)
             if isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":
