@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -663,6 +664,30 @@ def test_a_plan_is_data(name: str) -> None:
     assert plans.read(text) == a_plan()
     with pytest.raises(ValueError, match=words):
         plans.read(text.replace(before, after, 1))
+
+
+def test_other_numbers_of_channels_take_arrays() -> None:
+    with pytest.raises(UserError, match=r"^picture: expected a \.npz file for a network of 4 channels, got a picture$"):
+        pictures.read([Path("a.png")], a_plan(in_channels=4))
+
+
+def test_one_value_for_a_channel_has_no_variance() -> None:
+    names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    layer = table.make("batch_norm", {"eps": 1e-5, "momentum": 0.1}, dict.fromkeys(names, np.ones(3)))
+    assert np.isfinite(layer.forward(np.ones((1, 3, 1, 1)))).all()
+    layer.training = True
+    with pytest.raises(UserError, match=r"^--batch_size: expected more than one value for each channel"):
+        layer.forward(np.ones((1, 3, 1, 1)))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_of_classes_in_any_language(encoding: str, folder: Path, here: Path) -> None:
+    plan, arrays, files = archive.load(here / "net.pyz")
+    archive.fill(here / "other.pyz", files, replace(plan, class_names=("Äpfel", "猫") * 5), arrays)
+    picture = str(folder / "set" / "3" / "0.png")
+    done = process(folder, "predict", picture, "--top", "10", file="other.pyz", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("猫" if encoding == "utf-8" else r"\u732b") in done.stdout
 
 
 def test_an_archive_that_lacks_something_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +38,9 @@ def run(place: str) -> NoReturn:
     Args:
         place: The archive or the unpacked folder that the program runs from.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
     with lasting_streams() as streams:
         sys.exit(exit_code(streams, main(Path(place), sys.argv[1:]), ends=True))
 

@@ -45,6 +45,10 @@ def read(files: list[Path], plan: Plan) -> Array:
     Raises:
         UserError: A file that is no picture, is damaged or too large; or Pillow is missing.
     """
+    if plan.in_channels not in (1, 3):
+        raise UserError(
+            f"picture: expected a {ARRAYS} file for a network of {plan.in_channels} channels, got a picture"
+        )
     pillow = _pillow()
     from cnn_lightning.data.decoding import decoded
 
