@@ -15,9 +15,9 @@ from cnn_lightning.classifier import Classifier
 from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.portable import archive
 from cnn_lightning.portable.plan import Plan
-from cnn_lightning.tools.export.numpy.lower import Lowering
 from cnn_lightning.tools.export.numpy.record import Recording
 from cnn_lightning.tools.export.numpy.sources import collect
+from cnn_lightning.tools.export.numpy.walk import walk
 
 
 def write(path: Path, plan: Plan, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -41,15 +41,15 @@ def plan_of(model: Classifier) -> tuple[Plan, dict[str, NDArray[Any]]]:
         )
     model.train()
     known, net = model.hparams, model.net
-    nodes = Lowering(net, Recording(net, (known["in_channels"], known["image_size"], known["image_size"])))
-    nodes.run()
+    recording = Recording(net, (known["in_channels"], known["image_size"], known["image_size"]))
+    nodes, outputs = walk(net, recording)
     used = {name for node in nodes.nodes for name in node.parameters.values()}
     arrays = {name: array.detach().numpy() for name, array in net.state_dict().items() if name in used}
     arrays |= {name: array.detach().numpy() for name, array in net.named_buffers() if name in used - arrays.keys()}
     plan = Plan(
         nodes=tuple(nodes.nodes),
-        outputs=tuple(nodes.outputs),
-        weights=(1.0, *getattr(net, "auxiliary_weights", ()))[: len(nodes.outputs)],
+        outputs=tuple(outputs),
+        weights=(1.0, *getattr(net, "auxiliary_weights", ()))[: len(outputs)],
         trainable=tuple(name for name, array in net.named_parameters() if array.requires_grad and name in used),
         net=known["net"],
         class_names=model.class_names,
@@ -74,7 +74,7 @@ def run(path: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder, "images.npz"), Path(folder, "logits.npy")
         np.savez(given, images=images)
-        command = [sys.executable, "-I", str(path), "predict", str(given), "--logits", str(found)]
+        command = [sys.executable, "-I", str(path.resolve()), "predict", str(given), "--logits", str(found)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
-from torch import fx, nn
+from torch import fx
 
 from cnn_lightning.errors import UserError
 from cnn_lightning.portable.plan import Node
@@ -15,40 +15,21 @@ class Lowering:
     """The nodes of a plan, added one by one.
 
     Args:
-        net: The network.
-        recording: Its calls.
+        recording: The calls of the network.
+
+    Attributes:
+        nodes: So far.
+        constants: Arrays that the network has no names for.
+        places: The number of the node of each call that gives a tensor.
+        name: Of the layer whose call gets nodes now.
     """
 
-    def __init__(self, net: nn.Module, recording: Recording) -> None:
-        self.net, self.recording = net, recording
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
         self.nodes: list[Node] = []
-        self.outputs: list[int] = []
         self.constants: dict[str, NDArray[Any]] = {}
-        self._places: dict[fx.Node, int] = {}
-        self._name = ""
-
-    def run(self) -> None:
-        """All calls of the recording.
-
-        Raises:
-            UserError: A layer or a function has no formula.
-        """
-        from cnn_lightning.tools.export.numpy import functions, modules
-
-        for call in self.recording.calls:
-            if call.op == "placeholder":
-                self._places[call] = 0
-            elif call.op == "output":
-                self.outputs = [self.place(head) for head in self._heads(call.args[0])]
-            elif call.op == "call_module":
-                self._name = str(call.target)
-                self._places[call] = modules.lower(self, call, self.net.get_submodule(self._name))
-            elif call.op != "get_attr" and self.recording.has_tensors(call):
-                stack = list(call.meta.get("nn_module_stack") or {"": None})
-                self._name = stack[-1]
-                place = functions.lower(self, call)
-                if place is not None:
-                    self._places[call] = place
+        self.places: dict[fx.Node, int] = {}
+        self.name = ""
 
     def add(
         self,
@@ -72,13 +53,13 @@ class Lowering:
         """
         shape = "" if of is None else self.recording.text(of)
         self.nodes.append(
-            Node(self._name, operation, tuple(inputs), parameters or {}, options or {}, shape, frozen=frozen)
+            Node(self.name, operation, tuple(inputs), parameters or {}, options or {}, shape, frozen=frozen)
         )
         return len(self.nodes)
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """The name of a new array that no training changes."""
-        full = f"{self._name}.{name}"
+        full = f"{self.name}.{name}"
         self.constants[full] = value
         return full
 
@@ -88,22 +69,15 @@ class Lowering:
         Raises:
             UserError: The tensor comes from nowhere that is known.
         """
-        if isinstance(given, fx.Node) and given.op == "get_attr" and given not in self._places:
-            name = self._name
-            self._name = str(given.target)
-            self._places[given] = self.add("parameter", (), parameters={"weight": self._name}, of=given)
-            self._name = name
-        if not isinstance(given, fx.Node) or given not in self._places:
+        if isinstance(given, fx.Node) and given.op == "get_attr" and given not in self.places:
+            name = self.name
+            self.name = str(given.target)
+            self.places[given] = self.add("parameter", (), parameters={"weight": self.name}, of=given)
+            self.name = name
+        if not isinstance(given, fx.Node) or given not in self.places:
             raise self.refused(f"its use of {given}")
-        return self._places[given]
+        return self.places[given]
 
     def refused(self, what: str) -> UserError:
         """The error for something without a formula."""
-        return UserError(f"--format: numpy has no formula for {what} in {self._name or 'the forward'}")
-
-    def _heads(self, found: Any) -> list[Any]:
-        """The tensors of the forward's result: one, or those of a named tuple, whose constructor is a call."""
-        if isinstance(found, fx.Node) and found in self._places:
-            return [found]
-        heads = found.args if isinstance(found, fx.Node) else found if isinstance(found, tuple) else (found,)
-        return [head for head in heads if head is not None]
+        return UserError(f"--format: numpy has no formula for {what} in {self.name or 'the forward'}")
