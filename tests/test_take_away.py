@@ -468,6 +468,38 @@ class Branching(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class Rows(nn.Module):
+    index: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(4, 10))
+        self.register_buffer("index", torch.tensor([[3, 1]]))
+        self.plain = torch.randn(10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.table[self.index.view(-1)]
+        return x.flatten(1)[:, :10] * rows[0] + rows[1] * self.plain
+
+
+def test_tensors_that_are_no_parameters_are_taken_and_leave_no_trace(here: Path) -> None:
+    model = from_checkpoint("best.ckpt")
+    model.net = nn.Sequential(Rows())
+    first, second = build.plan_of(model), build.plan_of(model)
+    assert first[0] == second[0]
+    assert not [name for name in vars(model.net) if name.startswith("_tensor_constant")]
+    plan, arrays = first
+    assert plan.trainable == ("0.table",)
+    images = torch.randn(3, 1, 8, 8)
+    network = Network(plan, arrays)
+    with torch.no_grad():
+        np.testing.assert_allclose(network.logits(images.numpy()), model.net(images), rtol=1e-6)
+    model.net(images).sum().backward()
+    (y,) = network.outputs(images.numpy(), np.random.default_rng(0))
+    gradients = network.gradients([np.ones_like(y)])
+    np.testing.assert_allclose(gradients["0.table"], model.net.get_parameter("0.table").grad, rtol=1e-5)
+
+
 NETS: list[tuple[nn.Module, str]] = [
     (nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.RReLU()), r"the layer 2 \(RReLU\)"),
     (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")), "padding_mode 'circular' in 0"),

@@ -62,7 +62,9 @@ def plan_of(model: Classifier) -> tuple[Plan, dict[str, NDArray[Any]]]:
         label_smoothing=known["label_smoothing"],
         written_by=f"cnn-lightning {version('cnn-lightning')}",
     )
-    return plan, arrays | nodes.constants
+    return plan, arrays | nodes.constants | {
+        name: recording.constants[name] for name in used & recording.constants.keys()
+    }
 
 
 def run(path: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,9 +1,11 @@
 """What the forward of a network calls, by torch.fx, and the value of each call."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from cnn_lightning.errors import UserError, one_line
@@ -23,6 +25,11 @@ class Recording:
         net: With native layers.
         shape: Of a picture, (C, H, W).
 
+    Attributes:
+        calls: In their order.
+        constants: Arrays that are no parameters or buffers, or that the forward computes of these alone, by the target
+            of the call that gives them.
+
     Raises:
         UserError: Its forward depends on values, so that it can't be recorded.
     """
@@ -34,6 +41,7 @@ class Recording:
             raise UserError(f"--format: this network can't be exported: {one_line(error, 200)}") from error
         self.calls = list(graph.nodes)
         module = fx.GraphModule(net, graph)
+        self.constants = _taken_constants(net, self.calls)
         training = {each: each.training for each in net.modules()}
         net.eval()
         try:
@@ -71,6 +79,17 @@ class Recording:
             shapes = [shape[0] for shape in shapes]
         lengths = zip(*shapes, strict=True)
         return " x ".join(str(a) if a == b else "N" if b - a == 1 else f"{b - a}N" for a, b in lengths)
+
+
+def _taken_constants(net: nn.Module, calls: Sequence[fx.Node]) -> dict[str, NDArray[Any]]:
+    """The tensors that are no parameters or buffers, by name; those that torch.fx left in ``net`` are removed."""
+    known = {name for name, _ in [*net.named_parameters(), *net.named_buffers()]}
+    names = {str(call.target) for call in calls if call.op == "get_attr"} - known
+    found = {name: attrgetter(name)(net).detach().numpy() for name in names}
+    for name in names:
+        if name.startswith("_tensor_constant"):
+            delattr(net, name)
+    return found
 
 
 class _Tracer(fx.Tracer):
