@@ -497,7 +497,9 @@ def test_tensors_that_are_no_parameters_are_taken_and_leave_no_trace(here: Path)
     model.net(images).sum().backward()
     (y,) = network.outputs(images.numpy(), np.random.default_rng(0))
     gradients = network.gradients([np.ones_like(y)])
-    np.testing.assert_allclose(gradients["0.table"], model.net.get_parameter("0.table").grad, rtol=1e-5)
+    expected = model.net.get_parameter("0.table").grad
+    assert expected is not None
+    np.testing.assert_allclose(gradients["0.table"], expected, rtol=1e-5)
 
 
 NETS: list[tuple[nn.Module, str]] = [
