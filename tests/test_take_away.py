@@ -532,7 +532,8 @@ LARGE = 60e6
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", [name for name in net_names() if name != "simple_cnn"])
 def test_all_networks_of_torchvision(name: str) -> None:
-    size = 224 if name == "maxvit_t" else max(32, least_image_size(name))
+    least = least_image_size(name)
+    size = 224 if name == "maxvit_t" else 2 * least if name.startswith("vit") else max(32, least)
     size = 64 if name.startswith(("swin", "shufflenet", "regnet")) else size  # smaller ones enlarge rounding
     if name.startswith("swin_v2"):
         with pytest.raises(
