@@ -28,7 +28,7 @@ COMMANDS = {
     "check": "grade a layer of your own",
     "learn": "exercises: write the layers yourself in NumPy, and have them graded",
     "replay": "run the batch of a loss or gradient that was not finite again, and name what made it",
-    "export": "write a trained network as ONNX or as a torch.export program",
+    "export": "write a trained network as ONNX, for torch.export, or as one file of NumPy",
     "completion": "print a script that completes commands, options and values in bash, zsh or fish",
 }
 INTERRUPTED = 130

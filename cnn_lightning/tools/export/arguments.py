@@ -4,7 +4,7 @@ from jsonargparse import ArgumentParser
 
 from cnn_lightning.tools import parser as parsers
 
-DESCRIPTION = "Write a trained network as ONNX or as a torch.export program that equals the NumPy network."
+DESCRIPTION = "Write a trained network as ONNX, for torch.export, or as one file of NumPy; it equals the NumPy network."
 
 
 def parser() -> ArgumentParser:
