@@ -1,1 +1,1 @@
-"""Writes a trained network as ONNX or as a torch.export program."""
+"""Writes a trained network as ONNX, for torch.export, or as one file of NumPy."""
