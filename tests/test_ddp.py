@@ -73,8 +73,10 @@ def _end(runs: list[Run], code: int = 0) -> None:
         assert noise(run.text) == []
 
 
-def _alone(global_batch: int, folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, str]]]:
-    run = Run([*FIT, *_batch(global_batch)], folder, odd_digits)
+def _alone(
+    global_batch: int, folder: Path, flags: list[str] = FIT
+) -> tuple[dict[str, torch.Tensor], list[dict[str, str]]]:
+    run = Run([*flags, *_batch(global_batch)], folder, odd_digits)
     _end([run])
     return _left(folder)
 

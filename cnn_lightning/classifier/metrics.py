@@ -6,7 +6,7 @@ from torchmetrics import Metric
 
 
 class MeanLoss(Metric):
-    """The mean over samples of a loss that is a mean over each batch.
+    """The mean over samples, which may have weights, of a loss that is such a mean over each batch.
 
     A float64 sum of float32 losses is nearly exact, so that the order of summation, which depends on the number of
     processes, does not change the float32 mean.
@@ -21,10 +21,10 @@ class MeanLoss(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, loss: Tensor, n: int) -> None:
-        """Add the mean loss of ``n`` samples."""
-        self.total += loss.detach().double() * n
-        self.count += n
+    def update(self, loss: Tensor, weight: float | Tensor) -> None:
+        """Add the mean loss of samples, whose number or sum of weights is ``weight``."""
+        self.total += loss.detach().double() * weight
+        self.count += weight
 
     def compute(self) -> Tensor:
         """The mean so far."""

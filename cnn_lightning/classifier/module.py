@@ -29,6 +29,7 @@ from cnn_lightning.classifier.optimizer import (
     steps_of_schedule,
 )
 from cnn_lightning.classifier.options import NOT_KEPT, checked
+from cnn_lightning.classifier.weights import ClassWeights, checked_weights, weights_from
 from cnn_lightning.data.pictures import Fit
 from cnn_lightning.data.record import DataRecord
 from cnn_lightning.data.sides import Sides
@@ -44,6 +45,8 @@ from cnn_lightning.swap import SwapReport, swap_layers
 Layers = Literal["numpy", "torch"] | dict[str, str]
 Batch = tuple[Tensor, Tensor]
 STAGES = ("train", "val", "test")
+_WEIGHTS = "loss.weight"
+"""The weights of the classes among the values of a checkpoint's ``state_dict``."""
 
 
 class Classifier(LightningModule):
@@ -66,6 +69,10 @@ class Classifier(LightningModule):
         weight_decay: The optimizer's weight decay.
         schedule: "one_cycle", "cosine" or "none".
         label_smoothing: Fraction of the target that all classes get in equal amounts.
+        class_weights: A factor for each class in the loss, or "auto" for factors inverse to the numbers of training
+            pictures, see `weights_from`, which checkpoints keep. As in torch's CrossEntropyLoss, the mean of a batch
+            divides by the sum of its pictures' weights, and by their number if the targets are probabilities (mixup);
+            the losses of validation and test are weighted, too.
         functions: What computes torch's own operators on the CPU, of layers and of functions: "torch", or "numpy" for
             `numpy_ops` in each step. Layers that ``layers`` leaves native are computed by NumPy with it, too.
         fast: Use the fast functions for NumPy layers on the CPU; with false the formulas run.
@@ -99,6 +106,7 @@ class Classifier(LightningModule):
         fast: bool = True,
         memory_format: MemoryFormat = "auto",
         functions: Literal["torch", "numpy"] = "torch",
+        class_weights: ClassWeights = None,
     ) -> None:
         super().__init__()
         channels = tuple(channels)
@@ -106,6 +114,7 @@ class Classifier(LightningModule):
             raise ValueError(f"num_classes: expected at least 2 classes to tell apart, got {num_classes}")
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing: expected a number from 0 to 1, got {label_smoothing}")
+        class_weights = checked_weights(class_weights, num_classes)
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
@@ -125,7 +134,11 @@ class Classifier(LightningModule):
             hidden=hidden,
             weights=weights,
         )
-        self.loss: nn.Module = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        known = [1.0] * num_classes if class_weights == "auto" else class_weights
+        weight = None if known is None else torch.tensor(known)
+        self.loss: nn.Module = nn.CrossEntropyLoss(weight, label_smoothing=label_smoothing)
+        self._has_zeros = known is not None and 0 in known
+        self._counted = class_weights != "auto"
         self.report = self.swap(layers)
         self.functions, self.computed = functions, Report()
         self.fast = fast
@@ -193,17 +206,27 @@ class Classifier(LightningModule):
                 loss, logits = total_loss(self.net, self.loss, outputs, labels)
         else:
             loss, logits = images.new_zeros(()), self._no_logits(images)
+        weight = self._weight(labels)
+        if not len(labels) or (self._has_zeros and not weight):
+            # A rank without a sample of the last batch, or samples that don't count: zero, not 0 / 0.
+            loss = logits.new_zeros(())
+            if stage == "train":  # with a graph of every head, as DDP requires
+                loss = sum((head[:0].sum() for head in heads(outputs)), loss)
         mean, accuracy = self._metrics(stage)
         if len(labels):
-            mean.update(loss, len(labels))
+            mean.update(loss, weight)
             accuracy.update(logits.detach(), labels)
-        elif stage == "train":
-            # A rank without a sample of the last batch: zero, with a graph of every head, as DDP requires.
-            loss = sum((head.sum() for head in heads(outputs)), logits.new_zeros(()))
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "batch_size": len(labels)}
         self.log(f"{stage}_loss", mean, **options)
         self.log(f"{stage}_acc", accuracy, **options)
         return {"loss": loss, "logits": logits.detach()}
+
+    def _weight(self, labels: Tensor) -> float | Tensor:
+        """What the mean loss of a batch divides by: the sum of its samples' weights, or their number."""
+        weight = self.loss.weight
+        if not isinstance(weight, Tensor) or labels.is_floating_point():
+            return len(labels)
+        return weight.double()[labels].sum()
 
     def _no_logits(self, images: Tensor) -> Tensor:
         """The logits of a process without a picture of the last batch: some networks refuse an empty batch."""
@@ -213,12 +236,13 @@ class Classifier(LightningModule):
         return getattr(self, f"{stage}_loss"), getattr(self, f"{stage}_acc")
 
     def training_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """The loss of a batch; every sample of the global batch has the same weight, whichever rank has it."""
-        n = len(batch[1])
-        total = sum_of_all(n, self.device)
+        """The loss of a batch; a sample of the global batch has the same weight, whichever rank has it."""
+        own = self._weight(batch[1])
+        total = sum_of_all(own, self.device)
         outputs = self._step(batch, "train")
-        if self.trainer.world_size > 1:  # DDP takes the mean over ranks, whose batches can differ in size
-            outputs["loss"] = outputs["loss"] * (n * self.trainer.world_size / total())
+        if self.trainer.world_size > 1:  # DDP takes the mean over ranks, whose batches can differ in weight
+            whole = total().clamp(min=torch.finfo(torch.float64).tiny)  # it is 0 if no sample counts
+            outputs["loss"] = outputs["loss"] * (own * self.trainer.world_size / whole)
         return outputs
 
     def validation_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
@@ -243,6 +267,7 @@ class Classifier(LightningModule):
 
     def on_train_start(self) -> None:
         """Apply the options of this run to what a checkpoint restored, and continue the sums of an unfinished epoch."""
+        self._count_classes()
         known, self._trained_with = self._trained_with, {}
         if known:
             apply_options(self.hparams, self.trainer, known)
@@ -322,9 +347,17 @@ class Classifier(LightningModule):
         if stage == "fit":
             DataRecord(sides=self._sides).apply_to(data)  # the weights can come from an earlier training
             self._take_from(data)
+            self._counted = self.hparams["class_weights"] != "auto"
         elif self.mean and not self.data_record.differs_from(data):
             # If they differ, the checkpoint that comes next may fit; `on_validation_start` refuses what still differs.
             self.data_record.apply_to(data)
+
+    def _count_classes(self) -> None:
+        """Compute the weights of "auto", unless they are known: those of the training, which a checkpoint gave."""
+        if not self._counted:
+            weights = weights_from(getattr(self.trainer, "datamodule", None), self.class_names)
+            cast(Tensor, self.loss.weight).copy_(torch.tensor(weights, dtype=torch.float64))
+            self._counted = True
 
     def choose_memory(self) -> Memory:
         """The memory format of the run that begins, the same in all processes. A collective call.
@@ -352,6 +385,8 @@ class Classifier(LightningModule):
         difference = self.data_record.differs_from(getattr(self.trainer, "datamodule", None))
         if difference:
             raise EverywhereError(difference)
+        if self.trainer.state.fn != TrainerFn.PREDICTING:
+            self._count_classes()
 
     on_test_start = on_predict_start = on_validation_start
 
@@ -369,7 +404,9 @@ class Classifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back what `on_save_checkpoint` added; pictures are then normalised as in the training."""
         if self._trainer is not None and isinstance(self._trainer.precision_plugin, DoublePrecision):
-            self.net.double()  # Lightning does so after it has read the weights, which would round them
+            for module in (self.net, self.loss):
+                module.double()  # Lightning does so after it has read the weights, which would round them
+        self._take_class_weights(checkpoint)
         self._epoch_so_far = checkpoint.get("epoch_so_far", [])
         self._trained_with = {**checkpoint.get("hyper_parameters", {}), "steps": steps_of_schedule(checkpoint)}
         record = DataRecord.of(checkpoint)
@@ -387,6 +424,16 @@ class Classifier(LightningModule):
             self._take_from(data)
             if trainer.strategy.restore_checkpoint_after_setup:  # the loader was made before the record was known
                 trainer.fit_loop._combined_loader = None
+
+    def _take_class_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the checkpoint's weights of "auto"; otherwise those of this run's option replace the checkpoint's."""
+        state, kept = checkpoint["state_dict"], checkpoint.get("hyper_parameters", {}).get("class_weights")
+        if self.hparams["class_weights"] == kept == "auto" and _WEIGHTS in state:
+            self._counted = True
+            return
+        state.pop(_WEIGHTS, None)
+        if self.loss.weight is not None:
+            state[_WEIGHTS] = cast(Tensor, self.loss.weight)
 
 
 def _tell_tiers(before: str | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cnn_lightning.errors import UserError
 
@@ -42,7 +42,7 @@ def _is_of(kind: Any, value: Any) -> bool:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return type(value) is str and value in arguments
-    if origin is UnionType:
+    if origin in (Union, UnionType):  # | with a Literal makes the first
         return any(_is_of(each, value) for each in arguments)
     if origin is Sequence:
         return type(value) in (list, tuple) and all(_is_of(arguments[0], each) for each in value)

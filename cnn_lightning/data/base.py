@@ -78,6 +78,12 @@ class InMemory(LightningDataModule):
         return merged(self._now, self.known)
 
     @property
+    def class_counts(self) -> list[int]:
+        """The number of training pictures of each class."""
+        _, labels = self._splits["train"]
+        return torch.bincount(labels, minlength=len(self.class_names)).tolist()
+
+    @property
     def fit(self) -> Fit:
         """What is done with pictures that are not square: as given, or as in the earlier run."""
         return self.given_fit or self.earlier.fit or "squeeze"

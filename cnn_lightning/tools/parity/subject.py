@@ -13,6 +13,7 @@ from torch import nn
 from cnn_lightning import data
 from cnn_lightning.checkpoints import newest
 from cnn_lightning.classifier import NOT_KEPT, Classifier, from_checkpoint
+from cnn_lightning.classifier.weights import checked_weights, weights_from
 from cnn_lightning.errors import UserError, one_line
 from cnn_lightning.layers.memory import MemoryFormat, arranged
 from cnn_lightning.model import build_net, least_image_size
@@ -84,8 +85,20 @@ def chosen_subject(options: Namespace, config: dict[str, Any]) -> Subject:
     smoothing = config["model"].get("label_smoothing", 0.0)
     if not isinstance(smoothing, int | float):
         raise UserError(f"--config: expected a number in model.label_smoothing, got {smoothing!r}")
-    loss = nn.CrossEntropyLoss(label_smoothing=smoothing) if classifier is None else classifier.loss
+    weight = _class_weights(config["model"].get("class_weights"), module, wanted["num_classes"])
+    loss = nn.CrossEntropyLoss(weight, label_smoothing=smoothing) if classifier is None else classifier.loss
     return Subject(name, net.to(options.device).train(), loss.to(options.device), batches, source)
+
+
+def _class_weights(given: Any, module: Any, num_classes: int) -> torch.Tensor | None:
+    """The weights of the loss that a config gives; of random pictures "auto" are equal ones."""
+    try:
+        found = checked_weights(given, num_classes)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"--config: model.{readable(error)}") from error
+    if found == "auto":
+        found = None if module is None else tuple(weights_from(module, module.class_names))
+    return None if found is None else torch.tensor(found)
 
 
 def _memory_format(options: Namespace, config: dict[str, Any]) -> MemoryFormat:
