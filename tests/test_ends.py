@@ -335,10 +335,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     own = Batches._batch
 
-    def batch(self: Batches, indices: Any) -> Any:
+    def batch(self: Batches, draw: Any) -> Any:
         if self.seed is not None:
-            found.setdefault(self.epoch, []).extend(indices.tolist())
-        return own(self, indices)
+            found.setdefault(self.epoch, []).extend(draw.indices.tolist())
+        return own(self, draw)
 
     monkeypatch.setattr(Batches, "_batch", batch)
     monkeypatch.setattr(Steps, "rates", [])

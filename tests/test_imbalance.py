@@ -1,4 +1,4 @@
-"""Classes of which some are rare: weights in the loss."""
+"""Classes of which some are rare: weights in the loss, and a sampler that draws every class equally often."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,13 @@ from torch import nn
 
 from cnn_lightning.classifier import Classifier, from_checkpoint
 from cnn_lightning.cli import main
+from cnn_lightning.data import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder
+from cnn_lightning.data.loader import Batches
+from cnn_lightning.data.order import balanced
 from cnn_lightning.errors import UserError
 from cnn_lightning.model import total_loss
-from tests.short_runs import QUIET, Few, Losses, classifier, trainer
+from tests.short_runs import QUIET, Few, Losses, Rare, classifier, trainer
+from tests.stand_ins import write_pictures
 from tests.test_ddp import FIT, _alone, _batch, _end, _left, _same, odd_digits, ranks
 
 pytestmark = QUIET
@@ -150,3 +154,114 @@ def test_several_processes_weigh_the_global_batch_as_one_does(tmp_path: Path) ->
     expected = _alone(100, alone, flags)
     _end(runs)
     _same(_left(together), expected)
+
+
+# ---- the balanced sampler
+
+
+def _loader(n: int = 40, **options: Any) -> Batches:
+    """Pictures that are their number everywhere, of three classes with 1, 9 and 30 of them."""
+    images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 1, 6, 6).contiguous()
+    labels = torch.tensor([0] + [1] * 9 + [2] * 30)
+    settings: dict[str, Any] = {"batch_size": 12, "mean": (0.0,), "std": (1 / 255,), "seed": 3, "sampler": "balanced"}
+    return Batches(images, labels, **settings | options)
+
+
+def test_every_class_is_drawn_equally_often() -> None:
+    labels = np.array([0] + [1] * 9 + [2] * 990)
+    order = balanced(labels, 0, 0)
+    assert len(order) == 1000
+    assert np.abs(np.bincount(labels[order]) / 1000 - 1 / 3).max() < 0.04
+    assert set(np.flatnonzero(labels == 1)) <= set(order)
+    assert np.array_equal(order, balanced(labels, 0, 0))
+    assert not np.array_equal(order, balanced(labels, 0, 1))
+    assert not np.array_equal(order, balanced(labels, 1, 0))
+    assert set(balanced(np.array([4, 4, 7]), 0, 5)) <= {0, 1, 2}
+    assert len(balanced(np.empty(0, np.int64), 0, 0)) == 0
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_each_balanced_batch_of_one_process(world_size: int) -> None:
+    options: dict[str, Any] = {"augment": True, "flip": True}
+    whole = _loader(**options)
+    ranks = [
+        _loader(**options, batch_size=12 // world_size, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    for expected, *own in zip(whole, *ranks, strict=True):
+        for index in range(2):
+            assert torch.equal(torch.cat([each[index] for each in own]), expected[index])
+
+
+def test_a_picture_that_is_drawn_twice_is_augmented_in_two_ways() -> None:
+    loader = _loader(augment=True, batch_size=40)
+    loader.images = loader.images + 1  # type: ignore[operator]  # so that the border shows the shift
+    images, labels = next(iter(loader))
+    same = images[labels == 0]  # of one picture
+    assert len(same) > 5
+    assert len(torch.unique(same.flatten(1), dim=0)) > 3
+
+
+def test_the_balanced_order_goes_on_inside_an_epoch() -> None:
+    whole = [batch[1].tolist() for batch in _loader()]
+    loader = _loader()
+    iterator = iter(loader)
+    begun = [next(iterator)[1].tolist() for _ in range(2)]
+    fresh = _loader()
+    fresh.load_state_dict(loader.state_dict())
+    assert [*begun, *(labels.tolist() for _, labels in fresh)] == whole
+    with pytest.raises(UserError, match=r"expected balanced as sampler, as in the epoch that .*, got shuffled"):
+        _loader(sampler="shuffled").load_state_dict(loader.state_dict())
+    before = {name: value for name, value in loader.state_dict().items() if name != "as sampler"}  # of version 0.1
+    _loader(sampler="shuffled").load_state_dict(before)
+    with pytest.raises(UserError, match=r"expected shuffled as sampler, .*, got balanced"):
+        _loader().load_state_dict(before)
+
+
+def test_every_data_set_takes_it_and_workers_draw_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (Digits, MNIST, FashionMNIST, CIFAR10):
+        assert kind(sampler="balanced").sampler == "balanced"
+        with pytest.raises(UserError, match=r"data\.sampler: expected shuffled or balanced, got 'even'"):
+            kind(sampler="even")  # type: ignore[arg-type]
+    write_pictures(tmp_path / "pictures")
+    found = []
+    for memory, workers in ((2**30, 0), (0, 2)):
+        monkeypatch.setattr("cnn_lightning.data.pictures.MEMORY", memory)
+        data = ImageFolder(str(tmp_path / "pictures"), 4, image_size=8, num_workers=workers, sampler="balanced")
+        data.setup("fit")
+        loader = data.train_dataloader()
+        assert loader.num_workers == workers
+        found.append(list(loader))
+    for (images, labels), (expected, expected_labels) in zip(*found, strict=True):
+        assert torch.equal(images, expected)
+        assert torch.equal(labels, expected_labels)
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_an_unknown_sampler_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--data.sampler", "even"]) == 2
+    assert "data.sampler: expected shuffled or balanced, got 'even'" in capsys.readouterr().err
+
+
+# ---- what both gain
+
+
+def _macro_recall(epochs: int, seed: int, sampler: Any = "shuffled", **options: Any) -> float:
+    torch.manual_seed(seed)
+    model, data = Classifier(layers="torch", image_size=8, **options), Rare(batch_size=128, seed=seed, sampler=sampler)
+    trainer(max_epochs=epochs, limit_val_batches=0).fit(model, data)
+    batches = list(data.test_dataloader())
+    images, labels = (torch.cat(each) for each in zip(*batches, strict=True))
+    with torch.no_grad():
+        right = model.eval()(images).argmax(1) == labels
+    return 100 * torch.stack([right[labels == label].float().mean() for label in range(10)]).mean().item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [12, 30])
+def test_rare_classes_gain_at_least_five_points(epochs: int) -> None:
+    """Half of the classes have one in 20 of their pictures; means of three seeds."""
+    ways: dict[str, Any] = {"none": {}, "weights": {"class_weights": "auto"}, "sampler": {"sampler": "balanced"}}
+    found = {name: np.mean([_macro_recall(epochs, seed, **way) for seed in range(3)]) for name, way in ways.items()}
+    print(f"{epochs} epochs, macro recall:", *(f"{name} {value:.1f}" for name, value in found.items()))
+    assert found["weights"] - found["none"] >= 5
+    assert found["sampler"] - found["none"] >= 5

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnn_lightning.data.loader import Batches
+from cnn_lightning.data.loader import Batches, Sampler
 from cnn_lightning.data.pictures import Fit, PictureFiles, find_pictures, read_pictures
 from cnn_lightning.data.readers import ImageSet, Split
 from cnn_lightning.data.record import DataRecord
@@ -32,6 +32,8 @@ class InMemory(LightningDataModule):
         augment: Shift training pictures by up to two pixels.
         flip: Also mirror training pictures at random.
         predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
+        sampler: "shuffled" trains with each picture once an epoch, "balanced" with as many that are drawn with
+            replacement, every class equally likely.
     """
 
     num_classes: int
@@ -42,14 +44,23 @@ class InMemory(LightningDataModule):
     std: tuple[float, ...]
 
     def __init__(
-        self, batch_size: int, seed: int, augment: bool, flip: bool = False, predict_dir: str | None = None
+        self,
+        batch_size: int,
+        seed: int,
+        augment: bool,
+        flip: bool = False,
+        predict_dir: str | None = None,
+        sampler: Sampler = "shuffled",
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise UserError(f"data.batch_size: expected at least 1, got {batch_size}")
         if seed < 0:
             raise UserError(f"data.seed: expected at least 0, got {seed}")
+        if sampler not in get_args(Sampler):
+            raise UserError(f"data.sampler: expected {' or '.join(get_args(Sampler))}, got {sampler!r}")
         self.batch_size, self.seed, self.augment, self.flip = batch_size, seed, augment, flip
+        self.sampler: Sampler = sampler
         self.predict_dir = None if predict_dir is None else Path(predict_dir)
         if self.predict_dir is not None and not self.predict_dir.is_dir():
             raise UserError(f"data.predict_dir: expected a folder of pictures, got {predict_dir!r}")
@@ -143,8 +154,9 @@ class InMemory(LightningDataModule):
             self.mean, self.std = self._own
 
     def train_dataloader(self) -> Batches:
-        """Batches in random order, augmented if `augment` is set."""
-        return self._batches("train", seed=self.seed, augment=self.augment, flip=self.flip)
+        """Batches in the order of the sampler, augmented if `augment` is set."""
+        options = {"augment": self.augment, "flip": self.flip, "sampler": self.sampler}
+        return self._batches("train", seed=self.seed, **options)
 
     def val_dataloader(self) -> Batches:
         """Batches in the order of the set."""

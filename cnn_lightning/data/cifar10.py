@@ -7,6 +7,7 @@ import numpy as np
 from torchvision import datasets
 
 from cnn_lightning.data.base import InMemory
+from cnn_lightning.data.loader import Sampler
 from cnn_lightning.data.mnist import fetch
 from cnn_lightning.data.readers import ImageSet, Split, cut
 from cnn_lightning.data.sides import array_keys
@@ -29,6 +30,8 @@ class CIFAR10(InMemory):
         seed: Seed of the order of samples and of the augmentation.
         augment: Shift training pictures by up to two pixels, and mirror half of them, both at random.
         predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
+        sampler: "shuffled" trains with each picture once an epoch, "balanced" with as many that are drawn with
+            replacement, every class equally likely.
     """
 
     num_classes, in_channels, image_size = 10, 3, 32
@@ -41,8 +44,9 @@ class CIFAR10(InMemory):
         seed: int = 0,
         augment: bool = True,
         predict_dir: str | None = None,
+        sampler: Sampler = "shuffled",
     ) -> None:
-        super().__init__(batch_size, seed, augment, flip=True, predict_dir=predict_dir)
+        super().__init__(batch_size, seed, augment, flip=True, predict_dir=predict_dir, sampler=sampler)
         self.root = root
 
     def prepare_data(self) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cnn_lightning.data.base import InMemory, channel_statistics
 from cnn_lightning.data.folders import find_layout, visible_folders
+from cnn_lightning.data.loader import Sampler
 from cnn_lightning.data.pictures import (
     checked_fit,
     count_not_square,
@@ -62,6 +63,8 @@ class ImageFolder(InMemory):
             least and the greatest value of the training pictures, which a checkpoint keeps.
         fit: What is done with pictures that are not square: "squeeze" changes their shape, "pad" keeps it and puts
             white beside them; by default as in the checkpoint, and without one "squeeze", of which a notice tells.
+        sampler: "shuffled" trains with each picture once an epoch, "balanced" with as many that are drawn with
+            replacement, every class equally likely.
     """
 
     def __init__(
@@ -78,8 +81,9 @@ class ImageFolder(InMemory):
         predict_dir: str | None = None,
         value_range: tuple[float, float] | None = None,
         fit: Literal["squeeze", "pad"] | None = None,
+        sampler: Sampler = "shuffled",
     ) -> None:
-        super().__init__(batch_size, seed, augment, flip=True, predict_dir=predict_dir)
+        super().__init__(batch_size, seed, augment, flip=True, predict_dir=predict_dir, sampler=sampler)
         if image_size < 1:
             raise UserError(f"data.image_size: expected at least 1, got {image_size}")
         if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:

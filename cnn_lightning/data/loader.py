@@ -8,7 +8,7 @@ which a stopped run continues with the next batch. `Batches.indices` are the pic
 
 import signal
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +17,27 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
-from cnn_lightning.data.order import permutation
+from cnn_lightning.data.order import balanced, permutation
 from cnn_lightning.data.pictures import PictureFiles
 from cnn_lightning.errors import UserError
 
 SHIFT = 2
 """The largest shift of augmented pictures, in pixels, in each direction."""
+Sampler = Literal["shuffled", "balanced"]
+"""Which pictures an epoch has, and their order: each once, or every class equally often on average."""
+
+
+class Draw(NamedTuple):
+    """The pictures of one batch of one process.
+
+    Args:
+        indices: Of the pictures in the set.
+        keys: The numbers, below that of the pictures of the set, by which random numbers are chosen: a picture that is
+            drawn twice in an epoch is augmented in two ways.
+    """
+
+    indices: NDArray[np.int64]
+    keys: NDArray[np.int64]
 
 
 class Batches:
@@ -37,6 +52,8 @@ class Batches:
         seed: Seed of the order and the augmentation; None for no augmentation and the order of the images.
         augment: With a seed, shift each picture at random, differently in every epoch.
         flip: With ``augment``, also mirror half of the pictures at random.
+        sampler: With a seed, "shuffled" for every picture once, or "balanced" for as many pictures drawn with
+            replacement, every class equally likely.
         rank: Number of this process.
         world_size: Number of processes.
         num_workers: Processes that read files ahead.
@@ -53,6 +70,7 @@ class Batches:
         seed: int | None = None,
         augment: bool = False,
         flip: bool = False,
+        sampler: Sampler = "shuffled",
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
@@ -60,6 +78,7 @@ class Batches:
         self.images, self.labels, self.batch_size = images, labels, batch_size
         self.mean, self.std, self.seed = list(mean), list(std), seed
         self.augment, self.flip = augment and seed is not None, flip and augment and seed is not None
+        self.balanced = sampler == "balanced" and seed is not None
         self.rank, self.world_size = rank, world_size
         self.num_workers = num_workers if isinstance(images, PictureFiles) else 0
         self.epoch = 0
@@ -84,7 +103,7 @@ class Batches:
             UserError: They had another order: some pictures of the epoch would be used twice and others never.
         """
         now = self._order()
-        then = {**now, **state}
+        then = {**now, "as sampler": "shuffled", **state}  # version 0.1 names no sampler
         self._start = then["handed_out"] % max(1, -(-then["pictures"] // then["pictures in a global batch"]))
         for name, value in now.items():
             if self._start and then[name] != value:
@@ -98,6 +117,7 @@ class Batches:
             "pictures": len(self.labels),
             "pictures in a global batch": self.batch_size * self.world_size,
             "as seed": self.seed,
+            "as sampler": "balanced" if self.balanced else "shuffled",
         }
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -106,7 +126,7 @@ class Batches:
         The first batch fixes epoch and position, because Lightning makes the iterator before it sets the epoch.
         """
         start, self._start = self._start, 0
-        batches = self.indices()[start:]
+        batches = self._draws()[start:]
         ahead: Iterable[tuple[Tensor, Tensor]] = map(self._batch, batches)
         if self.num_workers:
             # Workers make whole batches: a "sample" of this DataLoader is one batch.
@@ -118,38 +138,47 @@ class Batches:
 
     def indices(self) -> list[NDArray[np.int64]]:
         """The indices of the pictures in each of this process's batches of the epoch."""
+        return [draw.indices for draw in self._draws()]
+
+    def _draws(self) -> list[Draw]:
         n = len(self.labels)
-        order = np.arange(n) if self.seed is None else permutation(n, self.seed, self.epoch)
+        if self.seed is None:
+            order = keys = np.arange(n)
+        elif self.balanced:
+            order, keys = balanced(self.labels.numpy(), self.seed, self.epoch), np.arange(n)
+        else:
+            order = keys = permutation(n, self.seed, self.epoch)
         step = self.batch_size * self.world_size
         found = []
         for first in range(0, n, step):
-            whole = order[first : first + step]
+            whole = np.arange(first, min(first + step, n))
             mine = whole[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
             if self.seed is not None and len(whole) < step:  # split the last batch, so that every process trains
                 mine = np.array_split(whole, self.world_size)[self.rank]
-            found.append(mine)
+            found.append(Draw(order[mine], keys[mine]))
         return found
 
-    def _batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def _batch(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        indices = torch.from_numpy(draw.indices)
         if isinstance(self.images, PictureFiles):
-            images = torch.from_numpy(self.images[indices])
+            images = torch.from_numpy(self.images[draw.indices])
         else:
-            images = self.images[torch.from_numpy(indices)]
+            images = self.images[indices]
         if self.augment and len(indices):
-            images = self._augmented(images, indices)
+            images = self._augmented(images, draw.keys)
         images = transforms.to_dtype(images, torch.float32, scale=True)
-        return transforms.normalize(images, self.mean, self.std), self.labels[torch.from_numpy(indices)]
+        return transforms.normalize(images, self.mean, self.std), self.labels[indices]
 
-    def _augmented(self, images: Tensor, indices: NDArray[np.int64]) -> Tensor:
-        """Shift and mirror; random numbers depend on seed, epoch and picture alone, not on the number of ranks."""
+    def _augmented(self, images: Tensor, keys: NDArray[np.int64]) -> Tensor:
+        """Shift and mirror; random numbers depend on seed, epoch and key alone, not on the number of ranks."""
         random = np.random.default_rng([self.seed or 0, self.epoch, 1])
-        shifts = torch.from_numpy(random.integers(0, 2 * SHIFT + 1, (len(self.labels), 2))[indices])
+        shifts = torch.from_numpy(random.integers(0, 2 * SHIFT + 1, (len(self.labels), 2))[keys])
         height, width = images.shape[2:]
         wide = torch.nn.functional.pad(images, [SHIFT] * 4)
         windows = wide.unfold(2, height, 1).unfold(3, width, 1)
         images = windows[torch.arange(len(images)), :, shifts[:, 0], shifts[:, 1]]
         if self.flip:
-            mirrored = torch.from_numpy(random.random(len(self.labels))[indices] < 0.5)
+            mirrored = torch.from_numpy(random.random(len(self.labels))[keys] < 0.5)
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return images
 
@@ -167,11 +196,11 @@ def _ignore_stop_signals(worker: int) -> None:
 class _Made(Dataset[tuple[Tensor, Tensor]]):
     """Batches by number, which worker processes make."""
 
-    def __init__(self, batches: Batches, indices: list[NDArray[np.int64]]) -> None:
-        self.batches, self.indices = batches, indices
+    def __init__(self, batches: Batches, draws: list[Draw]) -> None:
+        self.batches, self.draws = batches, draws
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.draws)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.batches._batch(self.indices[index])
+        return self.batches._batch(self.draws[index])

@@ -9,6 +9,18 @@ def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
+def balanced(labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """As many indices as there are labels, drawn with replacement: first a class, each equally likely, then a sample.
+
+    Classes without a sample are not drawn. Equal on every machine and for any number of processes.
+    """
+    random = np.random.default_rng([seed, epoch, 2])  # the order of `permutation` and the shifts use other numbers
+    by_class = np.argsort(labels, kind="stable")
+    _, first, count = np.unique(labels[by_class], return_index=True, return_counts=True)
+    drawn = random.integers(len(count), size=len(labels)) if len(labels) else np.empty(0, np.int64)
+    return by_class[first[drawn] + random.integers(count[drawn])]
+
+
 def stratified(labels: NDArray[np.int64], fractions: tuple[float, ...], seed: int) -> list[NDArray[np.int64]]:
     """Divide ``0 ... len(labels) - 1`` into subsets by ``fractions``, applied to every class.
 
