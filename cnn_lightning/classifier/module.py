@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from cnn_lightning.aten import Report, numpy_ops
 from cnn_lightning.checkpoints import FOR_TRAINER, read_checkpoint
+from cnn_lightning.classifier.ema import WeightAverage, separate
 from cnn_lightning.classifier.memory import chosen
 from cnn_lightning.classifier.metrics import MeanLoss
 from cnn_lightning.classifier.nonfinite import StopAtNonFinite
@@ -76,6 +77,8 @@ class Classifier(LightningModule):
         functions: What computes torch's own operators on the CPU, of layers and of functions: "torch", or "numpy" for
             `numpy_ops` in each step. Layers that ``layers`` leaves native are computed by NumPy with it, too.
         fast: Use the fast functions for NumPy layers on the CPU; with false the formulas run.
+        ema: The decay of an exponential moving average of the weights, between 0 and 1, such as 0.999, see
+            `WeightAverage`; validation, test and checkpoints use the average. None for no average.
         threads: Threads of the NumPy layers; None for the cores of the machine divided by its processes.
         compile: Compile the network with ``torch.compile``.
         memory_format: Of the batches, and with "channels_last" of the weights too. "auto" is batch-last if NumPy layers
@@ -107,6 +110,7 @@ class Classifier(LightningModule):
         memory_format: MemoryFormat = "auto",
         functions: Literal["torch", "numpy"] = "torch",
         class_weights: ClassWeights = None,
+        ema: float | None = None,
     ) -> None:
         super().__init__()
         channels = tuple(channels)
@@ -118,6 +122,8 @@ class Classifier(LightningModule):
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+        if ema is not None and not 0 < ema < 1:
+            raise ValueError(f"ema: expected a number between 0 and 1, or null, got {ema}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads: expected at least 1, got {threads}")
         if compile and functions == "numpy":
@@ -308,7 +314,8 @@ class Classifier(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Callbacks of every training of a network."""
-        return [StopAtNonFinite()]
+        ema: float | None = self.hparams["ema"]
+        return [StopAtNonFinite(), *([] if ema is None else [WeightAverage(ema)])]
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **options: Any) -> Self:  # type: ignore[override]
@@ -391,9 +398,12 @@ class Classifier(LightningModule):
     on_test_start = on_predict_start = on_validation_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the record of the data, the tier, and the metrics' sums of an unfinished epoch."""
+        """Add the record of the data, the tier, the average of the weights, and the sums of an unfinished epoch."""
         checkpoint["data"] = self.data_record.plain()
         checkpoint["tier"] = chooser.tier()
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAverage):
+                callback.save(self, checkpoint)
         if not self.trainer.is_last_batch:
             own = [
                 {name: cast(Tensor, value).cpu().clone() for name, value in metric.metric_state.items()}
@@ -415,6 +425,7 @@ class Classifier(LightningModule):
         trainer = self._trainer
         data = getattr(trainer, "datamodule", None)
         if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            separate(checkpoint)
             _tell_tiers(checkpoint.get("tier"))
         if trainer is None or data is None:
             return
