@@ -9,6 +9,7 @@ from rich.progress import BarColumn
 from torch import Tensor
 
 from cnn_lightning.callbacks.plain_log import announce
+from cnn_lightning.classifier.metrics import classes_of
 
 KEEP = 0.9
 """The weight of the previous value in the running means."""
@@ -31,7 +32,7 @@ class Progress(RichProgressBar):
     ) -> None:
         """Update the running means."""
         if isinstance(outputs, dict) and "logits" in outputs and len(batch[1]):
-            right = outputs["logits"].argmax(1) == batch[1]
+            right = outputs["logits"].argmax(1) == classes_of(batch[1])
             # Tensors, so that only drawing the bar waits for a GPU.
             for name, value in (("loss", outputs["loss"].detach()), ("accuracy", right.float().mean())):
                 self._running[name] = KEEP * self._running.get(name, value) + (1 - KEEP) * value

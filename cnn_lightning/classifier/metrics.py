@@ -29,3 +29,8 @@ class MeanLoss(Metric):
     def compute(self) -> Tensor:
         """The mean so far."""
         return (self.total / self.count).float()
+
+
+def classes_of(labels: Tensor) -> Tensor:
+    """The class (N,) of each sample; of probabilities (N, num_classes) the most likely."""
+    return labels.argmax(1) if labels.is_floating_point() else labels

@@ -20,7 +20,7 @@ from cnn_lightning.aten import Report, numpy_ops
 from cnn_lightning.checkpoints import FOR_TRAINER, read_checkpoint
 from cnn_lightning.classifier.ema import WeightAverage, separate
 from cnn_lightning.classifier.memory import chosen
-from cnn_lightning.classifier.metrics import MeanLoss
+from cnn_lightning.classifier.metrics import MeanLoss, classes_of
 from cnn_lightning.classifier.nonfinite import StopAtNonFinite
 from cnn_lightning.classifier.optimizer import (
     apply_options,
@@ -79,6 +79,8 @@ class Classifier(LightningModule):
         fast: Use the fast functions for NumPy layers on the CPU; with false the formulas run.
         ema: The decay of an exponential moving average of the weights, between 0 and 1, such as 0.999, see
             `WeightAverage`; validation, test and checkpoints use the average. None for no average.
+        tta: "flip" for the mean of the probabilities of a picture and of its mirror, in every validation, test and
+            prediction. Checkpoints do not keep it.
         threads: Threads of the NumPy layers; None for the cores of the machine divided by its processes.
         compile: Compile the network with ``torch.compile``.
         memory_format: Of the batches, and with "channels_last" of the weights too. "auto" is batch-last if NumPy layers
@@ -111,6 +113,7 @@ class Classifier(LightningModule):
         functions: Literal["torch", "numpy"] = "torch",
         class_weights: ClassWeights = None,
         ema: float | None = None,
+        tta: Literal["none", "flip"] = "none",
     ) -> None:
         super().__init__()
         channels = tuple(channels)
@@ -124,6 +127,8 @@ class Classifier(LightningModule):
                 raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
         if ema is not None and not 0 < ema < 1:
             raise ValueError(f"ema: expected a number between 0 and 1, or null, got {ema}")
+        if tta not in ("none", "flip"):
+            raise ValueError(f"tta: expected none or flip, got {tta!r}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads: expected at least 1, got {threads}")
         if compile and functions == "numpy":
@@ -147,6 +152,7 @@ class Classifier(LightningModule):
         self._counted = class_weights != "auto"
         self.report = self.swap(layers)
         self.functions, self.computed = functions, Report()
+        self.tta = tta
         self.fast = fast
         chooser.set_fast(fast)
         if threads is not None:
@@ -186,6 +192,17 @@ class Classifier(LightningModule):
         """The network's outputs for images, which are brought into the memory format."""
         return self.net(arranged(images, self.memory.format))
 
+    def _judged(self, images: Tensor) -> Tensor:
+        """Logits of images outside the training; with ``tta`` the logarithms of mean probabilities, which are logits.
+
+        ``log((p + p') / 2)``: their softmax is the mean, and their cross-entropy is that of the mean.
+        """
+        logits: Tensor = self(images)
+        if self.tta == "none":
+            return logits
+        pair = torch.stack([logits, self(images.flip(3))]).log_softmax(2)
+        return pair.logsumexp(0) - math.log(2)
+
     # ---- one step
 
     @contextmanager
@@ -208,7 +225,7 @@ class Classifier(LightningModule):
         images, labels = batch
         if len(labels) or stage == "train":
             with self._computing():
-                outputs = self._outputs(images)
+                outputs = self._outputs(images) if stage == "train" else self._judged(images)
                 loss, logits = total_loss(self.net, self.loss, outputs, labels)
         else:
             loss, logits = images.new_zeros(()), self._no_logits(images)
@@ -221,7 +238,7 @@ class Classifier(LightningModule):
         mean, accuracy = self._metrics(stage)
         if len(labels):
             mean.update(loss, weight)
-            accuracy.update(logits.detach(), labels)
+            accuracy.update(logits.detach(), classes_of(labels))
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "prog_bar": True, "batch_size": len(labels)}
         self.log(f"{stage}_loss", mean, **options)
         self.log(f"{stage}_acc", accuracy, **options)
@@ -265,7 +282,7 @@ class Classifier(LightningModule):
     def predict_step(self, batch: Batch, index: int) -> dict[str, Any]:
         """The class of each picture, the name of the class, and its probability."""
         with self._computing():
-            logits: Tensor = self(batch[0]) if len(batch[0]) else self._no_logits(batch[0])
+            logits = self._judged(batch[0]) if len(batch[0]) else self._no_logits(batch[0])
         probabilities = logits.softmax(1)
         confidence, classes = probabilities.max(1)
         names = [self.class_names[index] for index in classes.tolist()]

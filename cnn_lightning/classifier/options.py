@@ -10,8 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cnn_lightning.errors import UserError
 
-NOT_KEPT = ("layers", "fast", "threads", "compile", "memory_format", "functions")
-"""Options of `Classifier` that choose how a network runs, not what it computes: no checkpoint may contain them."""
+NOT_KEPT = ("layers", "fast", "threads", "compile", "memory_format", "functions", "tta")
+"""Options of `Classifier` that choose how a network runs or is evaluated, not what it is: no checkpoint has them."""
 
 
 def checked(kind: type, checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnn_lightning.data.loader import Batches, Sampler
+from cnn_lightning.data.loader import Augment, Batches, Sampler, checked_augment
+from cnn_lightning.data.mixing import Mixing
 from cnn_lightning.data.pictures import Fit, PictureFiles, find_pictures, read_pictures
 from cnn_lightning.data.readers import ImageSet, Split
 from cnn_lightning.data.record import DataRecord
@@ -29,11 +30,14 @@ class InMemory(LightningDataModule):
     Args:
         batch_size: Pictures in a batch of one process.
         seed: Seed of the order of samples and of the augmentation.
-        augment: Shift training pictures by up to two pixels.
+        augment: True or "shift" shifts training pictures by up to two pixels; "rand" and "trivial" change them also by
+            torchvision's RandAugment and TrivialAugmentWide.
         flip: Also mirror training pictures at random.
         predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
         sampler: "shuffled" trains with each picture once an epoch, "balanced" with as many that are drawn with
             replacement, every class equally likely.
+        mixup: The alpha of mixup; with ``cutmix`` too, each batch takes one of them. See `Mixing`.
+        cutmix: The alpha of cutmix.
     """
 
     num_classes: int
@@ -47,10 +51,12 @@ class InMemory(LightningDataModule):
         self,
         batch_size: int,
         seed: int,
-        augment: bool,
+        augment: bool | Augment,
         flip: bool = False,
         predict_dir: str | None = None,
         sampler: Sampler = "shuffled",
+        mixup: float | None = None,
+        cutmix: float | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -59,8 +65,10 @@ class InMemory(LightningDataModule):
             raise UserError(f"data.seed: expected at least 0, got {seed}")
         if sampler not in get_args(Sampler):
             raise UserError(f"data.sampler: expected {' or '.join(get_args(Sampler))}, got {sampler!r}")
-        self.batch_size, self.seed, self.augment, self.flip = batch_size, seed, augment, flip
+        self.batch_size, self.seed, self.flip = batch_size, seed, flip
+        self.augment = checked_augment(augment)
         self.sampler: Sampler = sampler
+        self.mixing = Mixing(mixup, cutmix)
         self.predict_dir = None if predict_dir is None else Path(predict_dir)
         if self.predict_dir is not None and not self.predict_dir.is_dir():
             raise UserError(f"data.predict_dir: expected a folder of pictures, got {predict_dir!r}")
@@ -154,9 +162,10 @@ class InMemory(LightningDataModule):
             self.mean, self.std = self._own
 
     def train_dataloader(self) -> Batches:
-        """Batches in the order of the sampler, augmented if `augment` is set."""
+        """Batches in the order of the sampler, augmented if `augment` is set, and mixed if `mixing` is."""
         options = {"augment": self.augment, "flip": self.flip, "sampler": self.sampler}
-        return self._batches("train", seed=self.seed, **options)
+        mixing = {"mixing": self.mixing, "num_classes": len(self.class_names)}
+        return self._batches("train", seed=self.seed, **options, **mixing)
 
     def val_dataloader(self) -> Batches:
         """Batches in the order of the set."""

@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits: real pictures, shipped with that package."""
 
 from cnn_lightning.data.base import InMemory
-from cnn_lightning.data.loader import Sampler
+from cnn_lightning.data.loader import Augment, Sampler
 from cnn_lightning.data.readers import DIGITS_MEAN, DIGITS_STD, ImageSet, read_digits
 
 
@@ -11,10 +11,13 @@ class Digits(InMemory):
     Args:
         batch_size: Pictures in a batch of one process.
         seed: Seed of the order of samples and of the augmentation.
-        augment: Shift training pictures by up to two pixels (a quarter of their width: off by default).
+        augment: Shift training pictures by up to two pixels (a quarter of their width: off by default). "rand" and
+            "trivial" change them also by torchvision's RandAugment and TrivialAugmentWide.
         predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
         sampler: "shuffled" trains with each picture once an epoch, "balanced" with as many that are drawn with
             replacement, every class equally likely.
+        mixup: The alpha of mixup, such as 0.2; with ``cutmix`` too, each batch takes one of them.
+        cutmix: The alpha of cutmix, such as 1.
     """
 
     num_classes, in_channels, image_size = 10, 1, 8
@@ -25,11 +28,15 @@ class Digits(InMemory):
         self,
         batch_size: int = 32,
         seed: int = 0,
-        augment: bool = False,
+        augment: bool | Augment = False,
         predict_dir: str | None = None,
         sampler: Sampler = "shuffled",
+        mixup: float | None = None,
+        cutmix: float | None = None,
     ) -> None:
-        super().__init__(batch_size, seed, augment, predict_dir=predict_dir, sampler=sampler)
+        super().__init__(
+            batch_size, seed, augment, predict_dir=predict_dir, sampler=sampler, mixup=mixup, cutmix=cutmix
+        )
 
     def read(self) -> ImageSet:
         """Read them from scikit-learn's package."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cnn_lightning.data.base import InMemory, channel_statistics
 from cnn_lightning.data.folders import find_layout, visible_folders
-from cnn_lightning.data.loader import Sampler
+from cnn_lightning.data.loader import Augment, Sampler
 from cnn_lightning.data.pictures import (
     checked_fit,
     count_not_square,
@@ -52,7 +52,8 @@ class ImageFolder(InMemory):
         root: The folder.
         batch_size: Pictures in a batch of one process.
         seed: Seed of the order of samples, the split and the augmentation.
-        augment: Shift training pictures by up to two pixels, and mirror half of them, both at random.
+        augment: Shift training pictures by up to two pixels, and mirror half of them, both at random. "rand" and
+            "trivial" change them also by torchvision's RandAugment and TrivialAugmentWide.
         image_size: Height and width to which pictures are resized.
         grey: One channel instead of three.
         num_workers: Processes that read pictures which don't fit into memory.
@@ -65,6 +66,8 @@ class ImageFolder(InMemory):
             white beside them; by default as in the checkpoint, and without one "squeeze", of which a notice tells.
         sampler: "shuffled" trains with each picture once an epoch, "balanced" with as many that are drawn with
             replacement, every class equally likely.
+        mixup: The alpha of mixup, such as 0.2; with ``cutmix`` too, each batch takes one of them.
+        cutmix: The alpha of cutmix, such as 1.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class ImageFolder(InMemory):
         root: str,
         batch_size: int = 32,
         seed: int = 0,
-        augment: bool = True,
+        augment: bool | Augment = True,
         image_size: int = 64,
         grey: bool = False,
         num_workers: int = 2,
@@ -82,8 +85,12 @@ class ImageFolder(InMemory):
         value_range: tuple[float, float] | None = None,
         fit: Literal["squeeze", "pad"] | None = None,
         sampler: Sampler = "shuffled",
+        mixup: float | None = None,
+        cutmix: float | None = None,
     ) -> None:
-        super().__init__(batch_size, seed, augment, flip=True, predict_dir=predict_dir, sampler=sampler)
+        super().__init__(
+            batch_size, seed, augment, flip=True, predict_dir=predict_dir, sampler=sampler, mixup=mixup, cutmix=cutmix
+        )
         if image_size < 1:
             raise UserError(f"data.image_size: expected at least 1, got {image_size}")
         if min(val_fraction, test_fraction) <= 0 or val_fraction + test_fraction >= 1:

@@ -7,7 +7,7 @@ from typing import Any
 from torchvision import datasets
 
 from cnn_lightning.data.base import InMemory
-from cnn_lightning.data.loader import Sampler
+from cnn_lightning.data.loader import Augment, Sampler
 from cnn_lightning.data.readers import (
     FASHION_CLASSES,
     FASHION_MEAN,
@@ -28,10 +28,13 @@ class MNIST(InMemory):
         root: The folder that contains ``MNIST/raw``, which is downloaded if it is missing.
         batch_size: Pictures in a batch of one process.
         seed: Seed of the order of samples and of the augmentation.
-        augment: Shift training pictures by up to two pixels.
+        augment: Shift training pictures by up to two pixels. "rand" and "trivial" change them also by torchvision's
+            RandAugment and TrivialAugmentWide.
         predict_dir: A folder of unlabelled pictures for ``predict``, instead of the test split.
         sampler: "shuffled" trains with each picture once an epoch, "balanced" with as many that are drawn with
             replacement, every class equally likely.
+        mixup: The alpha of mixup, such as 0.2; with ``cutmix`` too, each batch takes one of them.
+        cutmix: The alpha of cutmix, such as 1.
     """
 
     num_classes, in_channels, image_size = 10, 1, 28
@@ -46,11 +49,15 @@ class MNIST(InMemory):
         root: str = "data",
         batch_size: int = 256,
         seed: int = 0,
-        augment: bool = True,
+        augment: bool | Augment = True,
         predict_dir: str | None = None,
         sampler: Sampler = "shuffled",
+        mixup: float | None = None,
+        cutmix: float | None = None,
     ) -> None:
-        super().__init__(batch_size, seed, augment, predict_dir=predict_dir, sampler=sampler)
+        super().__init__(
+            batch_size, seed, augment, predict_dir=predict_dir, sampler=sampler, mixup=mixup, cutmix=cutmix
+        )
         self.root = root
 
     def prepare_data(self) -> None:
