@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import LearningRateFinder
 from torch import nn
 
 from cnn_lightning.classifier import Classifier, from_checkpoint
@@ -15,9 +16,10 @@ from cnn_lightning.data.loader import Batches
 from cnn_lightning.data.order import balanced
 from cnn_lightning.errors import UserError
 from cnn_lightning.model import total_loss
+from tests.processes import ranks
 from tests.short_runs import QUIET, Few, Losses, Rare, classifier, trainer
 from tests.stand_ins import write_pictures
-from tests.test_ddp import FIT, _alone, _batch, _end, _left, _same, odd_digits, ranks
+from tests.test_ddp import FIT, _alone, _batch, _end, _left, _same, odd_digits
 
 pytestmark = QUIET
 WEIGHTS = [1.0, 3.0, 0.5, 2.0, 1.0, 1.0, 0.25, 4.0, 1.0, 1.5]
@@ -59,7 +61,7 @@ def test_auto_is_inverse_to_the_number_of_pictures() -> None:
 
 def test_a_class_without_a_picture_has_weight_one(capsys: pytest.CaptureFixture[str]) -> None:
     class Missing(Few):
-        class_counts = [3, 0, 1, 2, 1, 1, 0, 1, 1, 1]  # type: ignore[assignment]  # noqa: RUF012
+        class_counts = [3, 0, 1, 2, 1, 1, 0, 1, 1, 1]  # noqa: RUF012
 
     model = classifier(class_weights="auto")
     trainer(max_epochs=1, limit_val_batches=0).fit(model, Missing())
@@ -111,7 +113,7 @@ def test_weights_are_in_the_checkpoint(tmp_path: Path) -> None:
     for given in (None, WEIGHTS):  # of this run, and no longer of the checkpoint
         model = Classifier.load_from_checkpoint(path, class_weights=given)
         assert (model.loss.weight is None) == (given is None)
-        assert given is None or model.loss.weight.tolist() == given  # type: ignore[union-attr, operator]
+        assert given is None or model.loss.weight.tolist() == given  # type: ignore[operator]
         assert abs(tested(class_weights=given) - expected["test_loss"]) > 1e-3
 
 
@@ -133,6 +135,13 @@ def test_weights_that_are_refused(given: str, capsys: pytest.CaptureFixture[str]
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"cnn-lightning: error: {BAD_WEIGHTS[given]}")
     assert not Path("runs").exists()
+
+
+def test_a_finder_that_puts_back_what_was_before_it_keeps_the_weights(tmp_path: Path) -> None:
+    model = classifier(class_weights="auto")
+    finder = LearningRateFinder(num_training_steps=4)
+    trainer(finder, max_epochs=1, default_root_dir=tmp_path).fit(model, Few(batch_size=16))
+    torch.testing.assert_close(model.loss.weight, _auto())
 
 
 def test_auto_needs_data_that_count() -> None:
@@ -194,7 +203,7 @@ def test_ranks_share_each_balanced_batch_of_one_process(world_size: int) -> None
 
 def test_a_picture_that_is_drawn_twice_is_augmented_in_two_ways() -> None:
     loader = _loader(augment=True, batch_size=40)
-    loader.images = loader.images + 1  # type: ignore[operator]  # so that the border shows the shift
+    loader.images = loader.images + 1  # type: ignore[operator, assignment]  # so that the border shows the shift
     images, labels = next(iter(loader))
     same = images[labels == 0]  # of one picture
     assert len(same) > 5

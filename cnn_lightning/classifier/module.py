@@ -372,6 +372,7 @@ class Classifier(LightningModule):
             DataRecord(sides=self._sides).apply_to(data)  # the weights can come from an earlier training
             self._take_from(data)
             self._counted = self.hparams["class_weights"] != "auto"
+            self._count_classes()  # now: a finder puts back the values that it found when the training began
         elif self.mean and not self.data_record.differs_from(data):
             # If they differ, the checkpoint that comes next may fit; `on_validation_start` refuses what still differs.
             self.data_record.apply_to(data)
@@ -459,6 +460,7 @@ class Classifier(LightningModule):
         if self.hparams["class_weights"] == kept == "auto" and _WEIGHTS in state:
             self._counted = True
             return
+        self._counted = self.hparams["class_weights"] != "auto"
         state.pop(_WEIGHTS, None)
         if self.loss.weight is not None:
             state[_WEIGHTS] = cast(Tensor, self.loss.weight)

@@ -59,7 +59,7 @@ class Mixing:
         share = random.beta(alpha, alpha)
         if not cuts:
             return Mix(share)
-        x, y, half = random.integers(width), random.integers(height), 0.5 * math.sqrt(1 - share)
+        x, y, half = int(random.integers(width)), int(random.integers(height)), 0.5 * math.sqrt(1 - share)
         across, down = int(half * width), int(half * height)
         left, top = max(0, x - across), max(0, y - down)
         right, bottom = min(width, x + across), min(height, y + down)

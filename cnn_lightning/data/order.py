@@ -18,7 +18,8 @@ def balanced(labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int
     by_class = np.argsort(labels, kind="stable")
     _, first, count = np.unique(labels[by_class], return_index=True, return_counts=True)
     drawn = random.integers(len(count), size=len(labels)) if len(labels) else np.empty(0, np.int64)
-    return by_class[first[drawn] + random.integers(count[drawn])]
+    found: NDArray[np.int64] = by_class[first[drawn] + random.integers(count[drawn])]
+    return found
 
 
 def stratified(labels: NDArray[np.int64], fractions: tuple[float, ...], seed: int) -> list[NDArray[np.int64]]:
