@@ -135,6 +135,11 @@ OPTIONS = {
         *("--trainer.val_check_interval", "1", "--model.optimizer", "sgd", "--data.augment", "true"),
     ],
     "cut short": ["--trainer.max_epochs", "3", "--trainer.limit_train_batches", "3", "--model.schedule", "none"],
+    "averaged": [
+        *("--trainer.max_epochs", "2", "--trainer.val_check_interval", "2", "--model.ema", "0.8"),
+        *("--model.class_weights", "auto", "--data.sampler", "balanced", "--data.augment", "trivial"),
+        *("--data.mixup", "0.3", "--data.cutmix", "1", "--trainer.gradient_clip_val", "0.5"),
+    ],
     "stopped early": ["--trainer.max_epochs", "9", "--early_stopping", "1", "--model.lr", "1e-6"],
 }
 
