@@ -138,7 +138,7 @@ def test_a_file_of_weights_alone_has_the_average(tmp_path: Path) -> None:
 
 def test_shared_weights_are_averaged_once(tmp_path: Path) -> None:
     model = classifier(ema=0.5)
-    model.net.linear1.bias = model.net.conv1[0].bias = nn.Parameter(torch.zeros(4))  # type: ignore[union-attr]
+    model.net.linear1.bias = model.net.conv1[0].bias = nn.Parameter(torch.zeros(4))  # type: ignore[index, union-attr]
     model.net.linear1.weight = nn.Parameter(torch.randn(4, 32) / 6)  # type: ignore[union-attr]
     model.net.linear2[1] = nn.Linear(4, 10)  # type: ignore[operator, assignment]
     trainer(Resumable(tmp_path), max_epochs=1).fit(model, Few(batch_size=16))

@@ -154,13 +154,23 @@ def test_auto_needs_data_that_count() -> None:
 
 
 @pytest.mark.ddp
-def test_several_processes_weigh_the_global_batch_as_one_does(tmp_path: Path) -> None:
-    flags = [*FIT, "--model.class_weights", str(WEIGHTS), "--model.label_smoothing", "0.1"]
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(["--model.class_weights", str(WEIGHTS), "--model.label_smoothing", "0.1"], id="weights"),
+        pytest.param(
+            ["--data.mixup", "0.3", "--data.cutmix", "1", "--data.sampler", "balanced", "--data.augment", "trivial"],
+            id="mixed",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_several_processes_train_on_the_global_batch_as_one_does(flags: list[str], tmp_path: Path) -> None:
     together, alone = tmp_path / "together", tmp_path / "alone"
     together.mkdir()
     alone.mkdir()
-    runs = ranks(2, [*flags, *_batch(50)], together, odd_digits)
-    expected = _alone(100, alone, flags)
+    runs = ranks(2, [*FIT, *flags, *_batch(50)], together, odd_digits)
+    expected = _alone(100, alone, [*FIT, *flags])
     _end(runs)
     _same(_left(together), expected)
 
