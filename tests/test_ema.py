@@ -184,6 +184,6 @@ def test_several_processes_go_on_with_the_statistics_of_the_first(tmp_path: Path
     whole.mkdir()
     stopped.mkdir()
     _end(ranks(2, flags, whole, prepare))
-    _end(ranks(2, [*flags, *_event(signal.SIGTERM, 6, 1)], stopped, prepare), 128 + signal.SIGTERM)
+    _end(ranks(2, [*flags, *_event(signal.SIGTERM, 8, 1)], stopped, prepare), 128 + signal.SIGTERM)
     _end(ranks(2, [*flags, "--ckpt_path", "last"], stopped, prepare))
     assert differences(result(whole), result(stopped)) == []
