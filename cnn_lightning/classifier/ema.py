@@ -8,11 +8,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, distributed
+from torch import Tensor
 
 from cnn_lightning.errors import EverywhereError
 from cnn_lightning.model import net_of
-from cnn_lightning.processes import are_several
 
 KEY = "average"
 """What a checkpoint has of the average, beside it: the number of updates, and the values that the training continues
@@ -26,7 +25,8 @@ class WeightAverage(Callback):
     ``average += (1 - d) (weights - average)`` with ``d = min(decay, (1 + n) / (10 + n))`` after n updates, as
     TensorFlow's ExponentialMovingAverage has it: the first weights, which are random, don't stay in a short training.
     It begins as the weights after the first step. All floating values of the network that a checkpoint has are averaged
-    like this, the running statistics of batch norm too. Several processes use the first one's statistics, as DDP does.
+    like this, the running statistics of batch norm too. Of several processes DDP gives the first one's statistics to
+    all.
 
     Lightning's `WeightAveraging` rounds weights of float64 to float32, and a finished run has lost its own weights.
 
@@ -115,7 +115,7 @@ class WeightAverage(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do so if the run was over before its first step, and no training began."""
         if self._updates and not self._is_in_the_net:
-            self._exchange(pl_module, together=False)  # all processes have the checkpoint's
+            self._exchange(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Put the weights of the training back if the exception ended a validation."""
@@ -123,13 +123,8 @@ class WeightAverage(Callback):
             self._exchange(pl_module)
 
     @torch.no_grad()
-    def _exchange(self, module: LightningModule, together: bool = True) -> None:
-        values = _averaged(module)
-        if together and are_several() and not self._is_in_the_net:
-            for name, _ in module.named_buffers():
-                if name in values:
-                    distributed.broadcast(self._other[name], 0)
-        for name, value in values.items():
+    def _exchange(self, module: LightningModule) -> None:
+        for name, value in _averaged(module).items():
             before = value.detach().clone()
             value.copy_(self._other[name])
             self._other[name].copy_(before)
