@@ -93,7 +93,10 @@ OF_DATA = {
     "root": ("DIR", "folder of the files"),
     "batch_size": ("N", "pictures in a step of one process"),
     "seed": ("N", "seed of the order and of augmentation"),
-    "augment": ("BOOL", "shift training pictures at random"),
+    "augment": ("WHAT", "random changes: true, false, rand, trivial"),
+    "sampler": ("NAME", "shuffled, or balanced over classes"),
+    "mixup": ("X", "alpha of mixup; --data.cutmix is alike"),
+    "cutmix": ("X", "alpha of cutmix"),
     "image_size": ("N", "height and width that pictures are brought to"),
     "grey": ("BOOL", "read pictures in shades of grey"),
     "num_workers": ("N", "processes that read ahead"),
@@ -104,9 +107,10 @@ OF_DATA = {
     "fit": ("NAME", "what is done to make them square: squeeze or pad"),
 }
 """Placeholder and text of every option of a data set."""
-_IMAGES = {"root": "data", "batch_size": 256, "seed": 0, "augment": True, "predict_dir": None}
+_MIXING = {"sampler": "shuffled", "mixup": None, "cutmix": None}
+_IMAGES = {"root": "data", "batch_size": 256, "seed": 0, "augment": True, "predict_dir": None, **_MIXING}
 DATA: dict[str, Mapping[str, Any]] = {
-    "Digits": {"batch_size": 32, "seed": 0, "augment": False, "predict_dir": None},
+    "Digits": {"batch_size": 32, "seed": 0, "augment": False, "predict_dir": None, **_MIXING},
     "MNIST": _IMAGES,
     "FashionMNIST": _IMAGES,
     "CIFAR10": {**_IMAGES, "batch_size": 128},
@@ -123,9 +127,14 @@ DATA: dict[str, Mapping[str, Any]] = {
         "predict_dir": None,
         "value_range": None,
         "fit": None,
+        **_MIXING,
     },
 }
 """The options of each data set, with their defaults."""
+OF_TRAINING = ("augment", "sampler", "mixup")
+"""Options of a data set that only a training uses."""
+LEFT_OUT = ("seed", "cutmix", "num_workers", "value_range")
+"""Options of a data set that the short help leaves out, to stay short."""
 DEFAULT = "Digits"
 
 
@@ -166,7 +175,7 @@ def _data_rows(name: str, command: str) -> Iterator[Row]:
     if name not in DATA:
         yield Row("--data.help", name, "print its options")
         return
-    left_out = ("seed",) if command == "predict" else ("seed", "predict_dir")
+    left_out = {*LEFT_OUT, *(() if command in FIT else OF_TRAINING), *(() if command == "predict" else ["predict_dir"])}
     for key, default in DATA[name].items():
         if key not in left_out:
             yield Option(f"data.{key}", *OF_DATA[key], default).row
