@@ -1,4 +1,4 @@
-"""The files of ``test`` and ``predict``: confusion matrix, predictions, and the pictures of least confidence."""
+"""The files of ``predict``: predictions, and the pictures of least confidence."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from cnn_lightning.callbacks.confusion import confusion
 from cnn_lightning.callbacks.folder import folder_to_write
 from cnn_lightning.callbacks.tables import write_table
 from cnn_lightning.callbacks.tiles import is_class, pixels, says, tiles
@@ -24,30 +21,6 @@ from cnn_lightning.processes import from_all
 
 DOUBTFUL = 25
 """The number of pictures in the grid of the most uncertain ones."""
-
-
-class Confusion(Callback):
-    """Accuracy per class on the screen; ``confusion.csv`` and ``confusion.png`` in the folder.
-
-    Args:
-        loud: Whether to print the accuracies.
-    """
-
-    def __init__(self, loud: bool = True) -> None:
-        self.loud = loud
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add up the counts of all processes and write them."""
-        assert isinstance(pl_module, Classifier)
-        counts = pl_module.confusion.compute().cpu().numpy()
-        pl_module.confusion.reset()
-        folder = folder_to_write(trainer)
-        if folder is not None:
-            write_confusion(counts, pl_module.class_names, folder)
-        if self.loud and trainer.is_global_zero:
-            Console().print(_accuracy_table(counts, pl_module.class_names))
-            if folder is not None:
-                print(f"confusion: {folder / 'confusion.png'}, {folder / 'confusion.csv'}")
 
 
 class Predictions(Callback):
@@ -178,23 +151,4 @@ def _table(
     for index, (name, confidence) in sorted(rows.items()):
         line = [files[index] if files else index, name, f"{confidence:.6f}"]
         table.append([*line, truths[index]] if known else line)
-    return table
-
-
-def write_confusion(counts: NDArray[np.int64], names: Sequence[str], folder: Path) -> None:
-    """Write the matrix as CSV and as a picture: rows are the true classes, columns the predicted ones."""
-    rows = [[name, *row] for name, row in zip(names, counts.tolist(), strict=True)]
-    write_table(folder / "confusion.csv", [["true \\ predicted", *names], *rows])
-    image = confusion(counts, names, "test")
-    write_or_warn(folder / "confusion.png", partial(image.save, format="PNG"))
-
-
-def _accuracy_table(counts: NDArray[np.int64], names: Sequence[str]) -> Table:
-    table = Table(title="accuracy per class", title_justify="left")
-    table.add_column("class")
-    table.add_column("accuracy", justify="right")
-    table.add_column("pictures", justify="right")
-    for index, name in enumerate(names):
-        total = int(counts[index].sum())
-        table.add_row(name, f"{counts[index, index] / total:.1%}" if total else "", str(total))
     return table

@@ -30,6 +30,7 @@ from cnn_lightning.classifier.optimizer import (
     steps_of_schedule,
 )
 from cnn_lightning.classifier.options import NOT_KEPT, checked
+from cnn_lightning.classifier.scores import TestScores
 from cnn_lightning.classifier.weights import ClassWeights, checked_weights, weights_from
 from cnn_lightning.data.pictures import Fit
 from cnn_lightning.data.record import DataRecord
@@ -179,6 +180,7 @@ class Classifier(LightningModule):
             setattr(self, f"{stage}_loss", MeanLoss())
             setattr(self, f"{stage}_acc", MulticlassAccuracy(num_classes, average="micro"))
         self.confusion = ConfusionMatrix(task="multiclass", num_classes=num_classes)
+        self.scores = TestScores(num_classes)
 
     def swap(self, layers: Layers) -> SwapReport:
         """Choose the implementation of the network's layers and of the loss."""
@@ -273,10 +275,11 @@ class Classifier(LightningModule):
         return self._step(unpadded(batch, index, self.trainer.val_dataloaders), "val")
 
     def test_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """Loss and logits of a batch, and its confusion."""
+        """Loss and logits of a batch, and its confusion and scores."""
         batch = unpadded(batch, index, self.trainer.test_dataloaders)
         outputs = self._step(batch, "test")
         self.confusion.update(outputs["logits"], batch[1])
+        self.scores.update(outputs["logits"], batch[1])
         return outputs
 
     def predict_step(self, batch: Batch, index: int) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from cnn_lightning.callbacks.evaluation import Evaluation
 from cnn_lightning.callbacks.metrics import RunLogger
-from cnn_lightning.callbacks.results import Confusion
 from cnn_lightning.callbacks.run_page.callback import NAME as PAGE
 from cnn_lightning.checkpoints import FOR_FIT, FOR_TRAINER, how_to_resume, newest, read_checkpoint, shown
 from cnn_lightning.classifier import Classifier, hyper_parameters
@@ -103,7 +103,7 @@ class CLI(LightningCLI):
         fits = command == "fit"
         own = cast(Parser, self._subcommand_parsers[command])
         given = own.given(flags)
-        own.set_defaults({"weights_only": True})
+        own.set_defaults({"weights_only": True, **({"verbose": False} if command == "test" else {})})
         path = given.checkpoint
         if path == "last":
             path = given.options.ckpt_path = str(newest(given.root, given.data if fits else None))
@@ -245,7 +245,7 @@ class CLI(LightningCLI):
         trainer = self.trainer
         tested, val = self._best()
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Confusion):
+            if isinstance(callback, Evaluation):
                 callback.loud = False
         found: Sequence[Any] = ()
         if is_overridden("test_dataloader", self.datamodule):

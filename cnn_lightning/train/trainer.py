@@ -13,12 +13,13 @@ from rich.console import Console
 
 from cnn_lightning.callbacks.best import BestModelCheckpoint
 from cnn_lightning.callbacks.curves import LearningCurves
+from cnn_lightning.callbacks.evaluation import Evaluation
 from cnn_lightning.callbacks.metrics import RunLogger
 from cnn_lightning.callbacks.pictures import Pictures
 from cnn_lightning.callbacks.plain_log import PlainLog
 from cnn_lightning.callbacks.progress import Progress
 from cnn_lightning.callbacks.report import LayerReport
-from cnn_lightning.callbacks.results import Confusion, Predictions
+from cnn_lightning.callbacks.results import Predictions
 from cnn_lightning.callbacks.resume import Resumable
 from cnn_lightning.callbacks.run_page.callback import RunPage
 from cnn_lightning.callbacks.snapshots import Snapshots
@@ -70,8 +71,8 @@ def assemble(command: str, config: Any, refused: str, make_logger: Callable[[Pat
     """
     trainer = config.get("trainer") or {}
     own = as_list(trainer.get("callbacks"))
-    layers = LayerReport()
-    parts = Parts([Quiet(), OneWriter(refused), layers, Confusion(), Predictions()])
+    layers, evaluation = LayerReport(), Evaluation(pictures=bool(config.get("pictures")))
+    parts = Parts([Quiet(), OneWriter(refused), layers, evaluation, Predictions()])
     if trainer.get("enable_progress_bar") is not False and not trainer.get("barebones") and not _has(own, ProgressBar):
         # In the first process alone a bar; the others print nothing, and do what the first one asks for.
         parts.callbacks.append(Progress() if is_first() and _moves_its_cursor() else PlainLog())
@@ -79,7 +80,7 @@ def assemble(command: str, config: Any, refused: str, make_logger: Callable[[Pat
         parts.options["log_every_n_steps"] = None  # barebones refuses any number
     parts.options |= _plugins(trainer) | _loggers(trainer, make_logger)
     if command == "fit" and parts.options.get("logger"):
-        _add_files_of_a_fit(parts, config, own, layers)
+        _add_files_of_a_fit(parts, config, own, layers, evaluation)
     if config.get("early_stopping"):
         parts.callbacks.append(EarlyStopping("val_acc", mode="max", patience=config.get("early_stopping")))
     if trainer.get("enable_checkpointing") is None and parts.best is None and not _has(own, Checkpoint):
@@ -122,7 +123,9 @@ def _loggers(trainer: Any, make_logger: Callable[[Path], RunLogger]) -> dict[str
     return {"logger": False} if own is True or own is None else {}
 
 
-def _add_files_of_a_fit(parts: Parts, config: Any, own: list[Any], layers: LayerReport) -> None:
+def _add_files_of_a_fit(
+    parts: Parts, config: Any, own: list[Any], layers: LayerReport, evaluation: Evaluation
+) -> None:
     """Add the callbacks that write curves, checkpoints, pictures and the page into the run's folder."""
     run = Path(parts.options["logger"][0].log_dir)
     parts.callbacks.append(LearningCurves())
@@ -135,4 +138,4 @@ def _add_files_of_a_fit(parts: Parts, config: Any, own: list[Any], layers: Layer
     pictures = Pictures() if config.get("pictures") else None
     if pictures is not None:
         parts.callbacks += [pictures, Snapshots()]
-    parts.callbacks.append(RunPage(layers, pictures))
+    parts.callbacks.append(RunPage(layers, pictures, evaluation))

@@ -1,5 +1,6 @@
 """Writes the page of a run: when it begins, after each epoch, at its end, and after the test."""
 
+import math
 import shlex
 import warnings
 from contextlib import suppress
@@ -12,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from cnn_lightning.callbacks.evaluation import Evaluation
 from cnn_lightning.callbacks.folder import folder_to_write
 from cnn_lightning.callbacks.layer_sizes import Size
 from cnn_lightning.callbacks.layer_table import short
@@ -23,6 +25,7 @@ from cnn_lightning.callbacks.run_page.render import render
 from cnn_lightning.callbacks.run_page.validation import confusion_of, mistakes_of
 from cnn_lightning.checkpoints import shown
 from cnn_lightning.classifier import Classifier
+from cnn_lightning.classifier.scores import mean_of
 from cnn_lightning.draw import as_uri
 from cnn_lightning.errors import Stopped, UserError, one_line
 from cnn_lightning.files import write_or_warn
@@ -40,10 +43,11 @@ class RunPage(Callback):
     Args:
         layers: Gives the table of layers.
         pictures: Gives confusion, mistakes and filters; None for a page without them.
+        evaluation: Gives the numbers of the test beside the accuracy; None for a page without them.
     """
 
-    def __init__(self, layers: LayerReport, pictures: Pictures | None) -> None:
-        self.layers, self.pictures = layers, pictures
+    def __init__(self, layers: LayerReport, pictures: Pictures | None, evaluation: Evaluation | None = None) -> None:
+        self.layers, self.pictures, self.evaluation = layers, pictures, evaluation
         self._content: Content | None = None
         self._folder: Path | None = None
 
@@ -104,10 +108,15 @@ class RunPage(Callback):
         if self._content is None:  # the training ran in processes of its own
             self._content, self._folder = read_content(folder / NAME), folder
         if self._content is not None:
-            self._content.test = float(accuracy)
+            self._content.test, self._content.test_recall = float(accuracy), self._macro_recall()
             self._write(trainer)
 
     # ---- what
+
+    def _macro_recall(self) -> float | None:
+        result = None if self.evaluation is None else self.evaluation.last
+        recall = math.nan if result is None else mean_of(result.per_class.recall)
+        return None if math.isnan(recall) else recall
 
     def _begin(self, trainer: Trainer, module: Classifier, folder: Path) -> Content:
         data = getattr(trainer, "datamodule", None)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-FORM = 1
+FORM = 2
 """The version of `Content`: a page of another version is not read."""
 MOST_FRAMES = 16
 """The most epochs whose filters are kept."""
@@ -31,6 +31,7 @@ class Content:
         step: The number of optimizer steps.
         history: Each metric's values by epoch; ``lr`` is the learning rate.
         test: The accuracy in the test; None before it.
+        test_recall: The mean of the classes' recalls in the test; None before it.
         parameters: The number of parameters to train.
         layers: The rows of the layer table.
         config: The text of ``config.yaml``.
@@ -54,6 +55,7 @@ class Content:
     step: int = 0
     history: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     test: float | None = None
+    test_recall: float | None = None
     parameters: int = 0
     layers: list[dict[str, Any]] = field(default_factory=list)
     config: str = ""
