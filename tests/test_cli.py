@@ -50,6 +50,7 @@ def test_fit_leaves_a_folder_and_four_lines(capsys: pytest.CaptureFixture[str]) 
     assert "test_acc" not in capsys.readouterr().out
     assert main(["validate", "--ckpt_path", "last", *FAST[:2]]) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"val_acc: {found['val_acc']}"
+    assert f"accuracy {found['test_acc']}," in out
     assert fit(capsys=capsys)["run"] != found["run"]
 
 

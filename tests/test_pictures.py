@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
 
 from cnn_lightning.callbacks import confusion as confusions
-from cnn_lightning.callbacks import curves, lettering, results, tiles
+from cnn_lightning.callbacks import curves, evaluation, lettering, tiles
 from cnn_lightning.callbacks.confusion import confusion, in_words, most_confused, order_by_confusion
 from cnn_lightning.callbacks.pictures import filters, mistakes
 from cnn_lightning.checkpoints import read_checkpoint
@@ -213,7 +213,7 @@ def test_the_largest_confusion_has_a_moderate_size() -> None:
 
 def test_fit_and_test_draw_confusions_by_one_function(tmp_path: Path) -> None:
     counts = counts_of(10)
-    results.write_confusion(counts, list("0123456789"), tmp_path)
+    evaluation.write_confusion(counts, list("0123456789"), tmp_path)
     with Image.open(tmp_path / "confusion.png") as written:
         assert np.array_equal(np.asarray(written), np.asarray(confusion(counts, list("0123456789"), "test")))
 

@@ -77,10 +77,14 @@ COMMANDS = {
     "predict, plain": ["predict", "--data", "tests.test_same_answers.Plain"],
     "test, plain": ["test", "--data", "tests.test_same_answers.Plain"],
 }
+TESTED = (
+    *("confusion.csv", "confusion.png", "results.csv", "classes.csv", "roc.csv", "precision_recall.csv"),
+    *("calibration.csv", "scores.png", "metrics.csv"),
+)
 WRITTEN = {
     "digits": ("digits-predict", ("predictions.csv", "uncertain.png")),
     "folder": ("digits-predict", ("predictions.csv", "uncertain.png")),
-    "test": ("digits-test", ("confusion.csv", "confusion.png", "metrics.csv")),
+    "test": ("digits-test", TESTED),
     "predict, plain": ("plain-predict", ("predictions.csv",)),
     "test, plain": ("plain-test", ("confusion.csv", "confusion.png", "metrics.csv")),
 }
@@ -157,7 +161,7 @@ FIT = [
     *("--trainer.callbacks+=cnn_lightning.callbacks.Statistics", "--trainer.callbacks.dead=1.0"),
 ]
 OF_FIT = (
-    *("metrics.csv", "statistics.csv", "curves.png", "confusion.csv", "confusion.png"),
+    *("metrics.csv", "statistics.csv", "curves.png", "confusion.csv", "confusion.png", "results.csv", "classes.csv"),
     *(f"pictures/{name}.png" for name in ("filters", "confusion", "mistakes")),
 )
 

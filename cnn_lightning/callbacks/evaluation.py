@@ -38,6 +38,8 @@ SHOWN = 30
 DRAWN = 20
 """The most classes in the tables and the picture of curves; of more, those with the smallest area below the ROC."""
 MACRO = "mean of classes"
+NUMBERS = 63
+"""The columns of the screen that the numbers of a class and the spaces between them take."""
 
 
 class Result(NamedTuple):
@@ -105,7 +107,8 @@ class Evaluation(Callback):
         if folder is not None:
             write(result, folder, self.pictures)
         if self.loud and trainer.is_global_zero:
-            Console().print(table_of(result), highlight=False)
+            console = Console()
+            console.print(table_of(result, console.width), highlight=False)
             if folder is not None:
                 print(f"confusion: {folder / 'confusion.png'}, {folder / 'confusion.csv'}")
                 print(f"results: {folder / 'results.csv'}, {folder / 'classes.csv'}, and curves beside them")
@@ -119,8 +122,8 @@ class Evaluation(Callback):
 # ---- the screen
 
 
-def table_of(result: Result) -> Table:
-    """The numbers of the split above those of its classes."""
+def table_of(result: Result, width: int = 80) -> Table:
+    """The numbers of the split above those of its classes; on a narrow screen names are cut, and no number is."""
     values = result.values()
     words = [f"accuracy {_decimal(values['accuracy'])}"]
     if len(result.names) > TOP:
@@ -131,7 +134,7 @@ def table_of(result: Result) -> Table:
     table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, show_footer=True)
     footers = [_percent(values[f"macro_{name}"]) for name in ("precision", "recall", "f1")]
     footers += [_decimal(values["macro_auroc"]), _decimal(values["macro_average_precision"])]
-    table.add_column("class", MACRO, no_wrap=True, overflow="ellipsis")
+    table.add_column("class", MACRO, no_wrap=True, overflow="ellipsis", max_width=max(len(MACRO), width - NUMBERS))
     for header, footer in zip(("precision", "recall", "F1", "AUROC", "AP"), footers, strict=True):
         table.add_column(header, footer, justify="right", no_wrap=True)
     table.add_column("pictures", f"{total:,}", justify="right", no_wrap=True)

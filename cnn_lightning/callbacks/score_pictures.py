@@ -12,10 +12,10 @@ from cnn_lightning.classifier.scores import BINS, Floats, Scores, macro_precisio
 
 COLORED = 6
 """The most classes with a colour and a line in the legend: those with the smallest areas."""
-LONGEST = 16
+LONGEST = 24
 """The most letters of a class in the legend."""
-RIGHT, WRONG = "#1f4e8a", "#be4810"
-"""The blue and the orange of the confusion matrix."""
+BAR, MARK = "#8fb1d9", "#be4810"
+"""Of accuracies and of confidences; the orange is that of the confusion matrix."""
 
 
 def draw_scores(scores: Scores, names: Sequence[str], shown: Sequence[int], path: Path) -> None:
@@ -45,9 +45,10 @@ def draw_scores(scores: Scores, names: Sequence[str], shown: Sequence[int], path
             label, color = _label(areas[index], names[index]), colormaps["Dark2"](number)
             axes.plot(x[index], y[index], color=color, linewidth=1.2, drawstyle=style, label=label)
         if drawn:
-            label = _label(mean_of(areas), f"mean of {int((~np.isnan(areas)).sum()):,} classes")
+            label = f"{mean_of(areas):.4f}  mean of {int((~np.isnan(areas)).sum()):,} classes"
             axes.plot(*mean, color="black", linewidth=2, label=label)
-            axes.legend(frameon=False, fontsize=8, loc="lower right" if axes is roc else "lower left")
+            corner = "lower right" if axes is roc else "lower left"
+            axes.legend(edgecolor="none", framealpha=0.85, fontsize=8, loc=corner)
     _name(roc, "ROC", "false positive rate", "true positive rate", "area below the curve")
     _name(recall, "precision and recall", "recall", "precision", "average precision")
     _draw_bins(reliability, scores)
@@ -61,9 +62,9 @@ def _draw_bins(axes: Any, scores: Scores) -> None:
     filled = count > 0
     axes.plot((0, 1), (0, 1), "--", color="0.7", linewidth=1)
     if filled.any():
-        axes.bar(middle[filled], accuracy[filled], 0.9 / BINS, color=RIGHT, label="share that is right")
+        axes.bar(middle[filled], accuracy[filled], 0.9 / BINS, color=BAR, label="share that is right")
         marks: Floats = confidence[filled]
-        axes.plot(marks, marks, "o", color=WRONG, markersize=4, label="mean confidence")
+        axes.plot(marks, marks, "o", color=MARK, markersize=4, label="mean confidence")
         shares = count / count.sum()
         axes.step(np.append(middle - 0.5 / BINS, 1), np.append(shares, shares[-1]), color="0.4", where="post")
         axes.lines[-1].set_label("share of the pictures")

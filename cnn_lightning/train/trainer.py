@@ -123,9 +123,7 @@ def _loggers(trainer: Any, make_logger: Callable[[Path], RunLogger]) -> dict[str
     return {"logger": False} if own is True or own is None else {}
 
 
-def _add_files_of_a_fit(
-    parts: Parts, config: Any, own: list[Any], layers: LayerReport, evaluation: Evaluation
-) -> None:
+def _add_files_of_a_fit(parts: Parts, config: Any, own: list[Any], layers: LayerReport, evaluation: Evaluation) -> None:
     """Add the callbacks that write curves, checkpoints, pictures and the page into the run's folder."""
     run = Path(parts.options["logger"][0].log_dir)
     parts.callbacks.append(LearningCurves())
