@@ -1,6 +1,6 @@
-"""The networks: `SimpleCNN`, and every classification network of torchvision by name. All in plain ``torch.nn``.
+"""The networks: `SimpleCNN`, and every classification network of torchvision, or of timm, by name.
 
-`cnn_lightning.swap` chooses the implementation of their layers.
+All are in plain ``torch.nn``; `cnn_lightning.swap` chooses the implementation of their layers.
 """
 
 import difflib
@@ -16,6 +16,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cnn_lightning import timm_networks
 from cnn_lightning.layers import fused
 
 AUXILIARY = {"googlenet": (0.3, 0.3), "inception_v3": (0.4,)}
@@ -86,17 +87,18 @@ def build_net(
     hidden: int = 128,
     weights: str | None = None,
 ) -> nn.Module:
-    """Build ``simple_cnn`` or a classification network of torchvision.
+    """Build ``simple_cnn``, or a classification network of torchvision or timm.
 
     Args:
-        name: one of `net_names`, in upper or lower case, also with ``-`` for ``_``.
+        name: one of `net_names`, or ``timm/`` and a name that timm lists, in upper or lower case, also with ``-`` for
+            ``_``.
         num_classes: the number of outputs; the head of a pretrained network with another number is replaced.
         in_channels: 1 for SimpleCNN and 3 for the others by default; for any other number the first convolution is
             replaced. Its pretrained weights are summed over the colours, or repeated and scaled.
         image_size: of the images; None is 28 for SimpleCNN, and not checked for the others.
         channels: the output channels of each of SimpleCNN's convolutions.
         hidden: outputs of SimpleCNN's first linear layer.
-        weights: torchvision's pretrained weights by name, such as ``"DEFAULT"``.
+        weights: torchvision's or timm's pretrained weights by name, such as ``"DEFAULT"``.
 
     Returns:
         The network. Its attribute ``auxiliary_weights`` contains the loss weights of the auxiliary outputs that it has
@@ -104,6 +106,7 @@ def build_net(
 
     Raises:
         ValueError: an unknown name, unknown weights, a number below 1, or images too small for the network.
+        OSError: pretrained weights that can't be fetched.
     """
     name = _resolve(name)
     _positive(num_classes=num_classes)
@@ -114,7 +117,8 @@ def build_net(
         if weights is not None:
             raise ValueError(f"weights: there are no pretrained ones for simple_cnn, got {weights!r}")
         return SimpleCNN(in_channels or 1, image_size or 28, num_classes, channels, hidden)
-
+    if name.startswith(timm_networks.PREFIX):
+        return timm_networks.build(name, num_classes, in_channels or 3, image_size, weights)
     options = {} if image_size is None else _options(name, image_size)
     net = _fresh(name, num_classes, options) if weights is None else _pretrained(name, num_classes, weights, options)
     if in_channels is not None and in_channels != 3:
@@ -161,10 +165,23 @@ def net_of(module: nn.Module) -> nn.Module:
     return net
 
 
+def last_layers(net: nn.Module) -> list[nn.Module]:
+    """The layers whose outputs are the logits: those that a network of timm names, or the last one with weights."""
+    named = net.get_classifier() if hasattr(net, "get_classifier") else ()
+    found = [each for each in (named if isinstance(named, tuple) else (named,)) if any(each.parameters())]
+    *_, last = (module for module in net.modules() if list(module.parameters(recurse=False)))
+    return found or [last]
+
+
 @cache
 def least_image_size(name: str) -> int:
-    """The size of the smallest square images on which the network can be trained, by trying sizes."""
+    """The size of the smallest square images on which the network can be trained, by trying sizes.
+
+    For a network of timm it is one of `timm_networks.SIZES`.
+    """
     name = _resolve(name)
+    if name.startswith(timm_networks.PREFIX):
+        return timm_networks.least_size(name)
     if name == "simple_cnn":
         return 4  # with its two default poolings
     if _sized_by(name):
@@ -198,6 +215,8 @@ def _resolve(name: str) -> str:
     """The name as `net_names` spells it."""
     if not isinstance(name, str):
         raise ValueError(f"net: expected the name of a network, such as 'simple_cnn' or 'resnet18', got {name!r}")
+    if name.lower().startswith(timm_networks.PREFIX):
+        return timm_networks.PREFIX + timm_networks.resolved(name)
     known = {other: other for other in net_names()} | {"simplecnn": "simple_cnn"}
     plain = name.lower().replace("-", "_")
     if plain in known:

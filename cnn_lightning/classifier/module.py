@@ -38,7 +38,7 @@ from cnn_lightning.data.sides import Sides
 from cnn_lightning.data.values import Range
 from cnn_lightning.errors import EverywhereError, UserError, one_line
 from cnn_lightning.layers.memory import Memory, MemoryFormat, arranged
-from cnn_lightning.model import build_net, heads, total_loss
+from cnn_lightning.model import build_net, heads, last_layers, total_loss
 from cnn_lightning.notices import tell
 from cnn_lightning.ops.fast import blocks, chooser
 from cnn_lightning.processes import from_all, leave_at_exit, sum_of_all, unpadded
@@ -55,7 +55,7 @@ class Classifier(LightningModule):
     """Trains a network to classify pictures.
 
     Args:
-        net: ``simple_cnn`` or the name of a torchvision classification network.
+        net: ``simple_cnn``, the name of a torchvision classification network, or ``timm/NAME`` for one of timm.
         layers: The implementation of the layers: "numpy", "torch", or a mapping of patterns of layer names to either
             (the first match decides; the loss is named ``loss``). Checkpoints do not keep it: they load into any
             implementation.
@@ -64,7 +64,7 @@ class Classifier(LightningModule):
         image_size: Height and width, by default the data's.
         channels: Output channels of each of SimpleCNN's convolutions.
         hidden: Outputs of SimpleCNN's first linear layer.
-        weights: torchvision's pretrained weights by name, such as "DEFAULT".
+        weights: torchvision's or timm's pretrained weights by name, such as "DEFAULT".
         freeze: Train the last layer alone; the others keep their weights and their running statistics.
         optimizer: "adamw", "adam" or "sgd" (with momentum 0.9).
         lr: Learning rate; with a schedule its highest.
@@ -319,9 +319,9 @@ class Classifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _freeze_all_but_the_last(self) -> None:
-        *_, last = (module for module in self.net.modules() if list(module.parameters(recurse=False)))
         self.net.requires_grad_(False)
-        last.requires_grad_(True)
+        for layer in last_layers(self.net):
+            layer.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "Classifier":
         """Training mode; frozen layers stay in evaluation mode, so that no batch changes their running statistics."""
