@@ -167,8 +167,11 @@ def net_of(module: nn.Module) -> nn.Module:
 
 def last_layers(net: nn.Module) -> list[nn.Module]:
     """The layers whose outputs are the logits: those that a network of timm names, or the last one with weights."""
-    named = net.get_classifier() if hasattr(net, "get_classifier") else ()
-    found = [each for each in (named if isinstance(named, tuple) else (named,)) if list(each.parameters())]
+    get_classifier: Any = getattr(net, "get_classifier", tuple)
+    named = get_classifier()
+    found: list[nn.Module] = [
+        each for each in (named if isinstance(named, tuple) else (named,)) if list(each.parameters())
+    ]
     *_, last = (module for module in net.modules() if list(module.parameters(recurse=False)))
     return found or [last]
 

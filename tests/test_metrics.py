@@ -81,8 +81,8 @@ def test_precision_recall_and_f1_are_those_of_scikit_learn(classes: int, n: int,
         labels, guesses, labels=there, average="macro", zero_division=0.0
     )
     values = result.values()
-    found = [values[f"macro_{name}"] for name in ("precision", "recall", "f1")]
-    np.testing.assert_allclose(found, macro[:3], atol=1e-6)
+    means = [values[f"macro_{name}"] for name in ("precision", "recall", "f1")]
+    np.testing.assert_allclose(means, macro[:3], atol=1e-6)
     assert values["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(labels, guesses))
 
 

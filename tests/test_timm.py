@@ -122,8 +122,8 @@ def test_a_server_that_can_not_be_reached_is_asked_once(
     assert len(asked) == 1
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert line == (
-        "cnn-lightning: error: weights: those of timm/test_resnet can't be fetched: HF_HUB_OFFLINE is set, and they are "
-        "not in the cache"
+        "cnn-lightning: error: weights: those of timm/test_resnet can't be fetched: HF_HUB_OFFLINE is set, and they "
+        "are not in the cache"
     )
 
 

@@ -19,6 +19,7 @@ from cnn_lightning.callbacks.folder import folder_to_write
 from cnn_lightning.callbacks.score_pictures import draw_scores
 from cnn_lightning.callbacks.tables import write_table
 from cnn_lightning.classifier import Classifier
+from cnn_lightning.classifier.metrics import MeanLoss
 from cnn_lightning.classifier.scores import (
     BINS,
     TOP,
@@ -99,7 +100,9 @@ class Evaluation(Callback):
         """Add up the counts of all processes, print and write them."""
         assert isinstance(pl_module, Classifier)
         counts = pl_module.confusion.compute().cpu().numpy()
-        loss = float(pl_module.test_loss.compute()) if counts.any() else math.nan
+        mean_loss = pl_module.test_loss
+        assert isinstance(mean_loss, MeanLoss)
+        loss = float(mean_loss.compute()) if counts.any() else math.nan
         result = self.last = Result(pl_module.class_names, counts, loss, pl_module.scores.compute())
         pl_module.confusion.reset()
         pl_module.scores.reset()

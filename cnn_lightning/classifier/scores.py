@@ -4,7 +4,7 @@ All states are sums of whole numbers, so that they are the same bits for any num
 """
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -214,11 +214,15 @@ class Ranks(Metric):
         confmat = torch.stack([totals - above, above], 3).permute(2, 0, 1, 3)
         others, own = totals[:, 0, 0].numpy(), totals[:, 1, 0].numpy()
         values = []
+        kinds: list[Any] = [
+            *(MulticlassROC, MulticlassPrecisionRecallCurve),
+            *(MulticlassAUROC, MulticlassAveragePrecision),
+        ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of classes without a picture, which become NaN below
-            for kind in (MulticlassROC, MulticlassPrecisionRecallCurve, MulticlassAUROC, MulticlassAveragePrecision):
-                options = {"average": None, "sync_on_compute": False}  # the counts are those of all processes
-                metric = kind(len(counts), thresholds=self.thresholds.cpu(), **options)
+            for kind in kinds:
+                # The counts are those of all processes already.
+                metric = kind(len(counts), average=None, thresholds=self.thresholds.cpu(), sync_on_compute=False)
                 metric.confmat = confmat
                 values.append(metric.compute())
         (fpr, tpr, thresholds), (precision, _, _), auroc, average_precision = values
@@ -241,9 +245,10 @@ def per_class(counts: NDArray[np.int64]) -> PerClass:
     right, true, guessed = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     states = {"tp": right, "fp": guessed - right, "fn": true - right, "tn": matrix.sum() - true - guessed + right}
     found = []
+    kinds: list[Any] = [MulticlassPrecision, MulticlassRecall, MulticlassF1Score]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that update was not called
-        for kind in (MulticlassPrecision, MulticlassRecall, MulticlassF1Score):
+        for kind in kinds:
             metric = kind(len(counts), average=None, sync_on_compute=False)
             for name, state in states.items():
                 setattr(metric, name, state)
