@@ -103,6 +103,7 @@ class CLI(LightningCLI):
         fits = command == "fit"
         own = cast(Parser, self._subcommand_parsers[command])
         given = own.given(flags)
+        # The table of a test says what its lines would.
         own.set_defaults({"weights_only": True, **({"verbose": False} if command == "test" else {})})
         path = given.checkpoint
         if path == "last":
@@ -232,7 +233,7 @@ class CLI(LightningCLI):
         return options
 
     def after_validate(self) -> None:
-        """Print the metrics of the split, a line each, unless ``--verbose false`` is given."""
+        """Print the metrics of the split, a line each, if the option ``verbose`` is true."""
         found = {name: float(value) for name, value in self.trainer.callback_metrics.items()}  # a collective call
         if self._tells and self.trainer.is_global_zero:
             print("".join(f"{name}: {found[name]:.4f}\n" for name in sorted(found)), end="", flush=True)
