@@ -144,7 +144,7 @@ def test_calibration_is_that_of_torchmetrics(classes: int, n: int, without: int 
     assert bins.error == pytest.approx(float(multiclass_calibration_error(probabilities, labels, classes)), abs=1e-6)
     confidence, guess = probabilities.max(1)
     inside = (confidence * 15).long() == 13
-    assert bins.count[13] == inside.sum()
+    assert bins.pictures[13] == inside.sum()
     assert bins.confidence[13] == pytest.approx(confidence[inside].mean().item(), abs=1e-9)
     assert bins.accuracy[13] == pytest.approx((guess == labels)[inside].double().mean().item())
 
@@ -153,7 +153,7 @@ def test_a_certain_network_is_in_the_last_bin() -> None:
     calibration = Calibration()
     calibration.update(torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64), torch.tensor([0, 0]))
     bins, _ = calibration.compute()
-    assert bins.count.tolist() == [0] * 14 + [2]
+    assert bins.pictures.tolist() == [0] * 14 + [2]
     assert (bins.confidence[-1], bins.accuracy[-1], bins.error) == (1.0, 0.5, 0.5)
 
 

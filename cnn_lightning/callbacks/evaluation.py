@@ -185,7 +185,7 @@ def write(result: Result, folder: Path, pictures: bool = True) -> None:
     edges = np.linspace(0, 1, BINS + 1)
     header = ["from", "to", "confidence", "accuracy", "pictures"]
     bins = zip(edges[:-1], edges[1:], scores.bins.confidence, scores.bins.accuracy, strict=True)
-    counted = [[*map(_cell, row), int(n)] for row, n in zip(bins, scores.bins.count, strict=True)]
+    counted = [[*map(_cell, row), int(n)] for row, n in zip(bins, scores.bins.pictures, strict=True)]
     write_table(folder / "calibration.csv", [header, *counted])
     if pictures:
         write_or_warn(folder / "scores.png", partial(draw_scores, scores, names, shown))

@@ -42,14 +42,14 @@ class Bins(NamedTuple):
     """The calibration: for each bin of confidences from low to high, what was promised and what was kept.
 
     Args:
-        count: (bins,) The number of pictures.
+        pictures: (bins,) How many there are.
         confidence: (bins,) The mean probability of the predicted class; NaN in an empty bin.
         accuracy: (bins,) The share that is right; NaN in an empty bin.
         error: The expected calibration error: the mean of ``|accuracy - confidence|`` over all pictures, by bins;
             NaN without a picture.
     """
 
-    count: NDArray[np.int64]
+    pictures: NDArray[np.int64]
     confidence: Floats
     accuracy: Floats
     error: float
@@ -133,7 +133,7 @@ class TestScores(nn.Module):
             bins, left_out = self.calibration.compute()
             curves: Curves = self.ranks.compute()
             top = float("nan") if self.top is None else float(self.top.compute())
-        return Scores(top if bins.count.any() or left_out else float("nan"), bins, curves, left_out)
+        return Scores(top if bins.pictures.any() or left_out else float("nan"), bins, curves, left_out)
 
     def reset(self) -> None:
         """Forget all batches."""
