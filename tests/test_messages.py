@@ -61,7 +61,7 @@ CLASSES: list[tuple[str, str, str, Any, str]] = [
     # the option, the class, an option that it has, a value of a wrong type, what is expected
     ("data", "MNIST", "batch_size", "x", "a whole number"),
     ("data", "ImageFolder", "val_fraction", "x", "a number"),
-    ("data", "CIFAR10", "augment", "x", "true or false"),
+    ("data", "CIFAR10", "augment", "x", "true, false, shift, rand or trivial"),
     ("trainer.callbacks", "EarlyStopping", "patience", "x", "a whole number"),
     ("trainer.callbacks", "ModelCheckpoint", "save_top_k", "x", "a whole number"),
     ("trainer.logger", "CSVLogger", "flush_logs_every_n_steps", "x", "a whole number"),
@@ -322,7 +322,7 @@ MEANT = [
     (["parity", "--model.layers", "nunpy"], "--model.layers: unknown implementation 'nunpy'"),
     (["check", "a.py:A", "--shpae", "3"], "--shpae: expected an option of check; did you mean --shape?"),
     (["export", "--ckpt_path", "a", "--ouput", "b"], "--ouput: expected an option of export; did you mean --output?"),
-    (["export", "--ckpt_path", "a", "--format", "onx"], "--format: expected one of onnx, pt2, got 'onx'"),
+    (["export", "--ckpt_path", "a", "--format", "onx"], "--format: expected one of onnx, pt2, numpy, got 'onx'"),
 ]
 
 
