@@ -439,6 +439,30 @@ def test_networks_compute_torchs_numbers(name: str, size: int) -> None:
     compare(name, size)
 
 
+def test_a_step_with_class_weights_is_torchs() -> None:
+    weights = [0.5, 0.0, 2.0, *[1.0] * 7]
+    model = Classifier(
+        image_size=8, channels=(4,), hidden=8, class_weights=weights, label_smoothing=0.1, layers="torch"
+    )
+    model.mean, model.std = (0.5,), (0.5,)
+    model.double()
+    plan, arrays = build.plan_of(model)
+    network = Network(plan, {name: array.copy() for name, array in arrays.items()})
+    ours, theirs = optimizers.SGD(0.1, 0.0, 0.9), torch.optim.SGD(model.parameters(), 0.1, 0.9)
+    images = torch.randn(4, 1, 8, 8, dtype=torch.float64)
+    loss = model.loss(model.net(images), torch.tensor([0, 1, 2, 2]))
+    loss.backward()
+    theirs.step()
+    random = np.random.default_rng(0)
+    assert training.step(network, ours, images.numpy(), np.array([0, 1, 2, 2]), random) == pytest.approx(loss.item())
+    for name, value in model.net.state_dict().items():
+        np.testing.assert_allclose(network.arrays[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+    # Pictures of which none counts: no loss, and no gradient.
+    assert training.step(network, optimizers.SGD(0.1, 0.0, 0.0), images.numpy(), np.array([1] * 4), random) == 0
+    for name, value in model.net.state_dict().items():
+        np.testing.assert_allclose(network.arrays[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
 def test_two_steps_are_torchs() -> None:
     """In float64, because normalisation of a small batch enlarges what rounding changes."""
     model = normalised("mobilenet_v3_small", 32).double()
@@ -590,6 +614,7 @@ def a_plan(**values: Any) -> plans.Plan:
         "fit": "squeeze",
         "value_range": None,
         "label_smoothing": 0.0,
+        "class_weights": None,
         "written_by": "a test",
     }
     return plans.Plan(**{**known, **values})

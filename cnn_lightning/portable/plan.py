@@ -52,6 +52,7 @@ class Plan:
         fit: What is done with pictures that are not square: squeeze or pad.
         value_range: Of pictures with more than 8 bits a value, or None.
         label_smoothing: Of the loss.
+        class_weights: A factor for each class in the loss, or None.
         written_by: The program and its version.
     """
 
@@ -68,6 +69,7 @@ class Plan:
     fit: str
     value_range: tuple[float, float] | None
     label_smoothing: float
+    class_weights: tuple[float, ...] | None
     written_by: str
 
     def text(self) -> str:

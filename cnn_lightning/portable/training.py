@@ -12,6 +12,7 @@ from cnn_lightning.ops import loss
 from cnn_lightning.ops.types import Array
 from cnn_lightning.portable.network import Network
 from cnn_lightning.portable.pictures import normalised
+from cnn_lightning.portable.plan import Plan
 
 EVALUATED = 64
 """Pictures in a batch of an evaluation."""
@@ -39,13 +40,23 @@ def step(network: Network, optimizer: Optimizer, pictures: Array, labels: Array,
     """
     plan = network.plan
     total, upstream = 0.0, []
-    for weight, logits in zip(plan.weights, network.outputs(pictures, random), strict=True):
-        mean = loss.cross_entropy(logits, labels, label_smoothing=plan.label_smoothing)
-        grad_mean = np.full_like(mean, weight)
-        total += weight * float(mean)
-        upstream.append(loss.cross_entropy_backward(grad_mean, logits, labels, label_smoothing=plan.label_smoothing))
+    counts = mass(plan, labels) > 0
+    for factor, logits in zip(plan.weights, network.outputs(pictures, random), strict=True):
+        if not counts:
+            upstream.append(np.zeros_like(logits))
+            continue
+        weight = None if plan.class_weights is None else np.asarray(plan.class_weights, logits.dtype)
+        mean = loss.cross_entropy(logits, labels, weight, label_smoothing=plan.label_smoothing)
+        grad = np.full_like(mean, factor)
+        total += factor * float(mean)
+        upstream.append(loss.cross_entropy_backward(grad, logits, labels, weight, label_smoothing=plan.label_smoothing))
     optimizer.step(network.arrays, network.gradients(upstream))
     return total
+
+
+def mass(plan: Plan, labels: Array) -> float:
+    """What the mean loss of pictures divides by: their number, or the sum of the weights of their classes."""
+    return float(len(labels) if plan.class_weights is None else np.asarray(plan.class_weights)[labels].sum())
 
 
 def epochs(
@@ -87,8 +98,8 @@ def epochs(
                     f"--lr: expected a rate with which the loss stays finite, got {value} in step {number + 1} of "
                     f"epoch {epoch + 1}; a smaller one may help"
                 )
-            total += value * len(batch)
-        yield total / len(labels)
+            total += value * mass(network.plan, labels[batch])
+        yield total / (mass(network.plan, labels) or 1)
 
 
 def logits(network: Network, images: Array) -> Array:

@@ -6,10 +6,11 @@ import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cnn_lightning.classifier import Classifier
 from cnn_lightning.errors import UserError, one_line
@@ -60,6 +61,7 @@ def plan_of(model: Classifier) -> tuple[Plan, dict[str, NDArray[Any]]]:
         fit=model.picture_fit or "squeeze",
         value_range=model.value_range,
         label_smoothing=known["label_smoothing"],
+        class_weights=None if model.loss.weight is None else tuple(cast(Tensor, model.loss.weight).tolist()),
         written_by=f"cnn-lightning {version('cnn-lightning')}",
     )
     return plan, arrays | nodes.constants | {
