@@ -226,7 +226,8 @@ class Ranks(Metric):
                 metric.confmat = confmat
                 values.append(metric.compute())
         (fpr, tpr, thresholds), (precision, _, _), auroc, average_precision = values
-        precision = precision[:, :-1].flip(1).nan_to_num(1.0)
+        # No picture reaches a threshold: torchmetrics has 0 or NaN there, by its version.
+        precision = precision[:, :-1].flip(1).masked_fill((above.sum(1) == 0).flip(1), 1.0)
         found = [each.double().numpy() for each in (fpr, tpr, precision, auroc, average_precision)]
         for value in found:
             value[(own == 0) | (others == 0)] = np.nan
