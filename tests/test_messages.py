@@ -451,3 +451,21 @@ def test_the_error_of_another_process_is_found_in_its_traceback() -> None:
     two = text + "\nDuring handling:\nTraceback (most recent call last):\n  File\nKeyError\n"
     assert original(ValueError(two)) == ("KeyError", "")
     assert original(ValueError("a: expected b")) == ("ValueError", "a: expected b")
+
+
+@pytest.mark.parametrize("call", ["exit(0)", "sys.exit()", "exit(3)", "sys.exit('bye')"])
+def test_a_layer_that_calls_exit_ends_no_training_well(call: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"exits_{abs(hash(call))}"
+    text = (
+        f"import sys\n\nfrom torch import nn\n\n\nclass Own(nn.ReLU):\n    def forward(self, input):\n        {call}\n"
+    )
+    Path(f"{name}.py").write_text(text)
+    sys.path.insert(0, "")
+    try:
+        line = said(["fit", "--epochs", "1", "--model.layers", f"{{'relu1': {name}.Own}}"], capsys)
+    finally:
+        sys.path.remove("")
+        sys.modules.pop(name, None)
+    code = call.partition("(")[2]
+    assert line.startswith(f"fit: expected to run to the end, got a call of exit({code} in ")
+    assert line.endswith(f"{name}.py, line 8")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from cnn_lightning.errors import Stopped, UserError, one_line
@@ -49,6 +50,19 @@ def lost_process(error: BaseException) -> str:
     if isinstance(error, ProcessExitedException) or (kind in LOST_KINDS and LOST.search(text)):
         return one_line(re.sub(r"\[[^\]]*/[^\]]*\]", "", text), 160)  # without the name of gloo's own source file
     return ""
+
+
+def call_of_exit(error: BaseException) -> str:
+    """A call of ``exit`` by code of the user's, such as a layer, and its place; empty for another error.
+
+    Lightning raises a `SystemExit` of its own after a signal.
+    """
+    signalled = isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt)
+    if not isinstance(error, SystemExit) or signalled:
+        return ""
+    places = [each for each in traceback.extract_tb(error.__traceback__) if "_sitebuiltins" not in each.filename]
+    code = "" if error.code is None else repr(error.code)
+    return f"a call of exit({code}) in {places[-1].filename}, line {places[-1].lineno}"
 
 
 def failed_logger(error: BaseException, loggers: Sequence[Logger]) -> Logger | None:

@@ -28,7 +28,7 @@ from cnn_lightning.files import unwritten
 from cnn_lightning.processes import is_first
 from cnn_lightning.signals import stop_signals
 from cnn_lightning.train.arguments import FROM_DATA, ConfigFlag, Parser, check_options
-from cnn_lightning.train.failures import Made, failed_logger, lost_process, original, readable
+from cnn_lightning.train.failures import Made, call_of_exit, failed_logger, lost_process, original, readable
 from cnn_lightning.train.run_folder import RunFolder, SaveConfig, expect_written
 from cnn_lightning.train.trainer import DEFAULTS, Parts, assemble
 
@@ -203,7 +203,7 @@ class CLI(LightningCLI):
             signal.signal(*self._handlers.popitem())
 
     def _cause(self, error: BaseException) -> Exception | None:
-        """The error behind one of another process, of a lost connection, or of a checkpoint that does not fit."""
+        """The error behind one of another process, of a lost connection, of a call of exit, or of a checkpoint."""
         kind, text = original(error)
         if kind == "Stopped" and not isinstance(error, Stopped):
             return Stopped(self._signal, text)
@@ -213,6 +213,10 @@ class CLI(LightningCLI):
             remedy = f"; {how_to_resume(Path(str(best.dirpath)).parent)}" if best is not None else ""
             return UserError(f"another process of this run has ended ({reason}){remedy}")
         trainer: Trainer | None = getattr(self, "trainer", None)
+        if trainer is not None:
+            call = call_of_exit(error)
+            if call:  # its exit code could say that the command ended well
+                return UserError(f"{self.subcommand}: expected to run to the end, got {call}")
         logger = failed_logger(error, trainer.loggers[1:] if trainer is not None else ())
         if logger is not None:
             return UserError(f"trainer.logger: {type(logger).__name__}: {readable(error)}")
