@@ -115,6 +115,18 @@ def test_areas_are_those_of_scikit_learn(classes: int, n: int, without: int | No
             assert area[index] == pytest.approx(expected(own, probabilities[:, index]), abs=1e-2)
 
 
+def test_each_curve_begins_where_no_picture_is_reached() -> None:
+    """Also if many probabilities are exactly 1."""
+    logits, labels = pictures(3, 500)
+    curves = scores_of(100 * logits.round(), labels).curves
+    probabilities = (100 * logits.round()).double().softmax(1)
+    assert (probabilities == 1).any(1).sum() > 200
+    for index in range(3):
+        assert (curves.fpr[index, 0], curves.tpr[index, 0], curves.precision[index, 0]) == (0, 0, 1)
+        expected = sklearn_metrics.roc_auc_score(labels == index, probabilities[:, index].clamp(1e-16, 1))
+        assert curves.auroc[index] == pytest.approx(expected, abs=1e-6)
+
+
 def same_points(found: Any, expected: Any) -> bool:
     """Whether each point of either curve is one of the other's."""
     distance = np.abs(np.stack(found)[:, :, None] - np.stack(expected)[:, None]).max(0)
