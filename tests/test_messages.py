@@ -429,6 +429,7 @@ def test_words_of_a_type() -> None:
     assert words(int | float | None) == "a whole number, a number or null"
     assert words(list[int]) == "a list of whole numbers"
     assert words(dict[str, int] | bool) == "a mapping, true or false"
+    assert words(float | int | None) == words(int | float | None) == "a whole number, a number or null"
 
 
 def test_near_names() -> None:

@@ -33,7 +33,12 @@ def words(hint: Any) -> str:
 
 def choices_of(hint: Any) -> list[str]:
     """Each kind of value that the type allows, in words."""
-    return list(dict.fromkeys(_choices(hint)))
+    found = list(dict.fromkeys(_choices(hint)))
+    if {WORDS[int], WORDS[float]} <= {*found}:
+        # Python keeps one order for both unions of int and float: that of the first that any module has written.
+        places = sorted((found.index(WORDS[int]), found.index(WORDS[float])))
+        found[places[0]], found[places[1]] = WORDS[int], WORDS[float]
+    return found
 
 
 def _choices(hint: Any) -> Iterator[str]:
@@ -68,7 +73,7 @@ def literals_of(hint: Any) -> list[str]:
 def classes_of(hint: Any) -> Iterator[type]:
     """The classes of which a value of the type, or an item of it, may be an instance."""
     if isinstance(hint, type) and get_origin(hint) is None:
-        if not issubclass(hint, PLAIN) and hint.__module__ not in ("pathlib", "datetime"):
+        if not issubclass(hint, PLAIN) and hint.__module__.partition(".")[0] not in ("pathlib", "datetime"):
             yield hint
     elif get_origin(hint) is not Literal:
         for inner in get_args(hint):
